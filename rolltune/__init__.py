@@ -1,0 +1,1 @@
+"""rolltune: fine-tune vision-language models on your own labelled images, many rolls at once."""
