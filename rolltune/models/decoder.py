@@ -76,12 +76,10 @@ class Cache(NamedTuple):
 def layer(config: Config, p: dict, x: Float[Array, "b t d"], angles, mask, past=None):
     """One block. `past` is (keys, values, slot) of this layer; returns the states and the keys and values seen."""
     norm = lambda name, y: nn.rms_norm(y, p[name]["scale"], config.norm_eps)
-    heads = lambda y, n: y.reshape(*y.shape[:-1], n, config.head_dim)
+    heads = lambda y: y.reshape(*y.shape[:-1], -1, config.head_dim)
 
-    y = norm("pre_attn_norm", x)
-    q = nn.rotate(heads(nn.linear(p["attn"]["q"], y), config.heads), angles)
-    k = nn.rotate(heads(nn.linear(p["attn"]["k"], y), config.kv_heads), angles)
-    v = heads(nn.linear(p["attn"]["v"], y), config.kv_heads)
+    q, k, v = map(heads, nn.linears([p["attn"][name] for name in "qkv"], norm("pre_attn_norm", x)))
+    q, k = nn.rotate(q, angles), nn.rotate(k, angles)
     if past is not None:
         keys, values, at = past
         k = jax.lax.dynamic_update_slice_in_dim(keys, k.astype(keys.dtype), at, 1)
@@ -89,9 +87,8 @@ def layer(config: Config, p: dict, x: Float[Array, "b t d"], angles, mask, past=
     y = nn.attend(q, k, v, mask, config.attn_scale, config.attn_softcap)
     y = nn.linear(p["attn"]["o"], y.reshape(*y.shape[:2], -1))
     x = x + (norm("post_attn_norm", y) if config.post_norms else y)
-
-    y = norm("pre_mlp_norm", x)
-    y = nn.linear(p["mlp"]["down"], nn.gelu_gated(nn.linear(p["mlp"]["gate"], y), nn.linear(p["mlp"]["up"], y)))
+    gate, up = nn.linears([p["mlp"]["gate"], p["mlp"]["up"]], norm("pre_mlp_norm", x))
+    y = nn.linear(p["mlp"]["down"], nn.gelu_gated(gate, up))
     return x + (norm("post_mlp_norm", y) if config.post_norms else y), (k, v)
 
 
@@ -135,7 +132,7 @@ def run(
     if isinstance(layers, list | tuple):
         kept = []
         for i, p in enumerate(layers):
-            x, kv = block(x, p, sliding[i], jax.tree.map(lambda c: c[i], past))
+            x, kv = block(x, p, sliding[i], jax.tree.map(lambda c, i=i: c[i], past))
             kept.append(kv)
         return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *kept) if keep_kv else None
     return jax.lax.scan(lambda x, each: block(x, *each), x, (layers, sliding, past))
@@ -149,8 +146,7 @@ def embed(config: Config, p: dict, tokens: Int[Array, "b t"], dtype: Any) -> Flo
 def logits(config: Config, p: dict, x: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
     """Float32 logits of final states, through the tied embedding."""
     y = nn.rms_norm(x, p["norm"]["scale"], config.norm_eps)
-    table = p["embed"]["embedding"].astype(y.dtype)
-    out = jnp.einsum("...d,vd->...v", y, table, preferred_element_type=jnp.float32)
+    out = nn.tied_logits(y, p["embed"]["embedding"])
     return config.final_softcap * jnp.tanh(out / config.final_softcap) if config.final_softcap else out
 
 

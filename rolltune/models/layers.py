@@ -7,10 +7,12 @@ gated activations, attention weights) keep their inputs only and work the rest o
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
@@ -36,26 +38,68 @@ class LoRA:
 
 def product(x: Float[Array, "*b i"], w: Any) -> Float[Array, "*b o"]:
     """`x @ w` for a plain array or an adapted weight, in the dtype of x."""
-    if isinstance(w, LoRA):
-        inner = x
-        if w.key is not None:
+    return products(x, [w])[0]
+
+
+def products(x: Float[Array, "*b i"], weights: Sequence[Any]) -> list[Float[Array, "*b o"]]:
+    """`x @ w` for each of the weights; the inputs of adapters without dropout share one pass over x."""
+    shared = [w for w in weights if isinstance(w, LoRA) and w.key is None]
+    inner = iter(())
+    if shared:
+        joined = x @ jnp.concatenate([w.a.astype(x.dtype) for w in shared], -1)
+        cuts = np.cumsum([w.a.shape[-1] for w in shared])[:-1]
+        inner = iter(jnp.split(joined, cuts, -1))
+    out = []
+    for w in weights:
+        if not isinstance(w, LoRA):
+            out.append(x @ w.astype(x.dtype))
+            continue
+        if w.key is None:
+            low = next(inner)
+        else:
             keep = jax.random.bernoulli(w.key, 1 - w.dropout, x.shape)
-            inner = jnp.where(keep, x / (1 - w.dropout), 0).astype(x.dtype)
-        return product(x, w.base) + (inner @ w.a.astype(x.dtype)) @ w.b.astype(x.dtype)
-    return x @ w.astype(x.dtype)
+            low = jnp.where(keep, x / (1 - w.dropout), 0).astype(x.dtype) @ w.a.astype(x.dtype)
+        out.append(product(x, w.base) + low @ w.b.astype(x.dtype))
+    return out
 
 
 def linear(p: dict, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
-    y = product(x, p["kernel"])
-    return y + p["bias"].astype(x.dtype) if "bias" in p else y
+    return linears([p], x)[0]
 
 
-@functools.partial(jax.checkpoint, static_argnums=2)
+def linears(ps: Sequence[dict], x: Float[Array, "*b i"]) -> list[Float[Array, "*b o"]]:
+    """Several linear layers of the same input."""
+    found = products(x, [p["kernel"] for p in ps])
+    return [y + p["bias"].astype(x.dtype) if "bias" in p else y for p, y in zip(ps, found, strict=True)]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def rms_norm(x: Float[Array, "*b d"], scale: Float[Array, " d"], eps: float) -> Float[Array, "*b d"]:
     """Gemma's: the stored scale is an offset from one, and the cast comes after the product with it."""
+    return (_normed(x, eps)[0] * (1 + scale.astype(jnp.float32))).astype(x.dtype)
+
+
+def _normed(x, eps):
     x32 = x.astype(jnp.float32)
-    y = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + eps)
-    return (y * (1 + scale.astype(jnp.float32))).astype(x.dtype)
+    inverse = jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + eps)
+    return x32 * inverse, inverse
+
+
+def _rms_norm_forward(x, scale, eps):
+    return rms_norm(x, scale, eps), (x, scale)
+
+
+def _rms_norm_backward(eps, saved, dy):
+    (x, scale), dy = jax.lax.optimization_barrier((saved, dy))  # as in _gelu_gated_backward
+    normed, inverse = _normed(x, eps)
+    dy = dy.astype(jnp.float32)
+    dscale = jnp.sum((dy * normed).reshape(-1, x.shape[-1]), 0)
+    dy = dy * (1 + scale.astype(jnp.float32))
+    dx = inverse * (dy - normed * jnp.mean(dy * normed, -1, keepdims=True))
+    return dx.astype(x.dtype), dscale.astype(scale.dtype)
+
+
+rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
 
 
 def layer_norm(p: dict, x: Float[Array, "*b d"], eps: float) -> Float[Array, "*b d"]:
@@ -76,6 +120,8 @@ def _gelu_gated_forward(gate, up):
 
 
 def _gelu_gated_backward(saved, dy):
+    # Without the barrier XLA shares float32 copies of gate and up between the two ways, and keeps them.
+    saved, dy = jax.lax.optimization_barrier((saved, dy))
     gate, up = (s.astype(jnp.float32) for s in saved)
     dy = dy.astype(jnp.float32)
     inner = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)
@@ -125,3 +171,23 @@ def attend(
         return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
 
     return core(q, k, v)
+
+
+@jax.custom_vjp
+def tied_logits(x: Float[Array, "*b d"], table: Float[Array, "v d"]) -> Float[Array, "*b v"]:
+    """Float32 `x @ table.T`. Going back, the gradient takes x's dtype first: a float32 product would copy the table."""
+    return jnp.einsum("...d,vd->...v", x, table.astype(x.dtype), preferred_element_type=jnp.float32)
+
+
+def _tied_logits_forward(x, table):
+    return tied_logits(x, table), (x, table)
+
+
+def _tied_logits_backward(saved, dy):
+    x, table = saved
+    dy = dy.astype(x.dtype)
+    dtable = jnp.einsum("...v,...d->vd", dy, x, preferred_element_type=jnp.float32)
+    return jnp.einsum("...v,vd->...d", dy, table.astype(x.dtype)), dtable.astype(table.dtype)
+
+
+tied_logits.defvjp(_tied_logits_forward, _tied_logits_backward)

@@ -8,7 +8,7 @@ where `Config` has a switch.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -119,14 +119,50 @@ def embed(config: Config, params: dict, batch: Batch, features: Float[Array, "b 
     return jnp.concatenate([features.astype(config.dtype), text], 1)
 
 
+class Features(NamedTuple):
+    """Image features worked out before: `Batch.images` holds rows of it."""
+
+    values: Float[Array, "n p d"]
+
+
+class States(NamedTuple):
+    """States of whole rows above the layers that nobody trains: `Batch.images[:, 0]` is the row of it."""
+
+    values: Float[Array, "n t d"]
+
+
 def hidden(
-    config: Config, params: dict, batch: Batch, features: Float[Array, "b p d"] | None = None, *, remat: bool = False
+    config: Config, params: dict, batch: Batch, table: Features | States | None = None, *, remat: bool = False
 ) -> Float[Array, "b t d"]:
-    """Decoder states before the final norm. `features` replaces `batch.images` where they were computed before."""
-    if features is None:
-        features = image_features(config, params, batch.images)
-    x = embed(config, params, batch, features)
-    return decoder.run(config.text, params["text"]["layers"], x, context(config, batch), remat=remat)[0]
+    """Decoder states before the final norm. Layers in `text/lower` are run first: nothing in them is trained."""
+    here = context(config, batch)
+    lower = params["text"].get("lower")
+    if isinstance(table, States):
+        first, x = config.text.layers - decoder.depth(params["text"]["layers"]), table.values[batch.images[:, 0]]
+    else:
+        if table is None:
+            features = image_features(config, params, batch.images)
+        else:
+            features = table.values[batch.images].reshape(len(batch.images), -1, config.text.width)
+        first, x = 0, embed(config, params, batch, features)
+        if lower is not None:
+            first, (x, _) = decoder.depth(lower), decoder.run(config.text, lower, x, here)
+    return decoder.run(config.text, params["text"]["layers"], x, here, first=first, remat=remat)[0]
+
+
+def lower_states(config: Config, params: dict, batch: Batch, table: Features | None = None) -> Float[Array, "b t d"]:
+    """What `States` holds of these rows: the decoder's states above `text/lower`."""
+    below = params | {"text": params["text"] | {"layers": params["text"]["lower"]}}
+    del below["text"]["lower"]
+    return hidden(config, below, batch, table)
+
+
+def log_probs(
+    config: Config, params: dict, batch: Batch, table: Features | States | None = None, *, remat: bool = False
+) -> Float[Array, "b m"]:
+    """Log-probability of each of the batch's targets, float32."""
+    x = hidden(config, params, batch, table, remat=remat)
+    return decoder.target_log_probs(config.text, params["text"], x, batch.predict, batch.targets)
 
 
 def logits(config: Config, params: dict, hidden_at: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
@@ -140,11 +176,13 @@ def generate(
     batch: Batch,
     steps: int,
     eos: int,
-    features: Float[Array, "b p d"] | None = None,
+    table: Features | None = None,
 ) -> Int[Array, "b n"]:
     """Greedy answers to rows encoded without answers: `steps` tokens each, `eos` from the first one on."""
-    if features is None:
+    if table is None:
         features = image_features(config, params, batch.images)
+    else:
+        features = table.values[batch.images].reshape(len(batch.images), -1, config.text.width)
     text, layers = params["text"], params["text"]["layers"]
     lengths = jnp.sum(batch.segments == 0, 1)  # [B]
     x = embed(config, params, batch, features)
