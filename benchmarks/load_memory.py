@@ -1,6 +1,6 @@
 """What it costs to load a real-size PaliGemma npz to bfloat16 on the host: memory beside the file's size, and time.
 
-    python benchmarks/load_memory.py                        # float32 (11.7 GB) and bfloat16 (5.8 GB), one after the other
+    python benchmarks/load_memory.py                        # float32 (11.7 GB), then bfloat16 (5.8 GB)
     python benchmarks/load_memory.py --dtypes bfloat16 --folder /mnt/big
     python benchmarks/load_memory.py --layers 2             # a smaller decoder and tower, for a quick look
 
@@ -11,12 +11,12 @@ allocated. The system's file cache is neither's. The limit is 1.2 times the file
 
 import argparse
 import json
+import math
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +24,7 @@ import numpy as np
 
 from rolltune.models.paligemma_names import npz_rows, rows_for, sizes_from_npz
 from rolltune.weights.identity import TreeDigest
-from rolltune.weights.names import CHUNK, DTYPES, Pieces, Row, stream
+from rolltune.weights.names import CHUNK, DTYPES, Pieces, Row, Shape, stream
 from rolltune.weights.npz import read_npz, write_npz
 
 LIMIT = 1.2
@@ -40,15 +40,12 @@ def random_file(path: Path, dtype: str, layers: int | None) -> None:
     kind = DTYPES[dtype]
     block = np.random.default_rng(0).standard_normal(CHUNK, np.float32).astype(kind)
 
-    def chunks(size: int) -> Iterator[np.ndarray]:
-        for at in range(0, size, CHUNK):
-            yield block[: min(CHUNK, size - at)]
+    def pieces(shape: Shape) -> Pieces:
+        size = math.prod(shape)
+        return Pieces(shape, kind, lambda: (block[: min(CHUNK, size - at)] for at in range(0, size, CHUNK)))
 
     shapes = {name: shape for row in table for name, shape in row.in_file().items()}
-    pieces = {
-        name: Pieces(shape, kind, lambda size=int(np.prod(shape)): chunks(size)) for name, shape in shapes.items()
-    }
-    write_npz(path, pieces, prefix="params/")
+    write_npz(path, {name: pieces(shape) for name, shape in shapes.items()}, prefix="params/")
 
 
 def memory(field: str) -> int:
