@@ -148,6 +148,11 @@ GEMMA = {
 GEMMA2 = GEMMA | {"attn_softcap": 50.0, "final_softcap": 30.0, "sliding_window": 4096}
 
 
+def sizes_from(shapes: Mapping[str, Shape], config: Mapping[str, Any] | None, source: str) -> dict[str, dict]:
+    """Sizes of an opened checkpoint: from its config.json where it has one, else from the shapes of the npz."""
+    return sizes_from_npz(shapes, source) if config is None else sizes_from_hf(config, source)
+
+
 def sizes_from_npz(shapes: Mapping[str, Shape], source: str = "the npz") -> dict[str, dict]:
     """Sizes from the shapes in a big_vision npz: `{"vision": {...}, "text": {...}}`.
 

@@ -259,8 +259,8 @@ def refused(source: Source, status: int | None) -> str:
             "Make an account at https://www.kaggle.com (free).",
             f"Open {source.licence} while signed in and accept the licence (once an account).",
             "At https://www.kaggle.com/settings, section API, press 'Create New Token'. Put the kaggle.json it gives "
-            "you at ~/.kaggle/kaggle.json and keep it to yourself: chmod 600 ~/.kaggle/kaggle.json",
-            "or set KAGGLE_USERNAME and KAGGLE_KEY (or KAGGLE_API_TOKEN) in the environment.",
+            "you at ~/.kaggle/kaggle.json and keep it to yourself (chmod 600 ~/.kaggle/kaggle.json), or set "
+            "KAGGLE_USERNAME and KAGGLE_KEY (or KAGGLE_API_TOKEN) in the environment.",
         ]
     elif source.hub == "huggingface":
         steps = [

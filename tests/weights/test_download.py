@@ -3,16 +3,19 @@
 import errno
 import hashlib
 import http.server
+import os
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rolltune.errors import UserError
 from rolltune.weights.catalogue import TOKENIZER, Source, find, sources
-from rolltune.weights.download import RemoteFile, Web, clean, download, sha256
+from rolltune.weights.download import HuggingFace, Kaggle, RemoteFile, Web, clean, download, sha256
 
 SOURCE = Source("m-224", "bfloat16", "huggingface", "google/m-224", "m-224-bfloat16", 0, "https://licence.example")
 CONTENT = {"config.json": b"{}", "model-1.safetensors": b"a" * 1000, "model-2.safetensors": b"b" * 500}
@@ -181,6 +184,54 @@ def test_the_real_errors_of_the_hubs_are_understood(tmp_path):
         download(SOURCE, FakeHub(trouble=raising(refused)), tmp_path)
     with pytest.raises(UserError, match="arrived damaged"):
         download(SOURCE, FakeHub(trouble=raising(kaggle.DataCorruptionError("md5"))), tmp_path)
+
+
+def test_kaggle_is_asked_for_one_file_in_a_folder_of_ours(tmp_path, monkeypatch):
+    asked = {}
+
+    def model_download(handle: str, path: str) -> str:
+        asked.update(handle=handle, path=path, cache=os.environ["KAGGLEHUB_CACHE"])
+        file = Path(asked["cache"]) / "models/deep/inside" / path
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"abc")
+        return str(file)
+
+    monkeypatch.setenv("KAGGLEHUB_CACHE", "elsewhere")
+    monkeypatch.setitem(sys.modules, "kagglehub", SimpleNamespace(model_download=model_download))
+    target = download(find("paligemma-3b-224", "float16", "kaggle"), Kaggle(), tmp_path, free=lambda folder: 1 << 40)
+    assert target == tmp_path / "paligemma-3b-pt-224.f16.npz" and target.read_bytes() == b"abc"
+    assert asked["handle"] == "google/paligemma/jax/paligemma-3b-pt-224" and asked["path"] == target.name
+    assert asked["cache"] == str(tmp_path / ".partial" / target.name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [target.name, f"{target.name}.sha256"]
+
+
+def test_hugging_face_files_are_pinned_and_compared(tmp_path, monkeypatch):
+    data = {"model.safetensors": b"www", "config.json": b"{}", "README.md": b"#", "sub/x.json": b"", "x.bin": b"p"}
+    wrong = hashlib.sha256(b"other").hexdigest()
+    lfs = {"model.safetensors": SimpleNamespace(sha256=wrong)}
+    revisions = []
+
+    def model_info(self: object, repo: str, revision: str | None, files_metadata: bool) -> SimpleNamespace:
+        files = [SimpleNamespace(rfilename=name, size=len(data[name]), lfs=lfs.get(name)) for name in data]
+        return SimpleNamespace(siblings=files, sha="c0ffee")
+
+    def hf_hub_download(repo: str, name: str, revision: str, local_dir: Path) -> str:
+        revisions.append((repo, name, revision))
+        (local_dir / name).write_bytes(data[name])
+        return str(local_dir / name)
+
+    module = SimpleNamespace(HfApi=type("HfApi", (), {"model_info": model_info}), hf_hub_download=hf_hub_download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    source = find("paligemma-3b-224", "bfloat16", "huggingface")
+    with pytest.raises(UserError, match=f"arrived damaged.* expected {wrong}"):
+        download(source, HuggingFace(), tmp_path)
+    lfs["model.safetensors"].sha256 = hashlib.sha256(b"www").hexdigest()
+    target = download(source, HuggingFace(), tmp_path)
+    assert {path.name for path in target.iterdir() if path.suffix != ".sha256"} == {"model.safetensors", "config.json"}
+    assert revisions[-2:] == [
+        ("google/paligemma-3b-pt-224", "model.safetensors", "c0ffee"),
+        ("google/paligemma-3b-pt-224", "config.json", "c0ffee"),
+    ]
 
 
 class Server(http.server.BaseHTTPRequestHandler):

@@ -1,5 +1,6 @@
 """Every published form of the same weights gives one tree, and that tree gives the published forms back."""
 
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -87,6 +88,16 @@ def test_npz_gives_its_bytes_back(oracle, tmp_path, family, prefix):
         other = after[f"{prefix}{name.removeprefix('params/')}"]
         assert (before[name].dtype, before[name].shape) == (other.dtype, other.shape), name
         assert before[name].tobytes() == other.tobytes(), name
+
+
+def test_device_arrays_are_written_too(oracle, tmp_path):
+    lazy, rows, _ = open_npz(oracle("paligemma2/bv_f32.npz"))
+    tree = load_tree(lazy, rows, dtype=BF16)
+    on_device = nest((path, jnp.asarray(array)) for path, array in flatten(tree).items())
+    write_npz(tmp_path / "out.npz", to_file(on_device, rows))
+    same(load_tree(*open_npz(tmp_path / "out.npz")[:2]), tree)
+    write_npz(tmp_path / "wide.npz", to_file(on_device, rows, dtype=np.float32))
+    same(load_tree(*open_npz(tmp_path / "wide.npz")[:2], dtype=BF16), tree)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
