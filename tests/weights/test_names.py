@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from rolltune.errors import UserError
 from rolltune.models import paligemma_names as names
-from rolltune.weights.hf import write_hf
+from rolltune.weights.hf import published_names, read_hf, write_hf
 from rolltune.weights.names import check_map, collapse, flatten, keep, load_tree, nest, pick, stream, to_file
 from rolltune.weights.npz import read_npz, write_npz
 
@@ -66,6 +66,31 @@ def test_the_map_means_what_the_model_does(oracle, family):
 def test_newer_names_give_the_same_tree(shared, family, layout):
     folder = shared(f"oracle/{family}")
     same(load_tree(*open_hf(folder / "hf_published")[:2]), load_tree(*open_hf(folder / layout)[:2]))
+
+
+@pytest.mark.parametrize(
+    "renames",
+    [
+        {"vision_tower.vision_model.": "vision_tower."},
+        {
+            "language_model.model.": "model.language_model.",
+            "vision_tower.vision_model.": "model.vision_tower.",
+            "multi_modal_projector.": "model.multi_modal_projector.",
+        },
+    ],
+)
+def test_newer_names_are_brought_to_the_published_ones(oracle, renames):
+    """The two later layouts spelled out, so that this runs where the reference folder is absent."""
+    names_there = list(read_hf(oracle("paligemma2/hf_published")))
+    later = {}
+    for name in names_there:
+        old = next((old for old in renames if name.startswith(old)), "")
+        later[renames.get(old, "") + name.removeprefix(old)] = name
+    assert len(later) == len(names_there) and set(later) != set(names_there)
+    assert published_names(later) == later
+    assert published_names([*later, "lm_head.weight"])["lm_head.weight"] == "language_model.lm_head.weight"
+    text_only = ["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "score.weight", "lm_head.weight"]
+    assert list(published_names(text_only).values()) == text_only
 
 
 @pytest.mark.parametrize("family", FAMILIES)
