@@ -167,7 +167,10 @@ def _comparison(able: list[Entry], others: list[Entry], split: str, metric: str)
     compared = able + [e for e in others if e.status.state == "stopped" and getattr(e, split) is not None]
     k = len(compared)
     if first.prediction is not None and second.prediction is not None:
-        notes.append(against_second(k, mcnemar(first.prediction, second.prediction)))
+        if sorted(first.prediction.ids) == sorted(second.prediction.ids):
+            notes.append(against_second(k, mcnemar(first.prediction, second.prediction)))
+        else:  # folds
+            return [*notes, "the rolls are scored on different pictures: their order tells of the pictures too"]
     figures = [getattr(entry, split).accuracy for entry in compared]
     if None not in figures:
         curse = winners_curse(k, getattr(first, split).n, float(np.mean(figures)))

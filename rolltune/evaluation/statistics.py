@@ -64,9 +64,11 @@ def bootstrap_f(metrics: Metrics, samples: int = 2000, seed: int = 0, confidence
     n, size = int(table.sum()), len(table)
     if n == 0:
         return None
-    draws = np.random.default_rng(seed).multinomial(n, table.ravel() / n, size=samples).reshape(-1, size, size)
-    hits = np.diagonal(draws, axis1=1, axis2=2).astype(np.float64)  # [samples, C]
-    total = draws.sum(axis=1) + draws.sum(axis=2)  # 2 Tp + Fp + Fn
+    right, predicted = np.nonzero(table)  # empty cells stay empty in every draw
+    draws = np.random.default_rng(seed).multinomial(n, table[right, predicted] / n, size=samples)  # [samples, cells]
+    of_answer = np.eye(size)
+    hits = draws @ (of_answer[right] * of_answer[predicted])  # [samples, C]
+    total = draws @ (of_answer[right] + of_answer[predicted])  # 2 Tp + Fp + Fn
     each = np.divide(2 * hits, total, out=np.full_like(hits, np.nan), where=total > 0)
     if metrics.positive is not None:
         each = each[:, [metrics.answers.index(metrics.positive)]]
