@@ -73,6 +73,11 @@ class Leaderboard:
     def chosen(self) -> Entry | None:
         return self.entries[0] if self.ranked else None
 
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """How the rolls ended that did not run to the end."""
+        return tuple(f"roll {entry.roll} {entry.status}" for entry in self.entries if entry.status.state != "alive")
+
     def keep(self, how_many: str) -> tuple[Entry, ...]:
         """The ranked entries that `--keep best|all|N` saves."""
         if how_many == "all":
@@ -113,7 +118,9 @@ def with_test(board: Leaderboard, prediction: Prediction) -> Leaderboard:
         f"on the untouched split ({test.n} pictures) roll {best.roll} has {board.metric} {rounded(new)}"
         f"{_around(interval(test, board.metric))}, against {rounded(seen)} on the pictures that chose it"
     )
-    return replace(board, entries=(replace(best, test=test), *board.entries[1:]), notes=(*board.notes, note))
+    others = board.entries[board.ranked :]
+    notes = _notes(board.entries[: board.ranked], others, board.split, board.metric, tested=True)
+    return replace(board, entries=(replace(best, test=test), *board.entries[1:]), notes=(note, *notes))
 
 
 def _order(entry: Entry, split: str, metric: str) -> tuple[float, float, int]:
@@ -127,8 +134,8 @@ def _around(bounds: Interval | None) -> str:
     return f" (95 %: {bounds})" if bounds else ""
 
 
-def _notes(able: list[Entry], others: list[Entry], split: str, metric: str) -> list[str]:
-    notes = [f"roll {entry.roll} {entry.status}" for entry in others if entry.status.state != "alive"]
+def _notes(able: Sequence[Entry], others: Sequence[Entry], split: str, metric: str, tested: bool = False) -> list[str]:
+    notes = []
     if split == "train":
         notes.append(
             "ranked on the training pictures, for there are no others: this says nothing about new pictures "
@@ -151,11 +158,11 @@ def _notes(able: list[Entry], others: list[Entry], split: str, metric: str) -> l
             f"({rounded(majority)})"
         )
     if len(able) > 1:
-        notes += _comparison(able, others, split, metric)
+        notes += _comparison(able, others, split, metric, tested)
     return notes
 
 
-def _comparison(able: list[Entry], others: list[Entry], split: str, metric: str) -> list[str]:
+def _comparison(able: Sequence[Entry], others: Sequence[Entry], split: str, metric: str, tested: bool) -> list[str]:
     notes, first, second = [], able[0], able[1]
     if _order(first, split, metric)[0] == _order(second, split, metric)[0]:
         level = [e.roll for e in able if _order(e, split, metric)[0] == _order(first, split, metric)[0]]
@@ -164,7 +171,7 @@ def _comparison(able: list[Entry], others: list[Entry], split: str, metric: str)
             by = "the lower number, their log-loss being equal too"
         notes.append(f"{_rolls(level)} are level in {metric}; ranked by {by}")
     # A roll stopped for losing was compared as well: it counts among those that the best was chosen from.
-    compared = able + [e for e in others if e.status.state == "stopped" and getattr(e, split) is not None]
+    compared = list(able) + [e for e in others if e.status.state == "stopped" and getattr(e, split) is not None]
     k = len(compared)
     if first.prediction is not None and second.prediction is not None:
         if sorted(first.prediction.ids) == sorted(second.prediction.ids):
@@ -173,7 +180,7 @@ def _comparison(able: list[Entry], others: list[Entry], split: str, metric: str)
             return [*notes, "the rolls are scored on different pictures: their order tells of the pictures too"]
     figures = [getattr(entry, split).accuracy for entry in compared]
     if None not in figures:
-        curse = winners_curse(k, getattr(first, split).n, float(np.mean(figures)))
+        curse = winners_curse(k, getattr(first, split).n, float(np.mean(figures)), tested=tested)
         if curse:
             notes.append(curse)
     return notes
@@ -186,7 +193,7 @@ def _rolls(numbers: Sequence[int]) -> str:
 
 
 def table(board: Leaderboard) -> Table:
-    """For the terminal; fits 80 columns. Why rolls died stands in the notes."""
+    """For the terminal; fits 80 columns. Why rolls died stands in `ends`."""
     title = f"rolls by {board.metric}, {'validation' if board.split == 'valid' else 'training'} pictures"
     out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     extra = [name for name in ("accuracy", "log-loss") if name != board.metric]
@@ -223,6 +230,7 @@ def to_json(board: Leaderboard) -> dict[str, object]:
         "ranked_on": board.split,
         "chosen": None if board.chosen is None else board.chosen.roll,
         "notes": list(board.notes),
+        "ends": list(board.ends),
         "rolls": [_entry_json(entry, place, board) for place, entry in enumerate(board.entries)],
     }
 

@@ -137,23 +137,22 @@ def optimism(k: int, n: int, accuracy: float) -> float:
     return max(0.0, float(np.sum(1 - below**k)) / n - accuracy)
 
 
-def winners_curse(k: int, n: int, accuracy: float, worth: float = 0.02) -> str | None:
+def winners_curse(k: int, n: int, accuracy: float, worth: float = 0.02, tested: bool = False) -> str | None:
     """The warning about choosing the best of k on n pictures, or None where it is less than `worth`.
 
-    `accuracy` is the mean of the rolls'. All rolls perfect (or all wrong) says nothing about luck but
+    `accuracy` is the mean of the rolls'. `tested`: the chosen roll was scored on an untouched split,
+    so it is not advised. All rolls perfect (or all wrong) says nothing about luck but
     that n pictures cannot rank them.
     """
     if k < 2:
         return None
     extra = optimism(k, n, accuracy)
-    advice = "score the chosen roll on pictures that chose nothing (02-shuffle_data.sh -t N)"
+    advice = "" if tested else "; score the chosen roll on pictures that chose nothing (02-shuffle_data.sh -t N)"
     if accuracy in (0.0, 1.0):
-        return (
-            f"choosing the best of {k} on {n} pictures: all are equal there, so these pictures cannot choose; {advice}"
-        )
+        return f"choosing the best of {k} on {n} pictures: all are equal there, so these pictures cannot choose{advice}"
     if extra < worth:
         return None
     return (
         f"choosing the best of {k} on {n} pictures flatters it: were all {k} equally good (accuracy "
-        f"{rounded(accuracy)}), luck alone would show a best of up to {min(1.0, accuracy + extra):.2f}; {advice}"
+        f"{rounded(accuracy)}), luck alone would show a best of up to {min(1.0, accuracy + extra):.2f}{advice}"
     )

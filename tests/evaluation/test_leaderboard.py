@@ -65,7 +65,7 @@ def test_only_rolls_that_ran_to_the_end_can_be_chosen():
     board = rank([died, stopped, entry(2, 4, 4, 1, 1), entry(3, 3, 5, 1, 1)])
     assert board.chosen.roll == 2 and board.ranked == 2
     assert order(board) == [2, 3, 0, 1]
-    assert "roll 0 died at step 41: loss is not a number; drawn again" in board.notes
+    assert "roll 0 died at step 41: loss is not a number; drawn again" in board.ends
     assert any("the best of 3 cannot be told from the second" in note for note in board.notes)  # the stopped one counts
     assert any("choosing the best of 3 on 10 pictures" in note for note in board.notes)
     nothing = rank([died])
@@ -108,6 +108,7 @@ def test_the_untouched_split_scores_the_chosen_only():
     board = with_test(rank([entry(0, 5, 5, 0, 0), entry(1, 3, 5, 1, 1)]), counted(6, 8, 2, 4))
     assert board.chosen.test.accuracy == 0.7
     assert board.entries[1].test is None
+    assert not any("-t N" in note for note in board.notes)  # it was done
     assert any(
         "on the untouched split (20 pictures) roll 0 has f-measure 0.6667 (95 %:" in note and "against 1.0" in note
         for note in board.notes
