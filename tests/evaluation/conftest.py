@@ -1,3 +1,5 @@
+"""Lets the tests of this folder import `made_predictions` in every import mode of pytest."""
+
 import sys
 from pathlib import Path
 

@@ -2,7 +2,7 @@ import io
 import json
 
 import pytest
-from make import counted
+from made_predictions import counted
 from rich.console import Console
 
 from rolltune.evaluation.cross_table import Cell, table, write

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from make import counted, prediction
+from made_predictions import counted, prediction
 
 from rolltune.errors import UserError
 from rolltune.evaluation.folds import out_of_fold, over_seeds, seeds_text, spread

@@ -3,7 +3,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from make import counted
+from made_predictions import counted
 from rich.console import Console
 
 from rolltune.errors import UserError

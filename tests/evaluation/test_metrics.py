@@ -3,7 +3,7 @@ import pytest
 import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from make import counted, prediction
+from made_predictions import counted, prediction
 
 from rolltune.errors import UserError
 from rolltune.evaluation.metrics import (

@@ -3,7 +3,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from make import counted, prediction
+from made_predictions import counted, prediction
 
 from rolltune.evaluation.charts import Curve
 from rolltune.evaluation.leaderboard import Entry, Status, rank
@@ -86,7 +86,7 @@ def test_every_figure_is_there():
         "no instead of yes",
     ):
         assert part in text, part
-    for figure in ("0.003", "11", "0.8889", "0.9756", "0.75", "0.57", "0.98"):  # seeds, rates, figures, intervals
+    for figure in ("0.003", "11", "0.8889", "0.9756", "0.75", "0.55", "0.98"):  # seeds, rates, figures, intervals
         assert re.search(rf"(?<![\d.]){re.escape(figure)}(?!\d)", text), figure
 
 

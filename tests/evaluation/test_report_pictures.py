@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from make import counted
+from made_predictions import counted
 from PIL import Image
 
 from rolltune.evaluation.report_pictures import open_plainly, picture_cards, pictures, wrong_first
