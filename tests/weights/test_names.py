@@ -1,38 +1,19 @@
 """Every published form of the same weights gives one tree, and that tree gives the published forms back."""
 
-import json
-from pathlib import Path
-from types import SimpleNamespace
-
 import ml_dtypes
 import numpy as np
 import pytest
+from paligemma_files import open_hf, open_npz, sizes_of
 from safetensors import safe_open
 
 from rolltune.errors import UserError
 from rolltune.models import paligemma_names as names
-from rolltune.weights.hf import read_hf, write_hf
+from rolltune.weights.hf import write_hf
 from rolltune.weights.names import check_map, collapse, flatten, keep, load_tree, nest, pick, stream, to_file
 from rolltune.weights.npz import read_npz, write_npz
 
 FAMILIES = ["paligemma1", "paligemma2"]
 BF16 = ml_dtypes.bfloat16
-
-
-def sizes_of(numbers: dict) -> SimpleNamespace:
-    return SimpleNamespace(vision=SimpleNamespace(**numbers["vision"]), text=SimpleNamespace(**numbers["text"]))
-
-
-def open_npz(path: Path):
-    lazy = read_npz(path)
-    sizes = sizes_of(names.sizes_from_npz({name: tensor.shape for name, tensor in lazy.items()}))
-    return lazy, names.rows_for(lazy, sizes), sizes
-
-
-def open_hf(folder: Path):
-    lazy = read_hf(folder)
-    sizes = sizes_of(names.sizes_from_hf(json.loads((folder / "config.json").read_text())))
-    return lazy, names.rows_for(lazy, sizes), sizes
 
 
 def same(a: dict, b: dict, vocab: int | None = None) -> None:
