@@ -53,8 +53,14 @@ def badge(rng: random.Random, ad: Ad) -> Question | None:
         return Question("badge look", "what form has the badge?", ad.badge.form)
     truth = rng.random() < 0.5
     if form < 0.9:
-        return Question("says", f"does the badge say {ad.badge.text if truth else altered(rng, ad.badge.text)}?", yes(truth))
-    other = rng.choice([c for c in COLOURS if c != ad.badge.colour] if rng.random() < 0.5 else [f for f in BADGES if f != ad.badge.form])
+        return Question(
+            "says", f"does the badge say {ad.badge.text if truth else altered(rng, ad.badge.text)}?", yes(truth)
+        )
+    other = rng.choice(
+        [c for c in COLOURS if c != ad.badge.colour]
+        if rng.random() < 0.5
+        else [f for f in BADGES if f != ad.badge.form]
+    )
     right = ad.badge.colour if other in COLOURS else ad.badge.form
     return Question("badge look", f"is the badge a {right if truth else other} one?", yes(truth))
 
@@ -62,7 +68,12 @@ def badge(rng: random.Random, ad: Ad) -> Question | None:
 def parts(rng: random.Random, ad: Ad) -> Question | None:
     """Is a part there? Answers weigh the same whatever share of advertisements has the part."""
     name, there, share = rng.choice(
-        (("a badge", ad.badge, 0.65), ("small print", ad.note, 0.58), ("a price", ad.price, 0.6), ("a button", ad.button, 0.5))
+        (
+            ("a badge", ad.badge, 0.65),
+            ("small print", ad.note, 0.58),
+            ("a price", ad.price, 0.6),
+            ("a button", ad.button, 0.5),
+        )
     )
     if there is not None and rng.random() > (1 - share) / share:
         return None

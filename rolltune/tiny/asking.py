@@ -33,6 +33,6 @@ def ask(rng: random.Random, scene: Any, askers: Sequence[tuple[float, Asker]], c
     while len(found) < count:
         tries += 1
         question = rng.choices(functions, weights)[0](rng, scene)
-        if question is not None and (tries > 20 * count or question not in found):
+        if question is not None and (tries > 4 * count or question not in found):
             found.append(question)
     return found

@@ -28,7 +28,20 @@ COLOURS: dict[str, Colour] = {
     "gray": (135, 135, 135),
     "cyan": (60, 205, 225),
 }
-SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "diamond", "moon", "arrow", "drop", "hexagon")
+SHAPES = (
+    "circle",
+    "square",
+    "triangle",
+    "star",
+    "heart",
+    "cross",
+    "ring",
+    "diamond",
+    "moon",
+    "arrow",
+    "drop",
+    "hexagon",
+)
 FILLS = ("plain", "striped", "dotted", "hollow")
 
 
@@ -58,18 +71,25 @@ def distance(a: Colour, b: Colour) -> float:
 def readable(rng: random.Random, ground: Colour, least: float = 90) -> Colour:
     """A colour of the palette whose brightness differs enough from the ground to be read on it."""
     names = [n for n, c in COLOURS.items() if abs(luminance(c) - luminance(ground)) >= least]
-    return jitter(rng, COLOURS[rng.choice(names)], 8) if names else ((0, 0, 0) if luminance(ground) > 127 else (255,) * 3)
+    return (
+        jitter(rng, COLOURS[rng.choice(names)], 8) if names else ((0, 0, 0) if luminance(ground) > 127 else (255,) * 3)
+    )
 
 
 def ring_points(n: int, radius: float = 1.0, start: float = 0.0) -> list[Point]:
-    return [(radius * math.cos(start + math.tau * i / n), radius * math.sin(start + math.tau * i / n)) for i in range(n)]
+    return [
+        (radius * math.cos(start + math.tau * i / n), radius * math.sin(start + math.tau * i / n)) for i in range(n)
+    ]
 
 
 def star_points(tips: int, inner: float, start: float = -math.pi / 2) -> list[Point]:
     """A star of `tips` tips of radius 1, its notches at radius `inner`."""
     step = math.pi / tips
     return [
-        ((1.0 if i % 2 == 0 else inner) * math.cos(start + i * step), (1.0 if i % 2 == 0 else inner) * math.sin(start + i * step))
+        (
+            (1.0 if i % 2 == 0 else inner) * math.cos(start + i * step),
+            (1.0 if i % 2 == 0 else inner) * math.sin(start + i * step),
+        )
         for i in range(2 * tips)
     ]
 
@@ -84,7 +104,9 @@ def _heart() -> list[Point]:
 
 def _moon() -> list[Point]:
     outer = [(math.cos(a), math.sin(a)) for a in (math.radians(50 + 260 * i / 20) for i in range(21))]
-    inner = [(0.35 + 0.77 * math.cos(a), 0.77 * math.sin(a)) for a in (math.radians(285 - 210 * i / 16) for i in range(17))]
+    inner = [
+        (0.35 + 0.77 * math.cos(a), 0.77 * math.sin(a)) for a in (math.radians(285 - 210 * i / 16) for i in range(17))
+    ]
     return outer + inner
 
 
@@ -102,7 +124,13 @@ OUTLINES: dict[str, list[Point]] = {
     "diamond": [(0, -1), (0.7, 0), (0, 1), (-0.7, 0)],
     "moon": _moon(),
     "arrow": [(-1, -0.3), (0.1, -0.3), (0.1, -0.8), (1, 0), (0.1, 0.8), (0.1, 0.3), (-1, 0.3)],
-    "drop": [(0, -1), *[(0.65 * math.cos(a), 0.35 + 0.65 * math.sin(a)) for a in (math.radians(-25 + 230 * i / 16) for i in range(17))]],
+    "drop": [
+        (0, -1),
+        *[
+            (0.65 * math.cos(a), 0.35 + 0.65 * math.sin(a))
+            for a in (math.radians(-25 + 230 * i / 16) for i in range(17))
+        ],
+    ],
     "hexagon": ring_points(6),
 }
 
@@ -165,7 +193,8 @@ def curve(a: Point, b: Point, c: Point, steps: int = 10) -> list[Point]:
     """A quadratic Bezier curve from a to c, pulled towards b."""
     parts = [i / steps for i in range(steps + 1)]
     return [
-        tuple((1 - t) ** 2 * p + 2 * t * (1 - t) * q + t * t * r for p, q, r in zip(a, b, c, strict=True)) for t in parts
+        tuple((1 - t) ** 2 * p + 2 * t * (1 - t) * q + t * t * r for p, q, r in zip(a, b, c, strict=True))
+        for t in parts
     ]
 
 
@@ -180,7 +209,9 @@ def blob(rng: random.Random, radius: float = 1.0, rough: float = 0.25, n: int = 
     return out
 
 
-def paint_shape(image: Image.Image, shape: str, x: float, y: float, r: float, colour: Colour, fill: str, turn: float) -> None:
+def paint_shape(
+    image: Image.Image, shape: str, x: float, y: float, r: float, colour: Colour, fill: str, turn: float
+) -> None:
     """One of SHAPES in one of FILLS onto an RGB picture. Striped and dotted leave the ground in the gaps."""
     pen = Pen(ImageDraw.Draw(image), x, y, r, turn)
     outline = OUTLINES[shape]
@@ -226,7 +257,9 @@ def fit_size(text: str, width: float, height: float, least: int = 6) -> int:
     return max(least, int(40 * scale))
 
 
-def print_text(image: Image.Image, text: str, x: float, y: float, size: int, colour: Colour, turn: float = 0.0, bold: int = 0):
+def print_text(
+    image: Image.Image, text: str, x: float, y: float, size: int, colour: Colour, turn: float = 0.0, bold: int = 0
+):
     """Print with the ink's centre at (x, y); `turn` in degrees, `bold` in pixels of extra stroke."""
     left, top, right, bottom = text_box(text, size)
     if not turn:

@@ -11,7 +11,16 @@ SAUCES: tuple[Colour, ...] = ((190, 30, 20), (225, 180, 30), (120, 60, 30), (240
 CRUST: Colour = (205, 150, 85)
 
 
-def scatter(rng: random.Random, pen: Pen, count: int, size: float, colours: tuple[Colour, ...], wide: float, high: float, rough: float = 0.4):
+def scatter(
+    rng: random.Random,
+    pen: Pen,
+    count: int,
+    size: float,
+    colours: tuple[Colour, ...],
+    wide: float,
+    high: float,
+    rough: float = 0.4,
+):
     """Many small lumps within an oval."""
     for _ in range(count):
         a, r = rng.uniform(0, math.tau), math.sqrt(rng.random())
@@ -38,7 +47,10 @@ def hot_dog(rng: random.Random, pen: Pen) -> None:
     low = [(x, y + 0.17) for x, y in line]
     high = [(x, y - 0.17) for x, y in line]
     if rng.random() < 0.4:
-        pen.area([(-1.1, -0.3), (1.0, -0.45), (1.1, 0.4), (-1.0, 0.5)], jitter(rng, rng.choice([(245, 245, 240), (220, 60, 50)]), 8))
+        pen.area(
+            [(-1.1, -0.3), (1.0, -0.45), (1.1, 0.4), (-1.0, 0.5)],
+            jitter(rng, rng.choice([(245, 245, 240), (220, 60, 50)]), 8),
+        )
     pen.tube(high, 0.42, bun)
     pen.tube(low, 0.42, lighter(bun, rng.uniform(-0.1, 0.15)))
     if rng.random() < 0.85:
@@ -48,7 +60,9 @@ def hot_dog(rng: random.Random, pen: Pen) -> None:
     if top < 0.55:
         wiggle(rng, pen, -0.8, 0.8, rng.uniform(0.03, 0.1), rng.uniform(0.05, 0.1), rng.choice(SAUCES))
     if top > 0.35:
-        scatter(rng, pen, rng.randint(10, 45), rng.uniform(0.05, 0.1), tuple(rng.sample([*SAUCES, *GREENS], 2)), 0.8, 0.14)
+        scatter(
+            rng, pen, rng.randint(10, 45), rng.uniform(0.05, 0.1), tuple(rng.sample([*SAUCES, *GREENS], 2)), 0.8, 0.14
+        )
 
 
 def sandwich(rng: random.Random, pen: Pen) -> None:
@@ -58,7 +72,9 @@ def sandwich(rng: random.Random, pen: Pen) -> None:
         pen.area([(-0.8, y), (0.8, y), (0.75, y - 0.22), (-0.75, y - 0.22)], bread)
         y -= 0.22
         for colour in rng.sample([GREENS[0], GREENS[2], (200, 60, 50), (240, 200, 80), (225, 150, 140)], 2):
-            pen.line([(-0.8 + 0.2 * i, y - 0.05 + rng.uniform(-0.04, 0.04)) for i in range(9)], 0.12, jitter(rng, colour))
+            pen.line(
+                [(-0.8 + 0.2 * i, y - 0.05 + rng.uniform(-0.04, 0.04)) for i in range(9)], 0.12, jitter(rng, colour)
+            )
             y -= 0.11
     pen.area([(-0.8, y), (0.8, y), (0.7, y - 0.25), (-0.7, y - 0.25)], lighter(bread, 0.1))
 
@@ -86,7 +102,9 @@ def fries(rng: random.Random, pen: Pen) -> None:
         pen.line([(x, y), (x + r * math.cos(a), y + r * math.sin(a))], 0.14, lighter(shade, -0.3))
         pen.line([(x, y), (x + r * math.cos(a), y + r * math.sin(a))], 0.09, shade)
     if box:
-        pen.area([(-0.65, 0), (0.65, 0), (0.5, 0.9), (-0.5, 0.9)], jitter(rng, rng.choice([(210, 40, 40), (240, 240, 235)])))
+        pen.area(
+            [(-0.65, 0), (0.65, 0), (0.5, 0.9), (-0.5, 0.9)], jitter(rng, rng.choice([(210, 40, 40), (240, 240, 235)]))
+        )
 
 
 def plate(rng: random.Random, pen: Pen) -> None:
@@ -115,7 +133,9 @@ def salad(rng: random.Random, pen: Pen) -> None:
 
 def rice(rng: random.Random, pen: Pen) -> None:
     plate(rng, pen)
-    bits = rng.choice((((245, 240, 225),), ((225, 190, 120), (200, 90, 50), (90, 140, 60)), ((235, 220, 190), (140, 80, 40))))
+    bits = rng.choice(
+        (((245, 240, 225),), ((225, 190, 120), (200, 90, 50), (90, 140, 60)), ((235, 220, 190), (140, 80, 40)))
+    )
     scatter(rng, pen, rng.randint(60, 90), 0.06, bits, 0.66, 0.6)
 
 
@@ -144,7 +164,16 @@ def pizza(rng: random.Random, pen: Pen) -> None:
     cheese = jitter(rng, rng.choice([(240, 190, 90), (225, 110, 50), (245, 215, 140)]), 12)
     pen.area([(x * 0.85, y * 0.85 + (0.05 if slice_only else 0)) for x, y in edge], cheese)
     spread = 0.4 if slice_only else 0.7
-    scatter(rng, pen, rng.randint(8, 20), 0.15, rng.choice((((185, 50, 35),), ((185, 50, 35), *GREENS[:1]), (*GREENS[:2], (80, 60, 50)))), spread, spread, 0.1)
+    scatter(
+        rng,
+        pen,
+        rng.randint(8, 20),
+        0.15,
+        rng.choice((((185, 50, 35),), ((185, 50, 35), *GREENS[:1]), (*GREENS[:2], (80, 60, 50)))),
+        spread,
+        spread,
+        0.1,
+    )
     scatter(rng, pen, 14, 0.05, ((250, 235, 190),), spread, spread)
 
 
@@ -176,7 +205,14 @@ def doughnut(rng: random.Random, pen: Pen) -> None:
     pen.line([(x, y - 0.03) for x, y in [*ring, *ring[:2]]], 0.44, icing)
     for _ in range(rng.choice((0, 22))):
         a, r = rng.uniform(0, math.tau), rng.uniform(0.47, 0.77)
-        pen.oval(r * math.cos(a), r * math.sin(a), 0.05, 0.02, jitter(rng, rng.choice(((250, 230, 60), (60, 160, 240), (250, 80, 80)))), a)
+        pen.oval(
+            r * math.cos(a),
+            r * math.sin(a),
+            0.05,
+            0.02,
+            jitter(rng, rng.choice(((250, 230, 60), (60, 160, 240), (250, 80, 80)))),
+            a,
+        )
 
 
 def egg(rng: random.Random, pen: Pen) -> None:
@@ -219,7 +255,13 @@ def carrot(rng: random.Random, pen: Pen) -> None:
 def ice_cream(rng: random.Random, pen: Pen) -> None:
     pen.area([(-0.42, 0), (0.42, 0), (0, 1)], jitter(rng, (215, 165, 95)))
     for x, y in ((-0.22, -0.15), (0.22, -0.15), (0, -0.5))[: rng.randint(1, 3)]:
-        pen.ball(x, y, 0.38, 0.36, jitter(rng, rng.choice([(250, 240, 220), (240, 160, 180), (100, 65, 45), (160, 215, 170)]), 10))
+        pen.ball(
+            x,
+            y,
+            0.38,
+            0.36,
+            jitter(rng, rng.choice([(250, 240, 220), (240, 160, 180), (100, 65, 45), (160, 215, 170)]), 10),
+        )
 
 
 def cup(rng: random.Random, pen: Pen) -> None:
@@ -234,7 +276,19 @@ def cup(rng: random.Random, pen: Pen) -> None:
 
 def bottle(rng: random.Random, pen: Pen) -> None:
     glass = jitter(rng, rng.choice([(40, 110, 60), (110, 65, 30), (90, 160, 200), (230, 120, 60), (150, 30, 60)]), 15)
-    pen.area([(-0.36, -0.1), (-0.14, -0.45), (-0.14, -0.9), (0.14, -0.9), (0.14, -0.45), (0.36, -0.1), (0.36, 0.95), (-0.36, 0.95)], glass)
+    pen.area(
+        [
+            (-0.36, -0.1),
+            (-0.14, -0.45),
+            (-0.14, -0.9),
+            (0.14, -0.9),
+            (0.14, -0.45),
+            (0.36, -0.1),
+            (0.36, 0.95),
+            (-0.36, 0.95),
+        ],
+        glass,
+    )
     pen.box(-0.28, -0.05, -0.18, 0.85, lighter(glass, 0.35))
     pen.box(-0.17, -1.0, 0.17, -0.84, jitter(rng, rng.choice([(220, 190, 60), (200, 40, 40), (240, 240, 240)])))
     pen.box(-0.36, 0.15, 0.36, 0.6, jitter(rng, rng.choice([(250, 245, 225), (240, 210, 80)]), 8))

@@ -5,7 +5,20 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from .drawing import COLOURS, OUTLINES, Colour, Pen, blend, fit_size, jitter, lighter, luminance, print_text, ring_points, star_points
+from .drawing import (
+    COLOURS,
+    OUTLINES,
+    Colour,
+    Pen,
+    blend,
+    fit_size,
+    jitter,
+    lighter,
+    luminance,
+    print_text,
+    ring_points,
+    star_points,
+)
 from .surfaces import clouds, from_mix, pattern
 from .things import THINGS
 from .words import PRAISE, WORDS, cased, price
@@ -30,7 +43,15 @@ NOTES = (
     "This statement was not reviewed. Individual results may vary. See our site.",
 )
 BUTTONS = ("BUY NOW", "SHOP", "ORDER", "CALL US", "VISIT US", "LEARN MORE", "TRY IT")
-SLOGANS = ("for a good day", "made with love", "just for you", "you deserve it", "since 1984", "simply good", "every day better")
+SLOGANS = (
+    "for a good day",
+    "made with love",
+    "just for you",
+    "you deserve it",
+    "since 1984",
+    "simply good",
+    "every day better",
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +77,9 @@ class Ad:
 def random_ad(rng: random.Random) -> Ad:
     """Any combination of parts."""
     headline = " ".join(cased(rng, w) for w in rng.sample(WORDS, rng.choice((1, 1, 2))))
-    badge = Badge(rng.choice(BADGES), cased(rng, rng.choice(PRAISE + WORDS[:: rng.randint(3, 9)])), rng.choice(list(COLOURS)))
+    badge = Badge(
+        rng.choice(BADGES), cased(rng, rng.choice(PRAISE + WORDS[:: rng.randint(3, 9)])), rng.choice(list(COLOURS))
+    )
     return Ad(
         product=rng.choice(list(THINGS)),
         headline=headline,
@@ -101,7 +124,16 @@ def draw_badge(rng: random.Random, image: Image.Image, badge: Badge, x: float, y
         wide, high = 1.6, 0.75
     ink = (20, 20, 20) if luminance(colour) > 125 else (255, 255, 255)
     size = fit_size(badge.text, wide * r * 0.97, high * r)
-    print_text(image, badge.text, x + (0.18 * r if badge.form == "tag" else 0), y, size, ink, -57.3 * pen.turn, bold=int(size >= 22))
+    print_text(
+        image,
+        badge.text,
+        x + (0.18 * r if badge.form == "tag" else 0),
+        y,
+        size,
+        ink,
+        -57.3 * pen.turn,
+        bold=int(size >= 22),
+    )
 
 
 def draw_note(rng: random.Random, image: Image.Image, text: str, box: tuple[float, float, float, float]) -> None:
@@ -173,7 +205,9 @@ def draw_ad(rng: random.Random, ad: Ad, wide: int, high: int) -> Image.Image:
         r = reach * 1.12
         draw.ellipse((x - r, middle - r, x + r, middle + r), fill=lighter(second, rng.choice((0.35, 0.6, -0.15))))
     else:
-        draw.ellipse((x - reach, middle + reach * 0.7, x + reach, middle + reach * 1.05), fill=blend(second, (0, 0, 0), 0.25))
+        draw.ellipse(
+            (x - reach, middle + reach * 0.7, x + reach, middle + reach * 1.05), fill=blend(second, (0, 0, 0), 0.25)
+        )
     THINGS[ad.product](rng, Pen(draw, x, middle, reach * 0.93, rng.uniform(-0.2, 0.2), 1.0, rng.random() < 0.5))
 
     other = wide * (0.5 - side * 0.24)
@@ -203,7 +237,9 @@ def draw_ad(rng: random.Random, ad: Ad, wide: int, high: int) -> Image.Image:
             shift = wide / 2 - (button_box[0] + button_box[2]) / 2
             button_box = (button_box[0] + shift, button_box[1], button_box[2] + shift, button_box[3])
         if ad.button is not None:
-            fill = jitter(rng, rng.choice([(230, 60, 40), (40, 130, 70), (30, 90, 190), (30, 30, 35), (245, 150, 30)]), 8)
+            fill = jitter(
+                rng, rng.choice([(230, 60, 40), (40, 130, 70), (30, 90, 190), (30, 30, 35), (245, 150, 30)]), 8
+            )
             draw.rounded_rectangle(button_box, radius=round(unit * 0.03), fill=fill, outline=lighter(fill, 0.5))
             room = (button_box[2] - button_box[0]) * 0.86, (button_box[3] - button_box[1]) * 0.55
             centre = (button_box[0] + button_box[2]) / 2, (button_box[1] + button_box[3]) / 2
@@ -213,5 +249,7 @@ def draw_ad(rng: random.Random, ad: Ad, wide: int, high: int) -> Image.Image:
     if rng.random() < 0.25:
         for _ in range(5):
             r = unit * rng.uniform(0.01, 0.025)
-            Pen(draw, rng.uniform(0, wide), rng.uniform(body[0], body[1]), r).area(OUTLINES["star"], lighter(strong, 0.3))
+            Pen(draw, rng.uniform(0, wide), rng.uniform(body[0], body[1]), r).area(
+                OUTLINES["star"], lighter(strong, 0.3)
+            )
     return image

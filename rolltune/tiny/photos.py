@@ -47,7 +47,12 @@ def _litter(rng: random.Random, draw: ImageDraw.ImageDraw) -> None:
     """Shapes without a name around the thing, so that it is not the only thing on its ground."""
     for _ in range(rng.choice((0, 0, 0, 1, 2, 3))):
         colour = jitter(rng, rng.choice(list(COLOURS.values())), 50)
-        pen = Pen(draw, rng.uniform(0, DRAWN), rng.choice((rng.uniform(0, 50), DRAWN - rng.uniform(0, 50))), rng.uniform(15, 60))
+        pen = Pen(
+            draw,
+            rng.uniform(0, DRAWN),
+            rng.choice((rng.uniform(0, 50), DRAWN - rng.uniform(0, 50))),
+            rng.uniform(15, 60),
+        )
         line = blob(rng, 1.0, 0.5) if rng.random() < 0.6 else [(-1, -0.5), (1, -0.6), (1, 0.5), (-1, 0.6)]
         pen.area([(x + 0.1, y + 0.1) for x, y in line], lighter(colour, -0.4))
         pen.area(line, colour)
@@ -85,7 +90,15 @@ def scene(rng: random.Random) -> tuple[Photo, Image.Image]:
         _stand(rng, draw, thing, x, y, size)
         spot = None
         if not large:
-            spot = "left" if x < DRAWN * 0.4 else "right" if x > DRAWN * 0.6 else "middle" if abs(x / DRAWN - 0.5) < 0.06 else None
+            spot = (
+                "left"
+                if x < DRAWN * 0.4
+                else "right"
+                if x > DRAWN * 0.6
+                else "middle"
+                if abs(x / DRAWN - 0.5) < 0.06
+                else None
+            )
         photo = Photo(((thing, 1),), name, spot, "large" if large else "small")
     else:
         names = rng.sample(sorted({_name(rng) for _ in range(5)}), 1 if form < 0.85 else 2)
@@ -116,7 +129,9 @@ def shows(rng: random.Random, photo: Photo) -> Question:
     if not truth:
         alike = FOODS if name in FOODS and rng.random() < 0.7 else THINGS
         name = rng.choice([n for n in alike if n not in present])
-    form = rng.choice(("is there {}?", "does this picture show {}?", "is this {}?" if len(present) == 1 else "is there {}?"))
+    form = rng.choice(
+        ("is there {}?", "does this picture show {}?", "is this {}?" if len(present) == 1 else "is there {}?")
+    )
     return Question("shows", form.format(article(name)), yes(truth))
 
 
@@ -157,7 +172,9 @@ def size(rng: random.Random, photo: Photo) -> Question | None:
 
 def caption(rng: random.Random, photo: Photo) -> Question:
     words = [article(n) if c == 1 else f"{c} {plural(n)}" for n, c in photo.things]
-    return Question("caption photo", "caption en", " and ".join(words) + (f" on {photo.ground}" if photo.ground else ""))
+    return Question(
+        "caption photo", "caption en", " and ".join(words) + (f" on {photo.ground}" if photo.ground else "")
+    )
 
 
 ASKERS: tuple[tuple[float, Asker], ...] = (
@@ -216,11 +233,13 @@ def main_colour(rng: random.Random, image: Image.Image) -> Question | None:
 
 def brighter_half(rng: random.Random, image: Image.Image) -> Question | None:
     across = rng.random() < 0.5
-    a, b = (image.convert("L").resize((2, 1) if across else (1, 2), Image.Resampling.BOX).get_flattened_data())
+    a, b = image.convert("L").resize((2, 1) if across else (1, 2), Image.Resampling.BOX).get_flattened_data()
     if abs(a - b) < 8:
         return None
     names = ("left", "right") if across else ("top", "bottom")
-    return Question("brighter half", f"which half is brighter, {names[0]} or {names[1]}?", names[0] if a > b else names[1])
+    return Question(
+        "brighter half", f"which half is brighter, {names[0]} or {names[1]}?", names[0] if a > b else names[1]
+    )
 
 
 STATISTICS: tuple[tuple[float, Asker], ...] = ((1.0, main_colour), (0.6, brighter_half))

@@ -64,7 +64,9 @@ def scene(rng: random.Random) -> tuple[list[Print], Image.Image]:
 
 def read(rng: random.Random, prints: list[Print]) -> Question:
     if len(prints) == 1:
-        return Question("read", rng.choice(("read", "read", "what does it say?", "what is written here?")), prints[0].text)
+        return Question(
+            "read", rng.choice(("read", "read", "what does it say?", "what is written here?")), prints[0].text
+        )
     if len(prints) == 3 and rng.random() < 0.7:
         i = rng.randrange(3)
         return Question("read one", f"read the {SPOTS[i]} line", prints[i].text)
@@ -115,4 +117,11 @@ def find(rng: random.Random, prints: list[Print]) -> Question | None:
     return Question("find", f"is {prints[i].text} at the top or at the bottom?", "bottom" if i else "top")
 
 
-ASKERS: tuple[tuple[float, Asker], ...] = ((4.5, read), (2.0, says), (1.0, colour), (0.4, lines), (1.0, spelling), (0.6, find))
+ASKERS: tuple[tuple[float, Asker], ...] = (
+    (4.5, read),
+    (2.0, says),
+    (1.0, colour),
+    (0.4, lines),
+    (1.0, spelling),
+    (0.6, find),
+)

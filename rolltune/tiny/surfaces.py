@@ -56,7 +56,9 @@ def pattern(rng: random.Random, kind: str, a: Colour, b: Colour, side: int) -> I
     if kind == "striped":
         return from_mix((np.sin(along * math.tau * period) > rng.uniform(-0.4, 0.4)).astype(np.float32), a, b)
     if kind == "checked":
-        return from_mix(((np.sin(along * math.pi * period) * np.sin(across * math.pi * period)) > 0).astype(np.float32), a, b)
+        return from_mix(
+            ((np.sin(along * math.pi * period) * np.sin(across * math.pi * period)) > 0).astype(np.float32), a, b
+        )
     if kind == "dotted":
         waves = np.cos(along * math.tau * period) + np.cos(across * math.tau * period)
         return from_mix((waves > rng.uniform(0.5, 1.2)).astype(np.float32), a, b)
@@ -68,7 +70,9 @@ def pattern(rng: random.Random, kind: str, a: Colour, b: Colour, side: int) -> I
 
 
 def _wood(rng: random.Random, side: int) -> np.ndarray:
-    base = np.asarray(jitter(rng, rng.choice([(150, 100, 60), (100, 62, 36), (196, 152, 104), (60, 40, 28)]), 15), np.float32)
+    base = np.asarray(
+        jitter(rng, rng.choice([(150, 100, 60), (100, 62, 36), (196, 152, 104), (60, 40, 28)]), 15), np.float32
+    )
     fine = clouds(rng, side, 2, rng.randint(20, 40), 2)
     rings = np.sin((grid(side, math.pi / 2)[0] * rng.uniform(4, 10) + 0.35 * clouds(rng, side, 2, 4, 2)) * math.tau)
     shade = 1 + 0.16 * fine + 0.1 * rings
@@ -80,7 +84,9 @@ def _wood(rng: random.Random, side: int) -> np.ndarray:
     return out.transpose(1, 0, 2) if rng.random() < 0.5 else out
 
 
-def _strands(rng: random.Random, side: int, colours: list[Colour], count: int, length: float, upright: bool) -> np.ndarray:
+def _strands(
+    rng: random.Random, side: int, colours: list[Colour], count: int, length: float, upright: bool
+) -> np.ndarray:
     image = Image.new("RGB", (side, side), lighter(colours[0], -0.5))
     draw = ImageDraw.Draw(image)
     for _ in range(count):
@@ -117,7 +123,9 @@ def _bricks(rng: random.Random, side: int, tiles: bool) -> np.ndarray:
         shift = 0 if tiles else (row % 2) * wide / 2
         for col in range(-1, int(side / wide) + 1):
             x, y = col * wide + shift, row * high
-            draw.rectangle((x + 1, y + 1, x + wide - 2, y + high - 2), fill=lighter(jitter(rng, base, 8), rng.uniform(-0.12, 0.1)))
+            draw.rectangle(
+                (x + 1, y + 1, x + wide - 2, y + high - 2), fill=lighter(jitter(rng, base, 8), rng.uniform(-0.12, 0.1))
+            )
     return np.asarray(image, np.float32)
 
 
@@ -143,7 +151,10 @@ def texture(rng: random.Random, kind: str, side: int) -> Image.Image:
         n = rng.uniform(8, 24)
         a = np.asarray(jitter(rng, rng.choice(list(COLOURS.values())), 25), np.float32)
         b = np.asarray(rng.choice([(245, 245, 245), a * 0.6]), np.float32)
-        mix = 0.5 * ((np.sin(along * n * math.tau) > 0).astype(np.float32) + (np.sin(across * n * math.tau) > 0))[..., None]
+        mix = (
+            0.5
+            * ((np.sin(along * n * math.tau) > 0).astype(np.float32) + (np.sin(across * n * math.tau) > 0))[..., None]
+        )
         out = (a * (1 - mix) + b * mix) * (1 + 0.2 * clouds(rng, side, 3, 3, 2))[..., None]
     elif kind == "sand":
         base = np.asarray(jitter(rng, rng.choice([(214, 186, 140), (180, 150, 110), (150, 145, 140)]), 15), np.float32)
@@ -170,7 +181,9 @@ def ground(rng: random.Random, side: int, calm: bool = False) -> tuple[Image.Ima
     """A random pattern or texture, and its mean colour. `calm` keeps contrasts low, so that print stays readable."""
     kind = rng.choice(PATTERNS)
     a = jitter(rng, rng.choice(list(COLOURS.values())), 25)
-    b = blend(a, jitter(rng, rng.choice(list(COLOURS.values())), 25), rng.uniform(0.1, 0.35) if calm else rng.uniform(0.3, 1))
+    b = blend(
+        a, jitter(rng, rng.choice(list(COLOURS.values())), 25), rng.uniform(0.1, 0.35) if calm else rng.uniform(0.3, 1)
+    )
     if rng.random() < 0.2:
         image = texture(rng, rng.choice(TEXTURES), side)
         if calm:

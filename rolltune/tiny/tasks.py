@@ -33,6 +33,16 @@ def _any_text(rng: random.Random, world: str) -> Question:
     return Question("any text", "is there any text?", yes(world in ("prints", "adverts")))
 
 
+def _phrase(rng: random.Random, question: Question) -> Question:
+    """People write a question with a capital and ask for "yes or no": at times these do too."""
+    prompt = question.prompt
+    if rng.random() < 0.25:
+        prompt = prompt[0].upper() + prompt[1:]
+    if question.answer in ("yes", "no") and rng.random() < 0.2:
+        prompt += " Answer yes or no."
+    return question._replace(prompt=prompt)
+
+
 def picture(seed: int, questions: int = 4, world: str | None = None) -> Picture:
     """The picture of a seed, with its questions. The same seed gives the same picture, everywhere."""
     rng = random.Random(seed)
@@ -45,10 +55,11 @@ def picture(seed: int, questions: int = 4, world: str | None = None) -> Picture:
         image = photograph(rng, image, strength)
     found = ask(rng, described, askers, questions)
     if rng.random() < 0.35:  # a question on the picture as a whole, in the place of one on the scene
-        extra = _any_text(rng, name) if rng.random() < 0.2 else rng.choices(*zip(*((a, w) for w, a in photos.STATISTICS), strict=True))[0](rng, image)
+        weights, statistics = zip(*photos.STATISTICS, strict=True)
+        extra = _any_text(rng, name) if rng.random() < 0.2 else rng.choices(statistics, weights)[0](rng, image)
         if extra is not None:
             found[rng.randrange(len(found))] = extra
-    return Picture(name, image, found)
+    return Picture(name, image, [_phrase(rng, question) for question in found])
 
 
 def pixels(image: Image.Image) -> np.ndarray:

@@ -19,7 +19,9 @@ def tree(rng: random.Random, pen: Pen) -> None:
     leaf = jitter(rng, rng.choice([*GREENS[:2], (200, 120, 40)]), 18)
     if rng.random() < 0.35:
         for y in (0.45, 0.0, -0.45):
-            pen.area([(-0.75 - y * 0.4, y + 0.25), (0.75 + y * 0.4, y + 0.25), (0, y - 0.55)], lighter(leaf, -y * 0.2 - 0.1))
+            pen.area(
+                [(-0.75 - y * 0.4, y + 0.25), (0.75 + y * 0.4, y + 0.25), (0, y - 0.55)], lighter(leaf, -y * 0.2 - 0.1)
+            )
     else:
         scatter(rng, pen, 40, 0.24, (leaf, lighter(leaf, -0.2), lighter(leaf, 0.15)), 0.7, 0.6)
 
@@ -46,7 +48,10 @@ def leaf(rng: random.Random, pen: Pen) -> None:
 def house(rng: random.Random, pen: Pen) -> None:
     wall = jitter(rng, rng.choice([(230, 215, 185), (180, 90, 70), (240, 240, 235), (150, 180, 200)]), 15)
     pen.box(-0.75, -0.15, 0.75, 0.85, wall)
-    pen.area([(-0.95, -0.12), (0, -0.9), (0.95, -0.12)], jitter(rng, rng.choice([(150, 60, 45), (80, 80, 90), (110, 75, 50)])))
+    pen.area(
+        [(-0.95, -0.12), (0, -0.9), (0.95, -0.12)],
+        jitter(rng, rng.choice([(150, 60, 45), (80, 80, 90), (110, 75, 50)])),
+    )
     pen.box(-0.14, 0.3, 0.18, 0.85, jitter(rng, (110, 70, 45)))
     for x in (-0.5, 0.5):
         pen.box(x - 0.16, 0.1, x + 0.16, 0.42, jitter(rng, (150, 200, 230)))
@@ -80,7 +85,9 @@ def person(rng: random.Random, pen: Pen) -> None:
     shirt, legs = _any(rng), _any(rng)
     for side in (-1, 1):
         pen.line([(0.1 * side, 0.2), (rng.uniform(0.1, 0.35) * side, 0.95)], 0.2, legs)
-        pen.line([(0.2 * side, -0.35), (rng.uniform(0.4, 0.7) * side, rng.uniform(-0.3, 0.2))], 0.15, lighter(shirt, -0.1))
+        pen.line(
+            [(0.2 * side, -0.35), (rng.uniform(0.4, 0.7) * side, rng.uniform(-0.3, 0.2))], 0.15, lighter(shirt, -0.1)
+        )
     pen.area([(-0.28, -0.45), (0.28, -0.45), (0.22, 0.3), (-0.22, 0.3)], shirt)
     pen.ball(0, -0.7, 0.22, 0.25, skin, 0.1)
 
@@ -128,7 +135,9 @@ def fish(rng: random.Random, pen: Pen) -> None:
     pen.area([(-0.55, 0), (-1, -0.42), (-1, 0.42)], lighter(colour, -0.15))
     pen.ball(0.1, 0, 0.75, 0.42, colour)
     for i in range(3):
-        pen.line(curve((-0.2 + i * 0.25, -0.25), (-0.1 + i * 0.25, 0), (-0.2 + i * 0.25, 0.25)), 0.04, lighter(colour, -0.3))
+        pen.line(
+            curve((-0.2 + i * 0.25, -0.25), (-0.1 + i * 0.25, 0), (-0.2 + i * 0.25, 0.25)), 0.04, lighter(colour, -0.3)
+        )
     pen.oval(0.6, -0.1, 0.08, 0.08, (250, 250, 250))
     pen.oval(0.6, -0.1, 0.04, 0.04, (10, 10, 10))
 
@@ -185,7 +194,10 @@ def chair(rng: random.Random, pen: Pen) -> None:
 def lamp(rng: random.Random, pen: Pen) -> None:
     pen.line([(0, -0.2), (0, 0.85)], 0.09, (90, 85, 80))
     pen.oval(0, 0.88, 0.42, 0.12, (90, 85, 80))
-    pen.area([(-0.32, -0.9), (0.32, -0.9), (0.62, -0.15), (-0.62, -0.15)], jitter(rng, rng.choice([(250, 230, 170), (200, 80, 70), (90, 140, 150)])))
+    pen.area(
+        [(-0.32, -0.9), (0.32, -0.9), (0.62, -0.15), (-0.62, -0.15)],
+        jitter(rng, rng.choice([(250, 230, 170), (200, 80, 70), (90, 140, 150)])),
+    )
 
 
 def clock(rng: random.Random, pen: Pen) -> None:

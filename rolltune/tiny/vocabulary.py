@@ -7,7 +7,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from rolltune.weights.files import replace_file
+from rolltune.weights.files import written_aside
 
 from . import tasks
 from .words import PRAISE, WORDS
@@ -17,7 +17,9 @@ SIZE = 1024
 
 def corpus(pictures: int = 4000) -> list[str]:
     """Prompts and answers of the first pictures, and every word that may be printed, in three cases."""
-    lines = [text for seed in range(pictures) for q in tasks.picture(seed, 4).questions for text in (q.prompt, q.answer)]
+    lines = [
+        text for seed in range(pictures) for q in tasks.picture(seed, 4).questions for text in (q.prompt, q.answer)
+    ]
     words = [form for word in WORDS + PRAISE for form in (word, word.upper(), word.capitalize())]
     alphabet = [chr(code) for code in range(33, 127)]
     return lines + words + alphabet * 3
@@ -53,7 +55,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("file", type=Path, help="where to write the SentencePiece model, such as tokenizer.model")
     parser.add_argument("--pictures", type=int, default=4000, help="pictures whose text is the corpus (%(default)s)")
     args = parser.parse_args(argv)
-    replace_file(args.file, train(args.pictures))
+    model = train(args.pictures)
+    with written_aside(args.file) as file:
+        file.write(model)
     return 0
 
 

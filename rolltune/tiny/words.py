@@ -41,9 +41,54 @@ WORDS: tuple[str, ...] = tuple(
     wonder wood wool word work world yard year yellow yes yoga young zebra zero zone zoo
     """.split()
 )
-PRAISE = ("new", "sale", "hot", "fresh", "best", "no.1", "free", "save", "wow", "cures", "100%", "safe", "miracle", "heals")
-PRAISE += ("tasty", "yum", "gift", "eco", "bio", "vip", "top", "deal", "only", "extra", "now", "today", "slim", "pure", "-20%")
-PRAISE += ("-50%", "2 for 1", "18+", "9+", "hit", "cool", "last day", "spring", "summer", "winter", "try me", "local", "big")
+PRAISE = (
+    "new",
+    "sale",
+    "hot",
+    "fresh",
+    "best",
+    "no.1",
+    "free",
+    "save",
+    "wow",
+    "cures",
+    "100%",
+    "safe",
+    "miracle",
+    "heals",
+)
+PRAISE += (
+    "tasty",
+    "yum",
+    "gift",
+    "eco",
+    "bio",
+    "vip",
+    "top",
+    "deal",
+    "only",
+    "extra",
+    "now",
+    "today",
+    "slim",
+    "pure",
+    "-20%",
+)
+PRAISE += (
+    "-50%",
+    "2 for 1",
+    "18+",
+    "9+",
+    "hit",
+    "cool",
+    "last day",
+    "spring",
+    "summer",
+    "winter",
+    "try me",
+    "local",
+    "big",
+)
 
 
 def cased(rng: random.Random, word: str) -> str:
@@ -55,7 +100,9 @@ def number(rng: random.Random) -> str:
     kind = rng.random()
     if kind < 0.5:
         return str(rng.randint(0, 10 ** rng.randint(1, 4) - 1))
-    return rng.choice((f"{rng.randint(1, 99)}%", f"{rng.randint(0, 23)}:{rng.randint(0, 59):02}", f"{rng.randint(1, 99)}+"))
+    return rng.choice(
+        (f"{rng.randint(1, 99)}%", f"{rng.randint(0, 23)}:{rng.randint(0, 59):02}", f"{rng.randint(1, 99)}+")
+    )
 
 
 def nonsense(rng: random.Random) -> str:
