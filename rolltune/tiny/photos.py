@@ -233,7 +233,10 @@ def main_colour(rng: random.Random, image: Image.Image) -> Question | None:
 
 def brighter_half(rng: random.Random, image: Image.Image) -> Question | None:
     across = rng.random() < 0.5
-    a, b = image.convert("L").resize((2, 1) if across else (1, 2), Image.Resampling.BOX).get_flattened_data()
+    a, b = (
+        int(v)
+        for v in np.asarray(image.convert("L").resize((2, 1) if across else (1, 2), Image.Resampling.BOX)).ravel()
+    )
     if abs(a - b) < 8:
         return None
     names = ("left", "right") if across else ("top", "bottom")

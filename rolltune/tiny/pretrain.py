@@ -1,7 +1,7 @@
 """Pretrains the built-in tiny PaliGemma on generated pictures and writes its weights in big_vision's npz layout.
 
-    python -m rolltune.tiny.pretrain --minutes 4 --output paligemma-tiny.npz     # on a GPU, with 16 cores drawing
-    python -m rolltune.tiny.pretrain --steps 60 --batch 16 --output /tmp/try.npz # a look on a CPU
+    python -m rolltune.tiny.pretrain --minutes 4 --output paligemma-tiny.npz             # on a GPU and 16 cores
+    python -m rolltune.tiny.pretrain --steps 60 --batch 8 --held-out 64 --output try.npz  # a look on a CPU
 
 With --steps alone the result follows from the seed; with --minutes the speed of the machine decides how many
 steps there are.
@@ -33,6 +33,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--dtype", default=None, choices=("float32", "bfloat16"), help="of activations (bfloat16 on a GPU)")
     add("--seed", type=int, default=0)
     add("--from", dest="start", type=Path, default=None, help="go on from these weights instead of random ones")
+    add("--held-out", type=int, default=2048, help="pictures to measure on (%(default)s)")
     add("--evaluate-every", type=float, default=60, help="seconds between measurements (%(default)s)")
     args = parser.parse_args(argv)
     if args.minutes is None and args.steps is None:
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     from rolltune.tiny.feed import Feed
 
-    held_out = max(2, 2048 // args.batch)
+    held_out = max(1, args.held_out // args.batch)
     feed = Feed(args.workers, args.seed + 1, args.batch, args.questions * args.uses, held_out)
     try:  # the workers draw while JAX is still being imported and compiles
         from rolltune.tiny import pretraining

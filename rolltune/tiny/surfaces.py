@@ -1,4 +1,4 @@
-"""Grounds that things stand on, and what a camera does to a picture: both as NumPy and Pillow work on small pictures."""
+"""Grounds that things stand on, and what a camera does to a picture."""
 
 import io
 import math
