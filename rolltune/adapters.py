@@ -88,6 +88,17 @@ def init_lora(key: Array, shapes: dict[str, tuple[int, ...]], rank: int) -> dict
     return fresh
 
 
+def by_layer(trainable: dict[str, Any]) -> dict[str, Any]:
+    """What is stacked over the decoder's layers, as lists of arrays, one a layer."""
+    return {path: jax.tree.map(list, leaf) if path.startswith(LAYERS) else leaf for path, leaf in trainable.items()}
+
+
+def by_stack(trainable: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `by_layer`."""
+    is_list = lambda x: isinstance(x, list)
+    return jax.tree.map(lambda x: jnp.stack(x) if is_list(x) else x, trainable, is_leaf=is_list)
+
+
 def combine(base: dict, trainable: dict[str, Any], scale: Any = 1.0, key: Any = None, dropout: float = 0.0) -> dict:
     """One parameter tree out of the two. `base` may hold `text/layers` stacked or as a list.
 
@@ -96,11 +107,11 @@ def combine(base: dict, trainable: dict[str, Any], scale: Any = 1.0, key: Any = 
     prepared = {}
     for number, (path, leaf) in enumerate(sorted(trainable.items())):
         if isinstance(leaf, dict):
-            leaf = {"a": leaf["a"], "b": leaf["b"] * scale}
+            leaf = {"a": leaf["a"], "b": jax.tree.map(lambda b: b * scale, leaf["b"])}
             if key is not None and dropout:
                 one = jax.random.fold_in(key, number)
-                stack = leaf["a"].shape[:-2]
-                leaf["key"] = jax.random.split(one, stack[0]) if stack else one
+                depth = len(leaf["a"]) if isinstance(leaf["a"], list) or leaf["a"].ndim > 2 else None
+                leaf["key"] = jax.random.split(one, depth) if depth else one
         prepared[path] = leaf
     return _graft(base, unflatten(prepared), dropout)
 
@@ -111,7 +122,8 @@ def _graft(base: Any, trained: Any, dropout: float) -> Any:
     if base is None:
         return trained
     if isinstance(base, list):
-        return [_graft(one, jax.tree.map(lambda x, i=i: x[i], trained), dropout) for i, one in enumerate(base)]
+        part = lambda i: jax.tree.map(lambda x: x[i], trained, is_leaf=lambda x: isinstance(x, list))
+        return [_graft(one, part(i), dropout) for i, one in enumerate(base)]
     if isinstance(base, dict):
         return {name: _graft(base.get(name), trained.get(name), dropout) for name in base | trained}
     return LoRA(base, trained["a"], trained["b"], trained.get("key"), dropout)

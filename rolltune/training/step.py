@@ -76,19 +76,25 @@ def gradient(plan: Plan, forward: Forward, base: dict, table: Any, roll: Roll, b
     step_key = jax.random.fold_in(roll.key, roll.step)
     count = batch.tokens.shape[0]
     value_and_grad = jax.value_and_grad(sum_of, has_aux=True)
+    # Layers in a list want their gradients in lists: out of a slice of a stack comes a padded sum a layer, which
+    # XLA fuses with the norm into one slow kernel (26 of 108 ms a step for eight rolls). Hence the barrier, too.
+    listed = isinstance(base["text"]["layers"], list)
+    trainable = adapters.by_layer(roll.trainable) if listed else roll.trainable
 
     def add(total, each):
         micro, number = each
-        (loss, weight), grads = value_and_grad(roll.trainable, micro, jax.random.fold_in(step_key, number))
+        (loss, weight), grads = value_and_grad(trainable, micro, jax.random.fold_in(step_key, number))
         return jax.tree.map(jnp.add, total, (loss, weight, grads)), None
 
     if count == 1:
         (loss, weight), grads = value_and_grad(
-            roll.trainable, jax.tree.map(lambda x: x[0], batch), jax.random.fold_in(step_key, 0)
+            trainable, jax.tree.map(lambda x: x[0], batch), jax.random.fold_in(step_key, 0)
         )
     else:
-        zero = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, roll.trainable))
+        zero = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, trainable))
         (loss, weight, grads), _ = jax.lax.scan(add, zero, (batch, jnp.arange(count)))
+    if listed:
+        grads = jax.lax.optimization_barrier(adapters.by_stack(grads))
     weight = jnp.maximum(weight, 1e-8)
     return loss / weight, jax.tree.map(lambda g: g / weight, grads)
 
@@ -123,10 +129,15 @@ def step(plan: Plan, forward: Forward, base: dict, table: Any, roll: Roll, batch
     return kept._replace(state=jnp.where(watched, state, roll.state)), Report(loss, rate, norm)
 
 
+def compiler_options() -> dict[str, Any] | None:
+    """On a GPU, cuBLAS for every product: Triton's kernels keep the adapter's addition out of the wide products."""
+    return {"xla_gpu_enable_triton_gemm": False} if jax.default_backend() == "gpu" else None
+
+
 def compile_step(plan: Plan, forward: Forward) -> Callable[[dict, Any, Roll, Batch], tuple[Roll, Report]]:
     """The jitted step of R rolls: (base, table, rolls [R, ...], batches [R, A, B, ...]). Reuses the rolls' buffers."""
     one = lambda base, table, roll, batch: step(plan, forward, base, table, roll, batch)
-    return jax.jit(jax.vmap(one, in_axes=(None, None, 0, 0)), donate_argnums=2)
+    return jax.jit(jax.vmap(one, in_axes=(None, None, 0, 0)), donate_argnums=2, compiler_options=compiler_options())
 
 
 def compile_score(forward: Forward, candidates: int) -> Callable[..., Float[Array, "r b c"]]:
@@ -137,7 +148,7 @@ def compile_score(forward: Forward, candidates: int) -> Callable[..., Float[Arra
         log_probs = forward.log_probs(params, batch, table) * batch.weights
         return sum_by_candidate(log_probs, batch.candidates, candidates)
 
-    return jax.jit(jax.vmap(one, in_axes=(None, None, 0, 0, None)))
+    return jax.jit(jax.vmap(one, in_axes=(None, None, 0, 0, None)), compiler_options=compiler_options())
 
 
 def sum_by_candidate(
