@@ -50,10 +50,9 @@ ENV HOME=/home/rolltune USER=rolltune \
 RUN mkdir -p /home/rolltune /rolltune/cache /rolltune/checkpoints /rolltune/playground && \
     chmod 0777 /home/rolltune /rolltune/cache /rolltune/checkpoints /rolltune/playground
 COPY --chmod=0755 docker/entrypoint.sh /usr/local/bin/rolltune-entrypoint
-COPY pyproject.toml README.md LICENSE /opt/rolltune/source/
-COPY rolltune /opt/rolltune/source/rolltune
-RUN pip install --no-cache-dir --no-deps --no-build-isolation --no-index /opt/rolltune/source && \
-    rm -r /opt/rolltune/source
+RUN --mount=type=bind,target=/mnt/source cp -r /mnt/source /tmp/source && \
+    pip install --no-cache-dir --no-deps --no-build-isolation --no-index /tmp/source && \
+    rm -r /tmp/source
 COPY playground /rolltune/playground
 WORKDIR /rolltune/playground
 USER 1000:1000

@@ -14,6 +14,7 @@
 # playground/dataset/data.jsonl that is already there is used as it is.
 #
 #   --install-only     stop after installing
+#   --with WHAT        cpu, or cuda12 (NVIDIA driver 525 or newer) or cuda13 (580 or newer) to use a GPU
 #   -h, --help         this text
 #   ROLLTUNE_PYTHON    the Python to use (3.11 to 3.13) instead of the newest that is found
 #   ROLLTUNE_VENV      where the virtual environment is kept instead of .venv
@@ -22,12 +23,21 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 install_only=no
-for argument in "$@"; do
-  case "$argument" in
+accelerator=cpu
+while [ $# -gt 0 ]; do
+  case "$1" in
     -h | --help) print_help "${BASH_SOURCE[0]}" && exit ;;
     --install-only) install_only=yes ;;
-    *) fail "unknown argument: $argument" "./bin/quickstart.sh --help shows what there is" ;;
+    --with)
+      accelerator=${2:-}
+      case "$accelerator" in
+        cpu | cuda12 | cuda13) shift ;;
+        *) fail "--with takes cpu, cuda12 or cuda13, not '$accelerator'" ;;
+      esac
+      ;;
+    *) fail "unknown argument: $1" "./bin/quickstart.sh --help shows what there is" ;;
   esac
+  shift
 done
 
 run() {
@@ -36,7 +46,7 @@ run() {
 }
 
 start=$SECONDS
-install_locked "$ROOT/docker/requirements-cpu.txt"
+install_locked "$ROOT/docker/requirements-$accelerator.txt"
 say "installed in $VENV ($((SECONDS - start)) s)"
 [ "$install_only" = no ] || exit 0
 
