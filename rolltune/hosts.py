@@ -2,8 +2,7 @@
 
 The launch examples in docker/launch set what is read here. `jax.distributed.initialize` itself reads the
 coordinator's address (JAX_COORDINATOR_ADDRESS), the cards to use (JAX_LOCAL_DEVICE_IDS), and under Slurm how many
-processes there are and which one it is;
-elsewhere those two come from ROLLTUNE_HOSTS and ROLLTUNE_HOST.
+processes there are and which one this is; elsewhere those two come from ROLLTUNE_HOSTS and ROLLTUNE_HOST.
 
     python3 -m rolltune.hosts ./03-do_learn.py -d set1 -w 'best-set1-host{host}' --rolls 8
 """
