@@ -51,7 +51,7 @@ say "installed in $VENV ($((SECONDS - start)) s)"
 [ "$install_only" = no ] || exit 0
 
 make_playground
-export PATH="${PYTHON%/*}:$PATH"
+export VIRTUAL_ENV=$VENV PATH="${PYTHON%/*}:$PATH"
 cd "$ROOT/playground"
 if [ -e dataset/data.jsonl ]; then
   say "playground/dataset/data.jsonl is there already: working on it"

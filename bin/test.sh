@@ -3,6 +3,7 @@
 #
 #   ./bin/test.sh                          all of them
 #   ./bin/test.sh tests/data -k shuffle    arguments go to pytest
+#   ./bin/test.sh --install-only           only install
 #
 # Uses the virtual environment of ./bin/quickstart.sh (.venv, or ROLLTUNE_VENV) and installs there what
 # docker/requirements-test.txt pins. Tests that need what this machine lacks (torch, a Docker engine,
@@ -16,5 +17,6 @@ case "${1:-}" in
 esac
 
 install_locked "$ROOT/docker/requirements-test.txt"
+if [ "${1:-}" = --install-only ]; then exit; fi
 cd "$ROOT"
 exec "$PYTHON" -m pytest "$@"
