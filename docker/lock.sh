@@ -22,3 +22,6 @@ for accelerator in cuda13 cuda12; do
   compile "$accelerator" --extra hub --extra "$accelerator" --constraint docker/requirements-test.txt "$@"
 done
 compile cpu --extra hub --constraint docker/requirements-test.txt "$@"
+uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-annotate \
+  --no-emit-index-url --custom-compile-command ./docker/lock.sh --constraint docker/requirements-cpu.txt "$@" \
+  docker/big-vision.in --output-file docker/requirements-big-vision.txt

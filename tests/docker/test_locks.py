@@ -63,7 +63,7 @@ def test_the_lock_has_what_the_project_asks_for(name):
 
 def test_what_is_tested_is_what_is_shipped():
     tested = pins("test")
-    for name in ("cpu", "cuda12", "cuda13"):
+    for name in ("cpu", "cuda12", "cuda13", "big-vision"):
         others = {package: version for package, version in pins(name).items() if package in tested}
         assert others == {package: tested[package] for package in others}, name
 
