@@ -25,7 +25,7 @@ class Row(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """B rows padded to shapes out of a small set of buckets. Leaves may carry more leading axes (rolls, accumulation)."""
+    """B rows padded to shapes out of a small set of buckets. Leaves may have leading axes (rolls, accumulation)."""
 
     tokens: np.ndarray  # int32 [B, T]
     positions: np.ndarray  # int32 [B, T]
@@ -37,4 +37,4 @@ class Batch(NamedTuple):
     weights: np.ndarray  # float32 [B, M]; 0 is padding
     label: np.ndarray  # int32 [B]
     valid: np.ndarray  # bool [B]; False for rows that fill up the last batch
-    images: np.ndarray  # pixels [B, I, H, W, 3], or int32 [B, I]: rows of a feature table cached on the device
+    images: np.ndarray  # pixels [B, I, H, W, 3], or int32 [B, I]: rows of a table cached on the device

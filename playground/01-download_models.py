@@ -1,0 +1,11 @@
+#!/usr/bin/env python3
+"""Published weights and tokenizer into the cache folder. Try: ./01-download_models.py --help"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without installing, from any folder
+
+from rolltune.__main__ import main
+
+sys.exit(main(["download", *sys.argv[1:]]))

@@ -1,0 +1,59 @@
+"""Files are written aside and renamed, so that a kill at any moment leaves the earlier file whole."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rolltune import plain_json
+
+
+@contextmanager
+def aside(path: str | Path) -> Iterator[Path]:
+    """Yields a path to write to; it takes the place of `path` when the block ends without an error.
+
+    The yielded path has the same file name, in a fresh hidden folder beside `path`: the same file
+    system, so the rename is one step, and no glob such as `checkpoints/*.npz` meets a half-written
+    file. After an error, nothing is left and `path` is as it was. A process that is killed leaves
+    the hidden folder `.NAME.*.part`, which can be deleted. A symbolic link stays one: its target
+    is replaced.
+    """
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    try:
+        part = folder / target.name
+        yield part
+        # Without this a power cut can leave the new name on an empty file.
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, target)
+        _sync_folder(target.parent)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":  # Windows cannot open a folder; its rename is journalled
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    with aside(path) as part:
+        part.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Indented, for people to read; what is not finite becomes a string (see `plain_json`)."""
+    write_text(path, plain_json.dumps(value, indent=2) + "\n")

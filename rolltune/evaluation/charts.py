@@ -1,0 +1,174 @@
+"""The report's plots as PNG, each for a light and a dark page."""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The logged losses of one roll; `state` as in `leaderboard.Status`."""
+
+    roll: int
+    steps: Sequence[int]
+    losses: Sequence[float]
+    state: str = "alive"
+
+
+class Shades(NamedTuple):
+    ink: str
+    grid: str
+    accent: str
+    muted: str
+    bad: str
+
+
+LIGHT = Shades("#4a4e57", "#e1dfd8", "#0b6e69", "#9aa9af", "#be3c28")
+DARK = Shades("#b6bac2", "#31353d", "#4fc3b8", "#65717c", "#ec6c54")
+
+
+class Plot(NamedTuple):
+    """The same plot twice, PNG with a transparent ground."""
+
+    light: bytes
+    dark: bytes
+    description: str  # for who cannot see it
+
+
+def loss_curves(curves: Sequence[Curve], chosen: int | None) -> Plot:
+    """Training loss by step: the chosen roll in front, the others behind, what died dashed with a cross."""
+    drawn = [curve for curve in curves if np.isfinite(np.asarray(curve.losses, dtype=np.float64)).any()]
+    parts = []
+    for curve in drawn:
+        losses = np.asarray(curve.losses, dtype=np.float64)
+        parts.append(f"roll {curve.roll} ends at {losses[np.isfinite(losses)][-1]:.4f}")
+    description = "Training loss by step. " + "; ".join(parts)
+    return _both(lambda shades: _loss_figure(drawn, chosen, shades), description)
+
+
+def rates(points: Sequence[tuple[int, float, float]], metric: str, chosen: int | None) -> Plot:
+    """The figure of each roll against its learning rate. `points`: roll, rate, figure."""
+    description = f"{metric} by learning rate. " + "; ".join(f"roll {r}: {x:.3g}, {y:.4g}" for r, x, y in points)
+    return _both(lambda shades: _rate_figure(points, metric, chosen, shades), description)
+
+
+def _both(draw, description: str) -> Plot:
+    return Plot(_png(draw(LIGHT)), _png(draw(DARK)), description)
+
+
+def _png(figure: Figure) -> bytes:
+    FigureCanvasAgg(figure)  # no window system, and no state shared with the caller's own plots
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=160, transparent=True, metadata={"Software": None})
+    return file.getvalue()
+
+
+def _axes(shades: Shades, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(9, height), layout="constrained")
+    axes = figure.add_subplot()
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(shades.grid)
+    axes.tick_params(colors=shades.ink, labelsize=9, length=0)
+    axes.grid(axis="y", color=shades.grid, linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _loss_figure(curves: Sequence[Curve], chosen: int | None, shades: Shades) -> Figure:
+    figure, axes = _axes(shades, 3.6)
+    top, bottom = _limits(curves)
+    if bottom > 0 and top / bottom > 30:
+        axes.set_yscale("log")
+    else:
+        bottom = 0.0
+    axes.set_ylim(bottom * 0.8, top * 1.05)
+    for curve in sorted(curves, key=lambda curve: curve.roll == chosen):  # the chosen one is drawn last, in front
+        steps, losses = np.asarray(curve.steps), np.asarray(curve.losses, dtype=np.float64)
+        alive = curve.state == "alive"
+        if not alive:
+            above = np.flatnonzero(losses > top)  # off the plot: the cross stands where it left
+            end = above[0] if len(above) else np.flatnonzero(np.isfinite(losses))[-1]
+            shown = (steps[: end + 1], losses[: end + 1])
+            axes.plot(*shown, color=shades.bad, linewidth=1, linestyle=(0, (4, 2)), alpha=0.8, zorder=2)
+            axes.plot(steps[end], min(losses[end], top), "x", color=shades.bad, markersize=7, clip_on=False, zorder=5)
+            continue
+        best = curve.roll == chosen
+        color, width, order = (shades.accent, 2.2, 4) if best else (shades.muted, 1.1, 3)
+        smooth = _smooth(losses)
+        if best and smooth is not losses:
+            axes.plot(steps, losses, color=color, linewidth=0.7, alpha=0.35, zorder=order - 0.5)
+        axes.plot(steps, smooth, color=color, linewidth=width, zorder=order, alpha=1 if best else 0.85)
+    axes.set_xlabel("step", color=shades.ink, fontsize=9)
+    axes.set_ylabel("training loss", color=shades.ink, fontsize=9)
+    axes.set_xlim(left=0)
+    _key(axes, curves, chosen, shades)
+    return figure
+
+
+def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
+    """Highest and lowest loss to show: of the rolls that lived, for one explosion would flatten all others."""
+    lived = [curve for curve in curves if curve.state == "alive"] or list(curves)
+    values = np.concatenate([np.asarray(curve.losses, dtype=np.float64) for curve in lived]) if lived else np.ones(1)
+    values = values[np.isfinite(values)]
+    top = float(values.max()) if len(values) and values.max() > 0 else 1.0
+    positive = values[values > 0]
+    return top, float(positive.min()) if len(positive) else 0.0
+
+
+def _smooth(losses: np.ndarray) -> np.ndarray:
+    """A running mean for long noisy curves; short ones are shown as they are."""
+    if len(losses) < 40:
+        return losses
+    width = max(3, len(losses) // 20) | 1
+    padded = np.pad(losses, width // 2, mode="edge")
+    return np.convolve(padded, np.ones(width) / width, mode="valid")
+
+
+def _key(axes: Axes, curves: Sequence[Curve], chosen: int | None, shades: Shades) -> None:
+    if len(curves) < 2:
+        return
+    rest = sum(curve.state == "alive" and curve.roll != chosen for curve in curves)
+    gone = sum(curve.state != "alive" for curve in curves)
+    if any(curve.roll == chosen for curve in curves):
+        axes.plot([], [], color=shades.accent, linewidth=2.2, label=f"roll {chosen}, the chosen one")
+    if rest:
+        axes.plot([], [], color=shades.muted, linewidth=1.1, label=f"{rest} other roll{'s' if rest > 1 else ''}")
+    if gone:
+        label = f"{gone} died or stopped"
+        axes.plot([], [], color=shades.bad, linewidth=1, linestyle=(0, (4, 2)), marker="x", label=label)
+    axes.legend(frameon=False, fontsize=9, labelcolor=shades.ink, loc="upper right")
+
+
+def _rate_figure(points: Sequence[tuple[int, float, float]], metric: str, chosen: int | None, shades: Shades) -> Figure:
+    figure, axes = _axes(shades, 2.9)
+    axes.set_xscale("log")
+    for roll, rate, value in points:
+        best = roll == chosen
+        size, color = (70, shades.accent) if best else (42, shades.muted)
+        axes.scatter([rate], [value], s=size, color=color, zorder=3 + best, linewidths=0)
+        axes.annotate(str(roll), (rate, value), (5, 5), textcoords="offset points", fontsize=8, color=shades.ink)
+    low, high = min(rate for _, rate, _ in points), max(rate for _, rate, _ in points)
+    axes.set_xticks(ticks := _rate_ticks(low, high), [f"{tick:.2g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel("learning rate", color=shades.ink, fontsize=9)
+    axes.set_ylabel(metric, color=shades.ink, fontsize=9)
+    axes.margins(x=0.06, y=0.18)
+    return figure
+
+
+def _rate_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 of each power of ten (1 alone over two powers and more); the ends where those are too few."""
+    parts = (1, 2, 5) if high / low < 100 else (1,)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found = [part * 10.0**power for power in powers for part in parts]
+    inside = [tick for tick in found if low <= tick <= high]
+    return inside if len(inside) > 1 else [low, high]

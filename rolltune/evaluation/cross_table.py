@@ -1,0 +1,85 @@
+"""Every checkpoint on every data set: one table, and the same as JSON."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+from rolltune import atomic
+from rolltune.evaluation.leaderboard import metrics_json
+from rolltune.evaluation.metrics import Metrics, rounded
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One checkpoint on one data set. `metrics` is None where it could not be scored; `reason` says why.
+
+    `trained_on`: the checkpoint has seen these rows in training, so the figure is no forecast.
+    """
+
+    checkpoint: str
+    dataset: str
+    metrics: Metrics | None
+    trained_on: bool = False
+    reason: str = ""
+
+
+def table(cells: Sequence[Cell], metric: str = "f-measure") -> Table:
+    """One row a checkpoint, one column a data set, in the order of first appearance."""
+    checkpoints, datasets, found = _sides(cells)
+    seen = any(cell.trained_on for cell in cells)
+    caption = "* trained on these pictures: no forecast for new ones" if seen else None
+    out = Table(
+        title=f"{metric} (accuracy) of every checkpoint on every data set",
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+    )
+    out.add_column("checkpoint", overflow="fold")
+    for dataset in datasets:
+        sizes = {found[key].metrics.n for key in found if key[1] == dataset and found[key].metrics is not None}
+        size = f"\n{sizes.pop()} pictures" if len(sizes) == 1 else ""
+        out.add_column(dataset + size, justify="right", overflow="fold")
+    for checkpoint in checkpoints:
+        out.add_row(checkpoint, *(_text(found.get((checkpoint, dataset)), metric) for dataset in datasets))
+    return out
+
+
+def _sides(cells: Sequence[Cell]) -> tuple[list[str], list[str], dict[tuple[str, str], Cell]]:
+    found = {(cell.checkpoint, cell.dataset): cell for cell in cells}
+    if len(found) != len(cells):
+        raise ValueError("a checkpoint was scored twice on one data set")
+    return list(dict.fromkeys(c.checkpoint for c in cells)), list(dict.fromkeys(c.dataset for c in cells)), found
+
+
+def _text(cell: Cell | None, metric: str) -> str:
+    if cell is None:
+        return ""
+    if cell.metrics is None:
+        return f"not scored: {cell.reason}"
+    text = rounded(cell.metrics.figure(metric))
+    if metric != "accuracy":
+        text += f" ({rounded(cell.metrics.accuracy)})"
+    return text + ("*" if cell.trained_on else "")
+
+
+def to_json(cells: Sequence[Cell], metric: str = "f-measure") -> dict[str, object]:
+    _sides(cells)
+    return {
+        "metric": metric,
+        "cells": [
+            {
+                "checkpoint": cell.checkpoint,
+                "dataset": cell.dataset,
+                "trained_on": cell.trained_on,
+                "reason": cell.reason,
+                "metrics": metrics_json(cell.metrics),
+            }
+            for cell in cells
+        ],
+    }
+
+
+def write(path: str | Path, cells: Sequence[Cell], metric: str = "f-measure") -> None:
+    atomic.write_json(path, to_json(cells, metric))

@@ -1,0 +1,273 @@
+"""The rolls ranked by the metric the person named, with intervals and plain warnings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from rolltune import atomic
+from rolltune.errors import UserError
+from rolltune.evaluation.metrics import NAMES, Metrics, Prediction, collapsed, measure, rounded
+from rolltune.evaluation.statistics import Interval, against_second, interval, mcnemar, winners_curse
+
+STATES = ("alive", "died", "redrawn", "stopped")
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a roll ended. `step` and `reason` are given for all but "alive".
+
+    "alive" ran to the end; "died" diverged or collapsed and was masked; "redrawn" died and its slot
+    was drawn again, as another entry with another seed; "stopped" lost to others on the way.
+    """
+
+    state: str = "alive"
+    step: int | None = None
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if self.state not in STATES:
+            raise ValueError(f"a roll's state is one of {', '.join(STATES)}, not {self.state!r}")
+
+    def __str__(self) -> str:
+        if self.state == "alive":
+            return "alive"
+        at = f" at step {self.step}" if self.step is not None else ""
+        verb, ending = ("died", "; drawn again") if self.state == "redrawn" else (self.state, "")
+        return verb + at + (f": {self.reason}" if self.reason else "") + ending
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One roll. `train` and `valid` are None where it was not evaluated; `test` is of the chosen one only."""
+
+    roll: int
+    seed: int
+    learning_rate: float
+    status: Status = Status()
+    train: Metrics | None = None
+    valid: Metrics | None = None
+    prediction: Prediction | None = None  # of the rows it is ranked on, for the test of best against second
+    test: Metrics | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)  # what else differs: alpha, weight decay, fold
+
+    @property
+    def ranked_on(self) -> Metrics | None:
+        return self.valid if self.valid is not None else self.train
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """`entries`, best first: those that ran to the end, then the others by number, which have no rank."""
+
+    metric: str
+    split: str  # what they are ranked on: "valid", or "train" without validation rows
+    entries: tuple[Entry, ...]
+    ranked: int  # the first `ranked` entries have ranks 1..ranked
+    notes: tuple[str, ...]
+
+    @property
+    def chosen(self) -> Entry | None:
+        return self.entries[0] if self.ranked else None
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """How the rolls ended that did not run to the end."""
+        return tuple(f"roll {entry.roll} {entry.status}" for entry in self.entries if entry.status.state != "alive")
+
+    def keep(self, how_many: str) -> tuple[Entry, ...]:
+        """The ranked entries that `--keep best|all|N` saves."""
+        if how_many == "all":
+            return self.entries[: self.ranked]
+        count = 1 if how_many == "best" else int(how_many) if how_many.isdecimal() else 0
+        if count < 1:
+            raise UserError(f"--keep takes best, all or a number from 1, not {how_many!r}")
+        return self.entries[: min(count, self.ranked)]
+
+
+def rank(entries: Sequence[Entry], metric: str = "f-measure") -> Leaderboard:
+    """Ranks on the validation rows (on the training rows where no entry has others, which is said).
+
+    Higher is better but for log-loss. An undefined figure ranks below every defined one. Ties go to
+    the lower log-loss on the same rows, then to the lower roll number, and the notes say so.
+    """
+    if metric not in NAMES:
+        raise UserError(f"no metric is called {metric!r}; there are: {', '.join(NAMES)}")
+    if len({entry.roll for entry in entries}) != len(entries):
+        raise ValueError("two entries have the same roll number")
+    split = "valid" if any(entry.valid is not None for entry in entries) else "train"
+    able = [entry for entry in entries if entry.status.state == "alive" and getattr(entry, split) is not None]
+    able.sort(key=lambda entry: _order(entry, split, metric))
+    chosen = {entry.roll for entry in able}
+    others = sorted((entry for entry in entries if entry.roll not in chosen), key=lambda entry: entry.roll)
+    notes = _notes(able, others, split, metric)
+    return Leaderboard(metric, split, (*able, *others), len(able), tuple(notes))
+
+
+def with_test(board: Leaderboard, prediction: Prediction) -> Leaderboard:
+    """The board with the chosen roll's figures on the untouched split, and how they compare with the ranking's."""
+    if board.chosen is None:
+        raise ValueError("no roll was chosen, so none can be tested")
+    best = board.chosen
+    test = measure(prediction, getattr(best, board.split).positive)
+    seen, new = getattr(best, board.split).figure(board.metric), test.figure(board.metric)
+    note = (
+        f"on the untouched split ({test.n} pictures) roll {best.roll} has {board.metric} {rounded(new)}"
+        f"{_around(interval(test, board.metric))}, against {rounded(seen)} on the pictures that chose it"
+    )
+    others = board.entries[board.ranked :]
+    notes = _notes(board.entries[: board.ranked], others, board.split, board.metric, tested=True)
+    return replace(board, entries=(replace(best, test=test), *board.entries[1:]), notes=(note, *notes))
+
+
+def _order(entry: Entry, split: str, metric: str) -> tuple[float, float, int]:
+    metrics: Metrics = getattr(entry, split)
+    figure = metrics.figure(metric)
+    first = np.inf if figure is None else figure if metric == "log-loss" else -figure
+    return first, np.inf if metrics.log_loss is None else metrics.log_loss, entry.roll
+
+
+def _around(bounds: Interval | None) -> str:
+    return f" (95 %: {bounds})" if bounds else ""
+
+
+def _notes(able: Sequence[Entry], others: Sequence[Entry], split: str, metric: str, tested: bool = False) -> list[str]:
+    notes = []
+    if split == "train":
+        notes.append(
+            "ranked on the training pictures, for there are no others: this says nothing about new pictures "
+            "(keep some aside: 02-shuffle_data.sh -v N)"
+        )
+    if not able:
+        return [*notes, "no roll ran to the end: nothing is chosen (lower the learning rate)"]
+    best: Metrics = getattr(able[0], split)
+    if best.figure(metric) is None:
+        name = {"f-measure": "F-measure"}.get(metric, metric)
+        why = best.undefined.get(name, "")
+        notes.append(f"{metric} is undefined for every roll ({why}): they are ranked by log-loss alone")
+    collapses = [entry.roll for entry in able if collapsed(getattr(entry, split)) is not None]
+    if collapses:
+        notes.append(f"{_rolls(collapses)} {'gives' if len(collapses) == 1 else 'give'} every picture the same answer")
+    majority = best.majority_rate
+    if best.accuracy is not None and best.accuracy <= majority:
+        notes.append(
+            f"the best is right no more often ({rounded(best.accuracy)}) than always giving the most frequent answer "
+            f"({rounded(majority)})"
+        )
+    if len(able) > 1:
+        notes += _comparison(able, others, split, metric, tested)
+    return notes
+
+
+def _comparison(able: Sequence[Entry], others: Sequence[Entry], split: str, metric: str, tested: bool) -> list[str]:
+    notes, first, second = [], able[0], able[1]
+    if _order(first, split, metric)[0] == _order(second, split, metric)[0]:
+        level = [e.roll for e in able if _order(e, split, metric)[0] == _order(first, split, metric)[0]]
+        by = "the lower log-loss" if metric != "log-loss" else "the lower number"
+        if _order(first, split, metric)[:2] == _order(second, split, metric)[:2]:
+            by = "the lower number, their log-loss being equal too"
+        notes.append(f"{_rolls(level)} are level in {metric}; ranked by {by}")
+    # A roll stopped for losing was compared as well: it counts among those that the best was chosen from.
+    compared = list(able) + [e for e in others if e.status.state == "stopped" and getattr(e, split) is not None]
+    k = len(compared)
+    if first.prediction is not None and second.prediction is not None:
+        if sorted(first.prediction.ids) == sorted(second.prediction.ids):
+            notes.append(against_second(k, mcnemar(first.prediction, second.prediction)))
+        else:  # folds
+            return [*notes, "the rolls are scored on different pictures: their order tells of the pictures too"]
+    figures = [getattr(entry, split).accuracy for entry in compared]
+    if None not in figures:
+        curse = winners_curse(k, getattr(first, split).n, float(np.mean(figures)), tested=tested)
+        if curse:
+            notes.append(curse)
+    return notes
+
+
+def _rolls(numbers: Sequence[int]) -> str:
+    if len(numbers) == 1:
+        return f"roll {numbers[0]}"
+    return f"rolls {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
+
+
+def table(board: Leaderboard) -> Table:
+    """For the terminal; fits 80 columns. Why rolls died stands in `ends`."""
+    title = f"rolls by {board.metric}, {'validation' if board.split == 'valid' else 'training'} pictures"
+    out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    extra = [name for name in ("accuracy", "log-loss") if name != board.metric]
+    for heading in ("", "roll", "seed", "rate", "train", board.metric):
+        out.add_column(heading, justify="right", no_wrap=True)
+    out.add_column("95 %", justify="center", no_wrap=True)
+    for heading in extra:
+        out.add_column(heading, justify="right", no_wrap=True)
+    out.add_column("state", no_wrap=True)
+    for place, entry in enumerate(board.entries):
+        metrics, is_ranked = getattr(entry, board.split), place < board.ranked
+        cells = [str(place + 1) if is_ranked else "", str(entry.roll), str(entry.seed), f"{entry.learning_rate:.3g}"]
+        cells += [_short(entry.train, board.metric), _short(metrics, board.metric), _bounds(metrics, board.metric)]
+        cells += [_short(metrics, name) for name in extra]
+        state = entry.status.state + (f" {entry.status.step}" if entry.status.step is not None else "")
+        style = "dim" if not is_ranked else "bold" if place == 0 else None
+        out.add_row(*cells, state, style=style)
+    return out
+
+
+def _short(metrics: Metrics | None, name: str) -> str:
+    return "" if metrics is None else rounded(metrics.figure(name)).replace("undefined", "undef.")
+
+
+def _bounds(metrics: Metrics | None, name: str) -> str:
+    bounds = None if metrics is None else interval(metrics, name)
+    return "" if bounds is None else f"{bounds.low:.2f}-{bounds.high:.2f}"
+
+
+def to_json(board: Leaderboard) -> dict[str, object]:
+    """Plain figures with their intervals; no scores of single rows."""
+    return {
+        "metric": board.metric,
+        "ranked_on": board.split,
+        "chosen": None if board.chosen is None else board.chosen.roll,
+        "notes": list(board.notes),
+        "ends": list(board.ends),
+        "rolls": [_entry_json(entry, place, board) for place, entry in enumerate(board.entries)],
+    }
+
+
+def _entry_json(entry: Entry, place: int, board: Leaderboard) -> dict[str, object]:
+    figures = {name: metrics_json(getattr(entry, name)) for name in ("train", "valid", "test")}
+    return {
+        "rank": place + 1 if place < board.ranked else None,
+        "roll": entry.roll,
+        "seed": entry.seed,
+        "learning_rate": entry.learning_rate,
+        "settings": dict(entry.settings),
+        "state": entry.status.state,
+        "step": entry.status.step,
+        "reason": entry.status.reason,
+        **figures,
+    }
+
+
+def metrics_json(metrics: Metrics | None) -> dict[str, object] | None:
+    """Figures, counts and intervals; what is undefined is null, and `undefined` says why."""
+    if metrics is None:
+        return None
+    bounds = {name: interval(metrics, name) for name in NAMES}
+    return {
+        "n": metrics.n,
+        "positive": metrics.positive,
+        **{name: metrics.figure(name) for name in NAMES},
+        "balanced-accuracy": metrics.balanced_accuracy,
+        "majority-rate": metrics.majority_rate,
+        **{name: getattr(metrics, name) for name in ("tp", "tn", "fp", "fn")},
+        "predicted": metrics.predicted,
+        "actual": metrics.actual,
+        "interval_95": {name: bound._asdict() for name, bound in bounds.items() if bound is not None},
+        "undefined": dict(metrics.undefined),
+    }
+
+
+def write(path: str | Path, board: Leaderboard) -> None:
+    atomic.write_json(path, to_json(board))

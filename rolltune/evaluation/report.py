@@ -1,0 +1,231 @@
+"""The report of a run: one HTML file that opens anywhere, with no network and no script."""
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+
+from PIL import Image
+
+from rolltune import atomic, plain_json
+from rolltune.evaluation import charts
+from rolltune.evaluation.charts import Curve, Plot
+from rolltune.evaluation.leaderboard import Leaderboard
+from rolltune.evaluation.metrics import Metrics, collapsed, rounded
+from rolltune.evaluation.report_pictures import Picture, open_plainly, picture_cards
+from rolltune.evaluation.report_style import CSS
+from rolltune.evaluation.report_tables import (
+    MOST_ANSWERS,
+    TITLES,
+    SplitResult,
+    answers_table,
+    confusions,
+    frequencies,
+    leaderboard_table,
+    splits_table,
+)
+from rolltune.evaluation.statistics import interval
+
+
+@dataclass
+class RunSummary:
+    """What a run leaves to be read. Whatever is empty is left out of the report."""
+
+    title: str  # "best-set1"
+    stage: str = ""  # "(1st trained)"
+    prompt: str = ""  # the text asked of every picture, or the template of it
+    answers: Sequence[str] = ()
+    positive: str = ""  # which answer counts as positive and why, in words
+    base: Mapping[str, object] = field(default_factory=dict)  # the base model: name, file, hash, precision
+    recipe: Mapping[str, object] = field(default_factory=dict)
+    command: str = ""
+    roll_file: str = ""
+    facts: Mapping[str, object] = field(default_factory=dict)  # device, time, samples/s, peak memory, versions
+    splits: Sequence[SplitResult] = ()
+    curves: Sequence[Curve] = ()
+    leaderboard: Leaderboard | None = None
+    pictures: Sequence[Picture] = ()
+    warnings: Sequence[str] = ()
+    most_pictures: int = 96
+
+
+def write_report(path: str | Path, run: RunSummary, open_image: Callable[[Path], Image.Image] = open_plainly) -> None:
+    """Writes the report of `run`. `open_image` opens a picture for its thumbnail as the run did."""
+    atomic.write_text(path, html(run, open_image))
+
+
+def html(run: RunSummary, open_image: Callable[[Path], Image.Image] = open_plainly) -> str:
+    sections = [_head(run), _warnings(run), *_figures(run), *_rolls(run), *_losses(run)]
+    if run.pictures:
+        wrong = sum(picture.is_wrong for picture in run.pictures)
+        title = f"The pictures: {wrong} wrong of {len(run.pictures)}" + (", wrong ones first" if wrong else "")
+        sections.append(_section(title, picture_cards(run.pictures, run.most_pictures, open_image)))
+    sections.append(_details(run))
+    body = "\n".join(part for part in sections if part)
+    name = escape(f"{run.title} {run.stage}".strip())
+    # The policy makes sure of it: whatever text is in the data, nothing is loaded and nothing runs.
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}</title>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{CSS}</style></head>\n'
+        f"<body><main>\n{body}\n</main></body></html>\n"
+    )
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{body}</section>"
+
+
+def main_split(splits: Sequence[SplitResult]) -> SplitResult | None:
+    """The split whose figures say most about new pictures: the untouched one, else validation, else any."""
+    scored = [split for split in splits if (split.after or split.before) is not None]
+    return min(scored, key=_telling, default=None)
+
+
+def _telling(split: SplitResult) -> int:
+    return ("test", "valid", "all", "train").index(split.role)
+
+
+def _head(run: RunSummary) -> str:
+    head = f'<h1>{escape(run.title)} <span class="was">{escape(run.stage)}</span></h1>'
+    head += f'<p class="soft">saved as <code>{escape(run.roll_file)}</code></p>' if run.roll_file else ""
+    split = main_split(run.splits)
+    if split is None:
+        return f"<header>{head}</header>"
+    metric = run.leaderboard.metric if run.leaderboard else "f-measure"
+    names = dict.fromkeys((metric, "accuracy", "log-loss"))
+    tiles = "".join(_tile(split, name) for name in names)
+    return (
+        f'<header>{head}<p class="lead">{_lead(split)}</p><div class="tiles">{tiles}{_wrong_tile(split)}</div></header>'
+    )
+
+
+def _lead(split: SplitResult) -> str:
+    where = {
+        "test": "on pictures that neither training nor choosing has seen",
+        "valid": "on pictures it was not trained on",
+        "train": "on the pictures it was trained on (which says nothing about new ones)",
+        "all": "on all pictures, those it was trained on among them",
+    }[split.role]
+    now = split.after or split.before
+    right, bounds = _right(now), interval(now, "accuracy")
+    text = f"Right on {right} of {now.n} {where}"
+    if split.after is not None and split.before is not None:
+        text += f"; before training on {_right(split.before)}"
+    return escape(f"{text}." + (f" The true rate may lie anywhere from {bounds} (95 %)." if bounds else ""))
+
+
+def _right(metrics: Metrics) -> int:
+    return sum(row.right for row in metrics.per_answer)
+
+
+def _tile(split: SplitResult, name: str) -> str:
+    now = split.after or split.before
+    value, bounds = now.figure(name), interval(now, name)
+    title = TITLES[name]
+    style = "value word" if value is None else "value"
+    lines = [f'{title}<div class="{style}">{rounded(value)}</div>']
+    if value is None:
+        lines.append(f"<small>{escape(now.undefined.get(title, ''))}</small>")
+    if split.after is not None and split.before is not None:
+        lines.append(f"<small>before: {rounded(split.before.figure(name))}</small>")
+    lines += [f"<small>95 %: {bounds}</small>"] if bounds else []
+    return f'<div class="card">{"".join(lines)}</div>'
+
+
+def _wrong_tile(split: SplitResult) -> str:
+    now = split.after or split.before
+    always = f"<small>always the commonest answer: {rounded(now.majority_rate)}</small>" if now.n else ""
+    return f'<div class="card">wrong<div class="value">{now.n - _right(now)} of {now.n}</div>{always}</div>'
+
+
+def _warnings(run: RunSummary) -> str:
+    texts = list(run.warnings)
+    for split in run.splits:
+        only = collapsed(split.after) if split.after is not None else None
+        if only is not None:
+            texts.append(f"{split.name}: every picture gets the same answer, {only!r}")
+    texts += list(run.leaderboard.notes) if run.leaderboard else []
+    if not texts:
+        return ""
+    items = "".join(f"<li>{escape(text)}</li>" for text in dict.fromkeys(texts))
+    return _section("Read this first", f'<ul class="warnings">{items}</ul>')
+
+
+def _figures(run: RunSummary) -> list[str]:
+    splits = [split for split in run.splits if (split.after or split.before) is not None]
+    if not splits:
+        return []
+    note = f'<p class="soft">{escape(run.positive)}</p>' if run.positive else ""
+    parts = [_section("Before and after", note + splits_table(splits))]
+    parts.append(
+        _section("What was taken for what", "".join(confusions(split) for split in sorted(splits, key=_telling)))
+    )
+    main = main_split(splits)
+    parts.append(_section("How often each answer is given", frequencies(main)))
+    metrics = main.after or main.before
+    if len(metrics.answers) > MOST_ANSWERS:
+        parts.append(_section("Every answer", answers_table(metrics)))
+    return parts
+
+
+def _rolls(run: RunSummary) -> list[str]:
+    board = run.leaderboard
+    if board is None or not board.entries:
+        return []
+    on = {"valid": "validation", "train": "training"}[board.split]
+    order = f'<p class="soft">Ranked by {TITLES[board.metric]} on the {on} pictures.</p>'
+    body = (order if len(board.entries) > 1 else "") + leaderboard_table(board)
+    if board.ends:
+        body += f'<p class="soft below">{"<br>".join(escape(end) for end in board.ends)}</p>'
+    points = [
+        (entry.roll, entry.learning_rate, value)
+        for entry in board.entries[: board.ranked]
+        if entry.learning_rate > 0 and (value := getattr(entry, board.split).figure(board.metric)) is not None
+    ]
+    if len({rate for _, rate, _ in points}) >= 3:
+        chart = charts.rates(points, TITLES[board.metric], board.chosen.roll)
+        body += f'<h3 style="margin-top: 18px">Learning rate and {TITLES[board.metric]}</h3>{_plot(chart)}'
+    return [_section(f"The {len(board.entries)} rolls" if len(board.entries) > 1 else "The roll", body)]
+
+
+def _losses(run: RunSummary) -> list[str]:
+    if not any(len(curve.losses) for curve in run.curves):
+        return []
+    best = run.leaderboard.chosen if run.leaderboard else None
+    chosen = best.roll if best else run.curves[0].roll if len(run.curves) == 1 else None
+    return [_section("Training loss", _plot(charts.loss_curves(run.curves, chosen)))]
+
+
+def _plot(plot: Plot) -> str:
+    light, dark = (f"data:image/png;base64,{base64.b64encode(data).decode()}" for data in (plot.light, plot.dark))
+    return (
+        f'<div class="card plot"><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+        f'<img alt="{escape(plot.description)}" src="{light}"></picture></div>'
+    )
+
+
+def _details(run: RunSummary) -> str:
+    rows = []
+    if run.prompt:
+        rows.append(("prompt", f"<code>{escape(run.prompt)}</code>"))
+    if run.answers:
+        rows.append(("answers", escape(", ".join(run.answers))))
+    rows += [(key, escape(_text(value))) for key, value in run.base.items()]
+    rows += [(key, escape(_text(value))) for key, value in run.facts.items()]
+    if run.command:
+        rows.append(("command", f"<code>{escape(run.command)}</code>"))
+    parts = []
+    if rows:
+        items = "".join(f"<dt>{escape(str(key))}</dt><dd>{value}</dd>" for key, value in rows)
+        parts.append(f'<div class="card"><dl>{items}</dl></div>')
+    if run.recipe:
+        recipe = escape(plain_json.dumps(run.recipe, indent=2))
+        parts.append(f"<details><summary>The recipe, in full</summary><pre>{recipe}</pre></details>")
+    return _section("How it was made", "".join(parts)) if parts else ""
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else plain_json.dumps(value)

@@ -1,0 +1,179 @@
+"""The report's tables, as HTML: figures by split, confusions, how often each answer, the leaderboard."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from rolltune.evaluation.leaderboard import Leaderboard
+from rolltune.evaluation.metrics import AnswerMetrics, Metrics, rounded
+from rolltune.evaluation.statistics import interval
+
+MOST_ANSWERS = 10  # in a confusion table; above that the commonest confusions are listed
+MOST_BARS = 40
+
+TITLES = {
+    "accuracy": "accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "f-measure": "F-measure",
+    "log-loss": "log-loss",
+}
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """One data set before and after. `role`: "train", "valid", "test" or "all"."""
+
+    name: str
+    role: str
+    before: Metrics | None
+    after: Metrics | None
+
+
+def splits_table(splits: Sequence[SplitResult]) -> str:
+    """One row a data set; each figure as before → after. What is undefined is explained below."""
+    heads = "".join(f"<th>{title}</th>" for title in TITLES.values())
+    rows, notes = [], []
+    for split in splits:
+        cells = "".join(f"<td>{_change(split, name)}</td>" for name in TITLES)
+        sizes = (split.after or split.before).n
+        rows.append(f'<tr><td class="text">{escape(split.name)}</td><td>{sizes}</td>{cells}</tr>')
+        for metrics, when in ((split.before, "before"), (split.after, "after")):
+            reasons = {} if metrics is None else metrics.undefined
+            notes += [f"{split.name} {when} training: {name} undefined, {why}" for name, why in reasons.items()]
+    below = "".join(f"<br>{escape(note)}" for note in notes)
+    if any((split.after or split.before).positive is None for split in splits):
+        below += "<br>precision, recall and F-measure are means over the answers"
+    return _table(f'<th class="text">data set</th><th>pictures</th>{heads}', rows) + f"<small>{below[4:]}</small>"
+
+
+def _table(heads: str, rows: Sequence[str]) -> str:
+    return f'<div class="card scroll"><table class="wide"><tr>{heads}</tr>{"".join(rows)}</table></div>'
+
+
+def _change(split: SplitResult, name: str) -> str:
+    before = "" if split.before is None else f'<span class="was">{_value(split.before, name)}</span>'
+    after = "" if split.after is None else f"<b>{_value(split.after, name)}</b>"
+    return " → ".join(part for part in (before, after) if part)
+
+
+def confusions(split: SplitResult) -> str:
+    """The before and after tables of one data set, side by side."""
+    parts = [(when, m) for when, m in (("before", split.before), ("after", split.after)) if m is not None]
+    cards = []
+    for when, metrics in parts:
+        body = _grid(metrics) if len(metrics.answers) <= MOST_ANSWERS else _commonest(metrics)
+        wrong = metrics.n - sum(row.right for row in metrics.per_answer)
+        title = f"{when} training: {wrong} of {metrics.n} wrong"
+        cards.append(f'<div class="card scroll"><h3>{title}</h3>{body}</div>')
+    return f'<h3 class="name">{escape(split.name)}</h3><div class="pair">{"".join(cards)}</div>'
+
+
+def _grid(metrics: Metrics) -> str:
+    heads = "".join(f"<th>{escape(answer)}</th>" for answer in metrics.answers)
+    rows = []
+    for right, counts in enumerate(metrics.confusion):
+        total = sum(counts)
+        cells = []
+        for predicted, count in enumerate(counts):
+            tone = "--good" if right == predicted else "--bad"
+            share = 0.85 * count / total if total else 0
+            style = f' style="background: rgb(var({tone}) / {0.08 + share * 0.5:.2f})"' if count else ""
+            cells.append(f"<td{style}>{count}</td>")
+        rows.append(f"<tr><th>{escape(metrics.answers[right])}</th>{''.join(cells)}</tr>")
+    corner = "<th><small>right answer ↓ &nbsp; predicted →</small></th>"
+    return f'<table class="confusion"><tr>{corner}{heads}</tr>{"".join(rows)}</table>'
+
+
+def _commonest(metrics: Metrics, most: int = 15) -> str:
+    found = [
+        (count, metrics.answers[right], metrics.answers[predicted])
+        for right, counts in enumerate(metrics.confusion)
+        for predicted, count in enumerate(counts)
+        if count and right != predicted
+    ]
+    found.sort(key=lambda row: (-row[0], row[1], row[2]))
+    if not found:
+        return "<p>No picture was confused with another answer.</p>"
+    rows = [
+        f'<tr><td>{n}</td><td class="text">{escape(a)}</td><td class="text">{escape(b)}</td></tr>' for n, a, b in found
+    ]
+    more = f"<p><small>and {len(found) - most} rarer confusions</small></p>" if len(found) > most else ""
+    heads = '<th>pictures</th><th class="text">right answer</th><th class="text">predicted</th>'
+    return f'<table class="wide"><tr>{heads}</tr>{"".join(rows[:most])}</table>{more}'
+
+
+def answers_table(metrics: Metrics) -> str:
+    """Every answer's own figures, for sets with many answers."""
+    heads = '<th class="text">answer</th><th>pictures</th><th>predicted</th><th>right</th>'
+    heads += "<th>precision</th><th>recall</th><th>F-measure</th>"
+    rows = [_answer_row(row) for row in sorted(metrics.per_answer, key=lambda row: (-row.actual, row.answer))]
+    return _table(heads, rows)
+
+
+def _answer_row(row: AnswerMetrics) -> str:
+    ratios = "".join(
+        f"<td>{'–' if ratio is None else rounded(ratio)}</td>" for ratio in (row.precision, row.recall, row.f_measure)
+    )
+    counts = f"<td>{row.actual}</td><td>{row.predicted}</td><td>{row.right}</td>"
+    return f'<tr><td class="text wrap">{escape(row.answer)}</td>{counts}{ratios}</tr>'
+
+
+def frequencies(split: SplitResult) -> str:
+    """Bars: how often each answer is right, was predicted before, and is predicted after training."""
+    shown = split.after or split.before
+    rows = sorted(shown.per_answer, key=lambda row: (-max(row.actual, row.predicted), row.answer))
+    series = [("data", "in the data", shown.actual)]
+    series += [("before", "predicted before training", split.before.predicted)] if split.before else []
+    series += [("after", "predicted after training", split.after.predicted)] if split.after else []
+    highest = max([1, *(count for _, _, counts in series for count in counts.values())])
+    key = "".join(f'<span class="bar {kind}"><i></i>{label}</span>' for kind, label, _ in series)
+    bars = []
+    for row in rows[:MOST_BARS]:
+        lines = "".join(
+            f'<div class="bar {kind}"><i style="width: {82 * counts[row.answer] / highest:.1f}%"></i>'
+            f"{counts[row.answer]}</div>"
+            for kind, _, counts in series
+        )
+        bars.append(f"<div>{escape(row.answer)}</div><div>{lines}</div>")
+    more = f"<p><small>and {len(rows) - MOST_BARS} rarer answers</small></p>" if len(rows) > MOST_BARS else ""
+    head = f"<h3>{escape(split.name)}</h3>"
+    return f'<div class="card">{head}<div class="key">{key}</div><div class="bars">{"".join(bars)}</div>{more}</div>'
+
+
+def leaderboard_table(board: Leaderboard) -> str:
+    names = [board.metric, *(name for name in ("accuracy", "log-loss") if name != board.metric)]
+    heads = "<th></th><th>roll</th><th>seed</th><th>rate</th><th>on train</th>"
+    for name in names:
+        heads += f"<th>{TITLES[name]}</th>" + ("" if name == "log-loss" else '<th class="text">95 % interval</th>')
+    rows = []
+    for place, entry in enumerate(board.entries):
+        is_ranked, metrics = place < board.ranked, getattr(entry, board.split)
+        cells = f"<td>{place + 1 if is_ranked else ''}</td><td>{entry.roll}</td><td>{entry.seed}</td>"
+        cells += f"<td>{entry.learning_rate:.3g}</td><td>{_value(entry.train, board.metric)}</td>"
+        for name in names:
+            cells += f"<td>{_value(metrics, name)}</td>"
+            cells += (
+                "" if name == "log-loss" else f'<td class="text">{_range(metrics, name, name == board.metric)}</td>'
+            )
+        state = entry.status.state + (f" at {entry.status.step}" if entry.status.step is not None else "")
+        style = "out" if not is_ranked else "best" if place == 0 else ""
+        rows.append(f'<tr class="{style}">{cells}<td class="text">{state}</td></tr>')
+    return _table(heads + '<th class="text">state</th>', rows)
+
+
+def _value(metrics: Metrics | None, name: str) -> str:
+    return "" if metrics is None else rounded(metrics.figure(name))
+
+
+def _range(metrics: Metrics | None, name: str, drawn: bool) -> str:
+    """The interval in figures; `drawn` puts it on a line from 0 to 1 before them, the figure as a mark on it."""
+    bounds = None if metrics is None else interval(metrics, name)
+    if bounds is None:
+        return ""
+    text = f'<span class="was">{bounds}</span>'
+    if not drawn:
+        return text
+    low, high, value = (100 * number for number in (bounds.low, bounds.high, metrics.figure(name)))
+    bar = f'<i style="left: {low:.1f}%; width: {high - low:.1f}%"></i><b style="left: {value:.1f}%"></b>'
+    return f'<span class="range" title="{escape(bounds.method)}, on a line from 0 to 1">{bar}</span> {text}'

@@ -1,0 +1,158 @@
+"""What a figure on few pictures is worth: intervals, the test of best against second, the winner's curse."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import binom, binomtest, norm
+
+from rolltune.evaluation.metrics import Metrics, Prediction, rounded
+
+
+class Interval(NamedTuple):
+    low: float
+    high: float
+    method: str
+
+    def __str__(self) -> str:
+        return f"{self.low:.2f} to {self.high:.2f}"
+
+
+def wilson(right: int, n: int, confidence: float = 0.95) -> Interval | None:
+    """Wilson's score interval of a proportion; None for n = 0.
+
+    It keeps inside 0..1 and has a width at 0 of n and n of n, where the textbook interval has none.
+    """
+    if not 0 <= right <= n:
+        raise ValueError(f"{right} right of {n}")
+    if n == 0:
+        return None
+    z = norm.ppf((1 + confidence) / 2)
+    share, spread = right / n, z * z / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / n / 4)
+    # The ends are exactly 0 and 1 at 0 of n and n of n; rounding must not push them past.
+    low = 0.0 if right == 0 else max(0.0, middle - half)
+    high = 1.0 if right == n else min(1.0, middle + half)
+    return Interval(low, high, "Wilson")
+
+
+def f_interval(metrics: Metrics, confidence: float = 0.95) -> Interval | None:
+    """The interval of the F-measure; None where it is undefined.
+
+    With a positive answer: F = 2J / (1 + J) rises with J = Tp / (Tp + Fp + Fn), which is a
+    proportion, so Wilson's interval of J is carried over. A bootstrap would give 1.0 to 1.0 for ten
+    right of ten. (Lam, Gopal and Qian 2023, "Confidence Intervals for the F1 Score", arXiv
+    2309.14621: the "Wilson indirect" method.) Without one: the bootstrap of the macro mean.
+    """
+    if metrics.f_measure is None:
+        return None
+    if metrics.positive is None:
+        return bootstrap_f(metrics, confidence=confidence)
+    share = wilson(metrics.tp, metrics.tp + metrics.fp + metrics.fn, confidence)
+    return Interval(2 * share.low / (1 + share.low), 2 * share.high / (1 + share.high), "Wilson, through Tp/(Tp+Fp+Fn)")
+
+
+def bootstrap_f(metrics: Metrics, samples: int = 2000, seed: int = 0, confidence: float = 0.95) -> Interval | None:
+    """Percentile bootstrap of the F-measure (macro mean without a positive answer).
+
+    Drawing N rows again with replacement is drawing a multinomial over the cells of the confusion
+    table, so rows and their order are not needed. None where all draws agree (there is no mistake to
+    draw, or no right answer): the bootstrap knows nothing then. Draws in which F is undefined are left out.
+    """
+    table = np.asarray(metrics.confusion)
+    n, size = int(table.sum()), len(table)
+    if n == 0:
+        return None
+    right, predicted = np.nonzero(table)  # empty cells stay empty in every draw
+    draws = np.random.default_rng(seed).multinomial(n, table[right, predicted] / n, size=samples)  # [samples, cells]
+    of_answer = np.eye(size)
+    hits = draws @ (of_answer[right] * of_answer[predicted])  # [samples, C]
+    total = draws @ (of_answer[right] + of_answer[predicted])  # 2 Tp + Fp + Fn
+    each = np.divide(2 * hits, total, out=np.full_like(hits, np.nan), where=total > 0)
+    if metrics.positive is not None:
+        each = each[:, [metrics.answers.index(metrics.positive)]]
+    defined = np.isfinite(each)
+    counted = defined.sum(axis=1)
+    values = np.where(defined, each, 0).sum(axis=1)[counted > 0] / counted[counted > 0]
+    if len(values) == 0 or np.ptp(values) == 0:
+        return None
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high), "bootstrap")
+
+
+def interval(metrics: Metrics, name: str) -> Interval | None:
+    """The 95 % interval of the figure called `name`; None where there is none (log-loss, macro means of
+    precision and recall, undefined figures)."""
+    if name == "accuracy":
+        return wilson(sum(row.right for row in metrics.per_answer), metrics.n)
+    if name == "f-measure":
+        return f_interval(metrics)
+    if metrics.positive is None:
+        return None
+    if name == "precision":
+        return wilson(metrics.tp, metrics.tp + metrics.fp)
+    return wilson(metrics.tp, metrics.tp + metrics.fn) if name == "recall" else None
+
+
+class McNemar(NamedTuple):
+    only_first: int  # rows that the first has right and the second wrong
+    only_second: int
+    n: int
+    p: float
+
+
+def mcnemar(first: Prediction, second: Prediction) -> McNemar:
+    """McNemar's exact test, two-sided: are both right on the same share of rows? They must hold the same rows."""
+    if sorted(first.ids) != sorted(second.ids):
+        raise ValueError("the two predictions are of different rows")
+    places = {id: place for place, id in enumerate(second.ids)}
+    mine, theirs = first.correct, second.correct[[places[id] for id in first.ids]]
+    ahead, behind = int(np.sum(mine & ~theirs)), int(np.sum(~mine & theirs))
+    p = float(binomtest(ahead, ahead + behind, 0.5).pvalue) if ahead + behind else 1.0
+    return McNemar(ahead, behind, len(first.ids), p)
+
+
+def against_second(k: int, test: McNemar, level: float = 0.05) -> str:
+    """The outcome of the test of the best of k rolls against the second, in words."""
+    differ = test.only_first + test.only_second
+    basis = f"McNemar p = {test.p:.2g}: one is right where the other is wrong on {differ} of {test.n} pictures"
+    if test.p >= level:
+        return f"the best of {k} cannot be told from the second ({basis})"
+    if test.only_first > test.only_second:
+        return f"the best of {k} is right on more pictures than the second ({basis})"
+    return f"the best of {k} is right on fewer pictures than the second: other metrics rank them differently ({basis})"
+
+
+def optimism(k: int, n: int, accuracy: float) -> float:
+    """How much the best of k equally good rolls on n pictures looks better than it is: E[max] / n - accuracy.
+
+    For k independent counts ~ Binomial(n, accuracy), exactly. Real rolls err on the same hard
+    pictures, which makes it less, so this is an upper estimate. (On the effect: Cawley and Talbot
+    2010, "On Over-fitting in Model Selection", JMLR 11.)
+    """
+    if k < 1 or n < 1:
+        raise ValueError(f"{k} rolls on {n} pictures")
+    below = binom.cdf(np.arange(n), n, accuracy)  # P(count <= c), c = 0..n-1
+    return max(0.0, float(np.sum(1 - below**k)) / n - accuracy)
+
+
+def winners_curse(k: int, n: int, accuracy: float, worth: float = 0.02, tested: bool = False) -> str | None:
+    """The warning about choosing the best of k on n pictures, or None where it is less than `worth`.
+
+    `accuracy` is the mean of the rolls'. `tested`: the chosen roll was scored on an untouched split,
+    so it is not advised. All rolls perfect (or all wrong) says nothing about luck but
+    that n pictures cannot rank them.
+    """
+    if k < 2:
+        return None
+    extra = optimism(k, n, accuracy)
+    advice = "" if tested else "; score the chosen roll on pictures that chose nothing (02-shuffle_data.sh -t N)"
+    if accuracy in (0.0, 1.0):
+        return f"choosing the best of {k} on {n} pictures: all are equal there, so these pictures cannot choose{advice}"
+    if extra < worth:
+        return None
+    return (
+        f"choosing the best of {k} on {n} pictures flatters it: were all {k} equally good (accuracy "
+        f"{rounded(accuracy)}), luck alone would show a best of up to {min(1.0, accuracy + extra):.2f}{advice}"
+    )

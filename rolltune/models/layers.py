@@ -1,0 +1,193 @@
+"""The operations that all model families share: the only place that multiplies by a weight.
+
+Numbers: a product runs in the dtype of its activations (the weight is cast to it), norms, softmax and
+rotary angles in float32. The elementwise parts that autodiff would keep several wide copies of (norms,
+gated activations, attention weights) keep their inputs only and work the rest out again when going back.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+NEVER = (
+    -2.3819763e38
+)  # the logit of what must not be seen (big_vision's value; finite, so that a row of them is no NaN)
+
+
+@struct.dataclass
+class LoRA:
+    """A weight with a low-rank addition: `x @ base + (x @ a) @ b` (Hu et al. 2021, arXiv:2106.09685).
+
+    `b` already carries the scale alpha/r. With `key`, `dropout` of the input's entries are dropped
+    on the way into `a`, as PEFT does.
+    """
+
+    base: Any
+    a: Float[Array, "*l i r"]
+    b: Float[Array, "*l r o"]
+    key: Any = None
+    dropout: float = struct.field(pytree_node=False, default=0.0)
+
+
+def product(x: Float[Array, "*b i"], w: Any) -> Float[Array, "*b o"]:
+    """`x @ w` for a plain array or an adapted weight, in the dtype of x."""
+    return products(x, [w])[0]
+
+
+def products(x: Float[Array, "*b i"], weights: Sequence[Any]) -> list[Float[Array, "*b o"]]:
+    """`x @ w` for each of the weights; the inputs of adapters without dropout share one pass over x."""
+    shared = [w for w in weights if isinstance(w, LoRA) and w.key is None]
+    inner = iter(())
+    if shared:
+        joined = x @ jnp.concatenate([w.a.astype(x.dtype) for w in shared], -1)
+        cuts = np.cumsum([w.a.shape[-1] for w in shared])[:-1]
+        inner = iter(jnp.split(joined, cuts, -1))
+    out = []
+    for w in weights:
+        if not isinstance(w, LoRA):
+            out.append(x @ w.astype(x.dtype))
+            continue
+        if w.key is None:
+            low = next(inner)
+        else:
+            keep = jax.random.bernoulli(w.key, 1 - w.dropout, x.shape)
+            low = jnp.where(keep, x / (1 - w.dropout), 0).astype(x.dtype) @ w.a.astype(x.dtype)
+        out.append(product(x, w.base) + low @ w.b.astype(x.dtype))
+    return out
+
+
+def linear(p: dict, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+    return linears([p], x)[0]
+
+
+def linears(ps: Sequence[dict], x: Float[Array, "*b i"]) -> list[Float[Array, "*b o"]]:
+    """Several linear layers of the same input."""
+    found = products(x, [p["kernel"] for p in ps])
+    return [y + p["bias"].astype(x.dtype) if "bias" in p else y for p, y in zip(ps, found, strict=True)]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def rms_norm(x: Float[Array, "*b d"], scale: Float[Array, " d"], eps: float) -> Float[Array, "*b d"]:
+    """Gemma's: the stored scale is an offset from one, and the cast comes after the product with it."""
+    return (_normed(x, eps)[0] * (1 + scale.astype(jnp.float32))).astype(x.dtype)
+
+
+def _normed(x, eps):
+    x32 = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + eps)
+    return x32 * inverse, inverse
+
+
+def _rms_norm_forward(x, scale, eps):
+    return rms_norm(x, scale, eps), (x, scale)
+
+
+def _rms_norm_backward(eps, saved, dy):
+    (x, scale), dy = jax.lax.optimization_barrier((saved, dy))  # as in _gelu_gated_backward
+    normed, inverse = _normed(x, eps)
+    dy = dy.astype(jnp.float32)
+    dscale = jnp.sum((dy * normed).reshape(-1, x.shape[-1]), 0)
+    dy = dy * (1 + scale.astype(jnp.float32))
+    dx = inverse * (dy - normed * jnp.mean(dy * normed, -1, keepdims=True))
+    return dx.astype(x.dtype), dscale.astype(scale.dtype)
+
+
+rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
+
+
+def layer_norm(p: dict, x: Float[Array, "*b d"], eps: float) -> Float[Array, "*b d"]:
+    x32 = x.astype(jnp.float32)
+    x32 = x32 - jnp.mean(x32, -1, keepdims=True)
+    y = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, -1, keepdims=True) + eps)
+    return (y * p["scale"].astype(jnp.float32) + p["bias"].astype(jnp.float32)).astype(x.dtype)
+
+
+@jax.custom_vjp
+def gelu_gated(gate: Float[Array, "*b f"], up: Float[Array, "*b f"]) -> Float[Array, "*b f"]:
+    """`gelu_tanh(gate) * up` (Shazeer 2020, arXiv:2002.05202). Keeps its two inputs for the way back, nothing else."""
+    return (jax.nn.gelu(gate.astype(jnp.float32)) * up.astype(jnp.float32)).astype(gate.dtype)
+
+
+def _gelu_gated_forward(gate, up):
+    return gelu_gated(gate, up), (gate, up)
+
+
+def _gelu_gated_backward(saved, dy):
+    # Without the barrier XLA shares float32 copies of gate and up between the two ways, and keeps them.
+    saved, dy = jax.lax.optimization_barrier((saved, dy))
+    gate, up = (s.astype(jnp.float32) for s in saved)
+    dy = dy.astype(jnp.float32)
+    inner = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)
+    tanh = jnp.tanh(inner)
+    slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * gate**2)
+    gelu = 0.5 * gate * (1 + tanh)
+    dgelu = 0.5 * (1 + tanh) + 0.5 * gate * (1 - tanh**2) * slope
+    return (dy * up * dgelu).astype(saved[0].dtype), (dy * gelu).astype(saved[1].dtype)
+
+
+gelu_gated.defvjp(_gelu_gated_forward, _gelu_gated_backward)
+
+
+def rope_angles(positions: Int[Array, "b t"], head_dim: int, theta: float) -> tuple[Float[Array, "b t 1 h"], ...]:
+    """Cosine and sine of the rotary angles, float32 (Su et al. 2021, arXiv:2104.09864)."""
+    inverse = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angles = positions[:, :, None, None].astype(jnp.float32) * inverse
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: Float[Array, "b t n h"], angles: tuple[Array, Array]) -> Float[Array, "b t n h"]:
+    """Rotary embedding in the first-half, second-half layout of the published weights."""
+    cos, sin = angles
+    x1, x2 = jnp.split(x.astype(jnp.float32), 2, -1)
+    return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1).astype(x.dtype)
+
+
+def attend(
+    q: Float[Array, "b t n h"],
+    k: Float[Array, "b s k h"],
+    v: Float[Array, "b s k h"],
+    mask: Bool[Array, "b t s"] | None,
+    scale: float,
+    softcap: float | None = None,
+) -> Float[Array, "b t n h"]:
+    """Grouped-query attention: each key head serves n/k consecutive query heads. Logits and softmax in float32."""
+
+    @jax.checkpoint
+    def core(q, k, v):
+        grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[-1])
+        logits = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32) * scale
+        if softcap:
+            logits = softcap * jnp.tanh(logits / softcap)
+        if mask is not None:
+            logits = jnp.where(mask[:, None, None], logits, NEVER)
+        weights = jax.nn.softmax(logits, -1).astype(v.dtype)
+        return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
+
+    return core(q, k, v)
+
+
+@jax.custom_vjp
+def tied_logits(x: Float[Array, "*b d"], table: Float[Array, "v d"]) -> Float[Array, "*b v"]:
+    """Float32 `x @ table.T`. Going back, the gradient takes x's dtype first: a float32 product would copy the table."""
+    return jnp.einsum("...d,vd->...v", x, table.astype(x.dtype), preferred_element_type=jnp.float32)
+
+
+def _tied_logits_forward(x, table):
+    return tied_logits(x, table), (x, table)
+
+
+def _tied_logits_backward(saved, dy):
+    x, table = saved
+    dy = dy.astype(x.dtype)
+    dtable = jnp.einsum("...v,...d->vd", dy, x, preferred_element_type=jnp.float32)
+    return jnp.einsum("...v,vd->...d", dy, table.astype(x.dtype)), dtable.astype(table.dtype)
+
+
+tied_logits.defvjp(_tied_logits_forward, _tied_logits_backward)

@@ -1,0 +1,340 @@
+"""PaliGemma's tensors in both published layouts, and its sizes as their shapes tell them. No file is read here.
+
+`sizes` anywhere below is an object with `vision.{image_size, patch, width, layers, heads, mlp}` and
+`text.{vocab, width, layers, heads, kv_heads, head_dim, mlp, post_norms}`.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rolltune.errors import UserError
+from rolltune.weights.names import Row, Shape, keep, patches, pick, turn
+
+NPZ_BLOCK = "img/Transformer/encoderblock"
+NPZ_ATTN = {"q": "query", "k": "key", "v": "value"}
+
+
+def npz_rows(sizes: Any, stacked_vision: bool = True) -> list[Row]:
+    """big_vision's layout, without `params/`. `stacked_vision` False: `encoderblock_{i}`, a tensor a layer."""
+    v, t = sizes.vision, sizes.text
+    D, N, H, L = v.width, v.heads, v.width // v.heads, v.layers
+    side, block = v.image_size // v.patch, NPZ_BLOCK if stacked_vision else f"{NPZ_BLOCK}_{{i}}"
+    attn = f"{block}/MultiHeadDotProductAttention_0"
+
+    def layer(path: str, name: str, shape: Shape, *file: int) -> Row:
+        return Row(f"vision/layers/{path}", name, shape, keep(*(file or shape)), L)
+
+    rows = [
+        Row("vision/patch/kernel", "img/embedding/kernel", (v.patch**2 * 3, D), keep(v.patch, v.patch, 3, D)),
+        Row("vision/patch/bias", "img/embedding/bias", (D,), keep(D)),
+        Row("vision/position", "img/pos_embedding", (side**2, D), keep(1, side**2, D)),
+    ]
+    for ours, theirs in (("norm1", "LayerNorm_0"), ("norm2", "LayerNorm_1")):
+        rows += [layer(f"{ours}/{leaf}", f"{block}/{theirs}/{leaf}", (D,)) for leaf in ("scale", "bias")]
+    for ours, theirs in NPZ_ATTN.items():
+        rows.append(layer(f"attn/{ours}/kernel", f"{attn}/{theirs}/kernel", (D, D), D, N, H))
+        rows.append(layer(f"attn/{ours}/bias", f"{attn}/{theirs}/bias", (D,), N, H))
+    rows.append(layer("attn/o/kernel", f"{attn}/out/kernel", (D, D), N, H, D))
+    rows.append(layer("attn/o/bias", f"{attn}/out/bias", (D,)))
+    for ours, theirs, i, o in (("up", "Dense_0", D, v.mlp), ("down", "Dense_1", v.mlp, D)):
+        rows.append(layer(f"mlp/{ours}/kernel", f"{block}/MlpBlock_0/{theirs}/kernel", (i, o)))
+        rows.append(layer(f"mlp/{ours}/bias", f"{block}/MlpBlock_0/{theirs}/bias", (o,)))
+    norm = "img/Transformer/encoder_norm"
+    rows += [Row(f"vision/norm/{leaf}", f"{norm}/{leaf}", (D,), keep(D)) for leaf in ("scale", "bias")]
+    rows.append(Row("projector/kernel", "img/head/kernel", (D, t.width), keep(D, t.width)))
+    rows.append(Row("projector/bias", "img/head/bias", (t.width,), keep(t.width)))
+    return rows + _npz_text(t)
+
+
+def _npz_text(t: Any) -> list[Row]:
+    D, N, K, H, F, L = t.width, t.heads, t.kv_heads, t.head_dim, t.mlp, t.layers
+    attn, mlp, turned = "llm/layers/attn", "llm/layers/mlp", (1, 0, 2)  # [heads, in, H] -> [in, heads, H]
+    embedding = keep(t.vocab, D)
+    rows = [Row("text/embed/embedding", "llm/embedder/input_embedding", (t.vocab, D), embedding)]
+    if N == K:  # then big_vision stacks all three
+        stacked = [("q", "qkv_einsum/w", 3, 0, N), ("k", "qkv_einsum/w", 3, 1, K), ("v", "qkv_einsum/w", 3, 2, K)]
+    else:
+        rows.append(Row("text/layers/attn/q/kernel", f"{attn}/q_einsum/w", (D, N * H), turn((N, D, H), turned), L))
+        stacked = [("k", "kv_einsum/w", 2, 0, K), ("v", "kv_einsum/w", 2, 1, K)]
+    for name, file, parts, index, heads in stacked:
+        form = pick((parts, heads, D, H), index, turned)
+        rows.append(Row(f"text/layers/attn/{name}/kernel", f"{attn}/{file}", (D, heads * H), form, L))
+    rows.append(Row("text/layers/attn/o/kernel", f"{attn}/attn_vec_einsum/w", (N * H, D), keep(N, H, D), L))
+    for index, name in enumerate(("gate", "up")):
+        form = pick((2, D, F), index, (0, 1))
+        rows.append(Row(f"text/layers/mlp/{name}/kernel", f"{mlp}/gating_einsum", (D, F), form, L))
+    rows.append(Row("text/layers/mlp/down/kernel", f"{mlp}/linear", (F, D), keep(F, D), L))
+    norms = [("pre_attn_norm", "pre_attention_norm"), ("pre_mlp_norm", "pre_ffw_norm")]
+    if t.post_norms:
+        norms += [("post_attn_norm", "post_attention_norm"), ("post_mlp_norm", "post_ffw_norm")]
+    rows += [Row(f"text/layers/{a}/scale", f"llm/layers/{b}/scale", (D,), keep(D), L) for a, b in norms]
+    rows.append(Row("text/norm/scale", "llm/final_norm/scale", (D,), keep(D)))
+    return rows
+
+
+def hf_rows(sizes: Any) -> list[Row]:
+    """The names of the published safetensors files; readers bring the other two layouts to these first."""
+    v, t = sizes.vision, sizes.text
+    D, W = v.width, t.width
+    tower, text = "vision_tower.vision_model", "language_model.model"
+    vision_layer, text_layer = f"{tower}.encoder.layers.{{i}}", f"{text}.layers.{{i}}"
+
+    def linear(path: str, name: str, i: int, o: int, layers: int = 0, bias: bool = False) -> list[Row]:
+        made = [Row(f"{path}/kernel", f"{name}.weight", (i, o), turn((o, i), (1, 0)), layers)]
+        return [*made, Row(f"{path}/bias", f"{name}.bias", (o,), keep(o), layers)] if bias else made
+
+    def norm(path: str, name: str, layers: int = 0) -> list[Row]:
+        pairs = (("scale", "weight"), ("bias", "bias"))
+        return [Row(f"{path}/{a}", f"{name}.{b}", (D,), keep(D), layers) for a, b in pairs]
+
+    embed, places = f"{tower}.embeddings", (v.image_size // v.patch) ** 2
+    rows = [
+        Row(
+            "vision/patch/kernel",
+            f"{embed}.patch_embedding.weight",
+            (v.patch**2 * 3, D),
+            patches(D, v.patch, 3),
+        ),
+        Row("vision/patch/bias", f"{embed}.patch_embedding.bias", (D,), keep(D)),
+        Row("vision/position", f"{embed}.position_embedding.weight", (places, D), keep(places, D)),
+        *norm("vision/layers/norm1", f"{vision_layer}.layer_norm1", v.layers),
+        *norm("vision/layers/norm2", f"{vision_layer}.layer_norm2", v.layers),
+    ]
+    for ours, theirs in (("q", "q_proj"), ("k", "k_proj"), ("v", "v_proj"), ("o", "out_proj")):
+        rows += linear(f"vision/layers/attn/{ours}", f"{vision_layer}.self_attn.{theirs}", D, D, v.layers, True)
+    rows += linear("vision/layers/mlp/up", f"{vision_layer}.mlp.fc1", D, v.mlp, v.layers, True)
+    rows += linear("vision/layers/mlp/down", f"{vision_layer}.mlp.fc2", v.mlp, D, v.layers, True)
+    rows += norm("vision/norm", f"{tower}.post_layernorm")
+    rows += linear("projector", "multi_modal_projector.linear", D, W, bias=True)
+
+    tied = "language_model.lm_head.weight"
+    rows.append(Row("text/embed/embedding", f"{text}.embed_tokens.weight", (t.vocab, W), keep(t.vocab, W), tied=tied))
+    for ours, i, o in (
+        ("q", W, t.heads * t.head_dim),
+        ("k", W, t.kv_heads * t.head_dim),
+        ("v", W, t.kv_heads * t.head_dim),
+        ("o", t.heads * t.head_dim, W),
+    ):
+        rows += linear(f"text/layers/attn/{ours}", f"{text_layer}.self_attn.{ours}_proj", i, o, t.layers)
+    for ours, i, o in (("gate", W, t.mlp), ("up", W, t.mlp), ("down", t.mlp, W)):
+        rows += linear(f"text/layers/mlp/{ours}", f"{text_layer}.mlp.{ours}_proj", i, o, t.layers)
+    # The same published name plays two roles: after the attention in Gemma 2, before the MLP in Gemma 1.
+    norms = {"pre_attn_norm": "input_layernorm", "pre_mlp_norm": "post_attention_layernorm"}
+    if t.post_norms:
+        norms["pre_mlp_norm"] = "pre_feedforward_layernorm"
+        norms |= {"post_attn_norm": "post_attention_layernorm", "post_mlp_norm": "post_feedforward_layernorm"}
+    for ours, theirs in norms.items():
+        rows.append(Row(f"text/layers/{ours}/scale", f"{text_layer}.{theirs}.weight", (W,), keep(W), t.layers))
+    rows.append(Row("text/norm/scale", f"{text}.norm.weight", (W,), keep(W)))
+    return rows
+
+
+def rows_for(names: Iterable[str], sizes: Any) -> list[Row]:
+    """The map for a file with these names (`params/` stripped, Hugging Face names as published)."""
+    names = set(names)
+    if any(name.startswith(("llm/", "img/")) for name in names):
+        return npz_rows(sizes, stacked_vision=not any(name.startswith(f"{NPZ_BLOCK}_0/") for name in names))
+    return hf_rows(sizes)
+
+
+# What no shape says, as published for the two text decoders.
+GEMMA = {
+    "attn_softcap": None,
+    "final_softcap": None,
+    "sliding_window": None,
+    "rope_theta": 10000.0,
+    "norm_eps": 1e-6,
+}
+GEMMA2 = GEMMA | {"attn_softcap": 50.0, "final_softcap": 30.0, "sliding_window": 4096}
+
+
+def sizes_from(shapes: Mapping[str, Shape], config: Mapping[str, Any] | None, source: str) -> dict[str, dict]:
+    """Sizes of an opened checkpoint: from its config.json where it has one, else from the shapes of the npz."""
+    return sizes_from_npz(shapes, source) if config is None else sizes_from_hf(config, source)
+
+
+def sizes_from_npz(shapes: Mapping[str, Shape], source: str = "the npz") -> dict[str, dict]:
+    """Sizes from the shapes in a big_vision npz: `{"vision": {...}, "text": {...}}`.
+
+    PaliGemma 2 is known by its post-norms. Attention's scale is head_dim^-0.5 but in the 28B model, whose decoder of
+    width 4608 with 32 heads of 128 uses (4608/32)^-0.5. big_vision never applies the final softcap and knows no
+    sliding window: the published values are given, the caller decides.
+    """
+    stacked = f"{NPZ_BLOCK}/LayerNorm_0/scale" in shapes
+    block = NPZ_BLOCK if stacked else f"{NPZ_BLOCK}_0"
+    fused = "llm/layers/attn/qkv_einsum/w" in shapes
+    needed = {
+        "img/embedding/kernel": 4,
+        "img/pos_embedding": 3,
+        f"{block}/MlpBlock_0/Dense_0/kernel": 3 if stacked else 2,
+        f"{block}/MultiHeadDotProductAttention_0/query/kernel": 4 if stacked else 3,
+        "llm/embedder/input_embedding": 2,
+        "llm/layers/mlp/linear": 3,
+        **({"llm/layers/attn/qkv_einsum/w": 5} if fused else {}),
+        **({} if fused else {"llm/layers/attn/q_einsum/w": 4, "llm/layers/attn/kv_einsum/w": 5}),
+    }
+    problems = [f"no {name}" for name in needed if name not in shapes]
+    problems += [
+        f"{name} has shape {list(shapes[name])}, wanted are {count} axes"
+        for name, count in needed.items()
+        if name in shapes and len(shapes[name]) != count
+    ]
+    if problems:
+        raise UserError(f"{source} is not a PaliGemma checkpoint in big_vision's layout:\n  " + "\n  ".join(problems))
+    patch, _, _, width = shapes["img/embedding/kernel"]
+    places = shapes["img/pos_embedding"][1]
+    side = round(places**0.5)
+    if side * side != places:
+        raise UserError(f"{source}: img/pos_embedding has {places} places, which is no square of patches")
+    layers = shapes[f"{block}/LayerNorm_0/scale"][0] if stacked else _count(shapes)
+    if fused:
+        depth, _, heads, text_width, head_dim = shapes["llm/layers/attn/qkv_einsum/w"]
+        kv_heads = heads
+    else:
+        depth, heads, text_width, head_dim = shapes["llm/layers/attn/q_einsum/w"]
+        kv_heads = shapes["llm/layers/attn/kv_einsum/w"][2]
+    second = "llm/layers/post_ffw_norm/scale" in shapes
+    return {
+        "vision": {
+            "image_size": side * patch,
+            "patch": patch,
+            "width": width,
+            "layers": layers,
+            "heads": shapes[f"{block}/MultiHeadDotProductAttention_0/query/kernel"][-2],
+            "mlp": shapes[f"{block}/MlpBlock_0/Dense_0/kernel"][-1],
+        },
+        "text": {
+            "vocab": shapes["llm/embedder/input_embedding"][0],
+            "width": text_width,
+            "layers": depth,
+            "heads": heads,
+            "kv_heads": kv_heads,
+            "head_dim": head_dim,
+            "mlp": shapes["llm/layers/mlp/linear"][1],
+            "post_norms": second,
+            "query_scale": (144 if (second, text_width, heads) == (True, 4608, 32) else head_dim) ** -0.5,
+            **(GEMMA2 if second else GEMMA),
+        },
+    }
+
+
+def _count(shapes: Mapping[str, Shape]) -> int:
+    layer = 0
+    while f"{NPZ_BLOCK}_{layer}/LayerNorm_0/scale" in shapes:
+        layer += 1
+    return layer
+
+
+def sizes_from_hf(config: Mapping[str, Any], source: str = "config.json") -> dict[str, dict]:
+    """Sizes from a Hugging Face config.json, with that library's defaults for what the published files leave out."""
+    kind, text = config.get("model_type"), config.get("text_config") or {}
+    vision, family = config.get("vision_config") or {}, text.get("model_type")
+    if kind != "paligemma" or family not in ("gemma", "gemma2"):
+        raise UserError(
+            f"{source}: model_type is {kind!r} with text_config.model_type {family!r}; expected 'paligemma' with "
+            f"'gemma' (PaliGemma) or 'gemma2' (PaliGemma 2)"
+        )
+    second = family == "gemma2"
+    needed = {
+        "vision_config": (vision, ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]),
+        "text_config": (
+            text,
+            [
+                *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+                *("intermediate_size", "vocab_size"),
+            ],
+        ),
+    }
+    problems = [
+        f"{part}.{name} is {values.get(name)!r}, expected a positive integer"
+        for part, (values, names) in needed.items()
+        for name in names
+        if not isinstance(values.get(name), int) or values[name] <= 0
+    ]
+    if problems:
+        raise UserError(f"{source}:\n  " + "\n  ".join(problems))
+    patch = vision.get("patch_size", 14)
+    places = vision.get("num_image_tokens") or text.get("num_image_tokens")
+    head_dim = text.get("head_dim") or 256
+    rope = text.get("rope_parameters") or {}
+    published = GEMMA2 if second else GEMMA
+    return {
+        "vision": {
+            "image_size": vision.get("image_size") or (round(places**0.5) * patch if places else 224),
+            "patch": patch,
+            "width": vision["hidden_size"],
+            "layers": vision["num_hidden_layers"],
+            "heads": vision["num_attention_heads"],
+            "mlp": vision["intermediate_size"],
+        },
+        "text": {
+            "vocab": text["vocab_size"],
+            "width": text["hidden_size"],
+            "layers": text["num_hidden_layers"],
+            "heads": text["num_attention_heads"],
+            "kv_heads": text["num_key_value_heads"],
+            "head_dim": head_dim,
+            "mlp": text["intermediate_size"],
+            "post_norms": second,
+            "query_scale": (text.get("query_pre_attn_scalar", 256) if second else head_dim) ** -0.5,
+            "attn_softcap": text.get("attn_logit_softcapping", published["attn_softcap"]) if second else None,
+            "final_softcap": text.get("final_logit_softcapping", published["final_softcap"]) if second else None,
+            "sliding_window": text.get("sliding_window", published["sliding_window"]) if second else None,
+            "rope_theta": float(rope.get("rope_theta") or text.get("rope_theta") or published["rope_theta"]),
+            "norm_eps": text.get("rms_norm_eps", published["norm_eps"]),
+        },
+    }
+
+
+def hf_config(sizes: Any, dtype: str = "float32", image_token: int = 257152) -> dict[str, Any]:
+    """The config.json that goes with `hf_rows`, so that transformers loads what we write."""
+    v, t = sizes.vision, sizes.text
+    places = (v.image_size // v.patch) ** 2
+    text = {
+        "model_type": "gemma2" if t.post_norms else "gemma",
+        "hidden_size": t.width,
+        "intermediate_size": t.mlp,
+        "num_hidden_layers": t.layers,
+        "num_attention_heads": t.heads,
+        "num_key_value_heads": t.kv_heads,
+        "head_dim": t.head_dim,
+        "vocab_size": t.vocab,
+        "num_image_tokens": places,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "rms_norm_eps": 1e-6,
+        "rope_theta": t.rope_theta,
+        "tie_word_embeddings": True,
+    }
+    if t.post_norms:
+        text |= {
+            "attn_logit_softcapping": t.attn_softcap,
+            "final_logit_softcapping": t.final_softcap,
+            "sliding_window": t.sliding_window or 4096,
+            "query_pre_attn_scalar": round(t.query_scale**-2),
+        }
+    vision = {
+        "model_type": "siglip_vision_model",
+        "hidden_size": v.width,
+        "intermediate_size": v.mlp,
+        "num_hidden_layers": v.layers,
+        "num_attention_heads": v.heads,
+        "image_size": v.image_size,
+        "patch_size": v.patch,
+        "num_image_tokens": places,
+        "projection_dim": t.width,
+        "vision_use_head": False,
+    }
+    return {
+        "architectures": ["PaliGemmaForConditionalGeneration"],
+        "model_type": "paligemma",
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+        "hidden_size": t.width,
+        "projection_dim": t.width,
+        "image_token_index": image_token,
+        "tie_word_embeddings": True,
+        "torch_dtype": dtype,
+        "text_config": text,
+        "vision_config": vision,
+    }

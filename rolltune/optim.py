@@ -1,0 +1,51 @@
+"""Optimizers and schedules. The rate stays outside: each roll has its own, so it is an argument of the step."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from rolltune.errors import UserError
+
+
+def transform(name: str, clip: float | None) -> optax.GradientTransformation:
+    """Gradient -> direction: `sgd` is the gradient itself, `adamw` Adam's (arXiv:1412.6980; decay is added apart)."""
+    kinds = {"sgd": optax.identity, "adamw": optax.scale_by_adam}
+    if name not in kinds:
+        raise UserError(f"optimizer: {name!r} is not known; expected one of {', '.join(kinds)}")
+    return optax.chain(optax.clip_by_global_norm(clip) if clip else optax.identity(), kinds[name]())
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """A factor of the peak rate at step 1..total: linear warm-up, then `cosine`, `linear` or `constant`.
+
+    The cosine is big_vision's: half a period from the end of warm-up to the last step.
+    """
+
+    kind: str
+    total: int
+    warmup: int
+
+    def __post_init__(self):
+        if self.kind not in ("cosine", "linear", "constant"):
+            raise UserError(f"schedule: {self.kind!r} is not known; expected cosine, linear or constant")
+
+    def __call__(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
+        step = jnp.asarray(step, jnp.float32)
+        done = jnp.clip((step - self.warmup) / max(self.total - self.warmup, 1), 0, 1)
+        shape = {"cosine": 0.5 * (1 + jnp.cos(jnp.pi * done)), "linear": 1 - done, "constant": jnp.ones_like(done)}
+        return shape[self.kind] * jnp.minimum(1, step / max(self.warmup, 1))
+
+
+def decays(trainable: Any) -> Any:
+    """1 for the leaves that weight decay is for (matrices), 0 for norms and biases."""
+    return jax.tree.map_with_path(lambda path, x: float(_is_matrix(path)), trainable)
+
+
+def _is_matrix(path: tuple) -> bool:
+    names = [str(getattr(part, "key", part)) for part in path]
+    return names[-1] in ("a", "b") or names[-1].endswith(("kernel", "embedding"))

@@ -1,0 +1,146 @@
+"""One training step of one roll, a pure function; `jax.vmap` makes it the step of K rolls over one frozen base."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from rolltune import adapters
+from rolltune.data.batches import Batch
+from rolltune.optim import Schedule, decays
+
+ALIVE, NOT_FINITE, EXPLODED, STOPPED = range(4)
+REASONS = ("alive", "loss or gradient not finite", "loss exploded", "stopped early")
+
+
+class Forward(NamedTuple):
+    """What a family gives the step, so that the step knows no family."""
+
+    log_probs: Callable[[dict, Batch, Any], Float[Array, "b m"]]  # (params, batch, table) -> of each target
+
+
+class Roll(NamedTuple):
+    """The state of one roll. With a leading axis R on every leaf, of R rolls."""
+
+    trainable: dict[str, Any]
+    optimizer: Any
+    key: Array  # for dropout
+    step: Int[Array, ""]  # updates done
+    rate: Float[Array, ""]  # peak learning rate
+    scale: Float[Array, ""]  # of LoRA: alpha / rank
+    decay: Float[Array, ""]  # weight decay
+    fast: Float[Array, ""]  # running level of the loss
+    best: Float[Array, ""]  # its lowest value so far
+    state: Int[Array, ""]  # ALIVE, or why it is not
+
+
+class Report(NamedTuple):
+    loss: Float[Array, ""]
+    rate: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is the same for all rolls and compiled in."""
+
+    schedule: Schedule
+    transform: optax.GradientTransformation
+    dropout: float = 0.0
+    average: str = "example"  # the loss: mean over examples of their token means (big_vision), or over all "token"s
+    explosion_factor: float = 3.0
+    explosion_margin: float = 2.0  # nats
+    memory: float = 0.8  # of the running level: about the last five losses
+
+
+def targets_loss(plan: Plan, log_probs: Float[Array, "b m"], batch: Batch) -> tuple[Array, Array]:
+    """(sum, weight) of the negative log-likelihood: divided once, after all micro-batches are added up."""
+    weights = batch.weights * batch.valid[:, None]
+    if plan.average == "token":
+        return -jnp.sum(log_probs * weights), jnp.sum(weights)
+    each = jnp.sum(log_probs * weights, -1) / jnp.maximum(jnp.sum(weights, -1), 1)
+    return -jnp.sum(each), jnp.sum(batch.valid.astype(jnp.float32))
+
+
+def gradient(plan: Plan, forward: Forward, base: dict, table: Any, roll: Roll, batch: Batch) -> tuple[Array, Any]:
+    """(loss, gradient) over all micro-batches: every leaf of `batch` is [A, B, ...]."""
+
+    def sum_of(trainable, micro, key):
+        params = adapters.combine(base, trainable, roll.scale, key if plan.dropout else None, plan.dropout)
+        return targets_loss(plan, forward.log_probs(params, micro, table), micro)
+
+    step_key = jax.random.fold_in(roll.key, roll.step)
+    count = batch.tokens.shape[0]
+    value_and_grad = jax.value_and_grad(sum_of, has_aux=True)
+
+    def add(total, each):
+        micro, number = each
+        (loss, weight), grads = value_and_grad(roll.trainable, micro, jax.random.fold_in(step_key, number))
+        return jax.tree.map(jnp.add, total, (loss, weight, grads)), None
+
+    if count == 1:
+        (loss, weight), grads = value_and_grad(
+            roll.trainable, jax.tree.map(lambda x: x[0], batch), jax.random.fold_in(step_key, 0)
+        )
+    else:
+        zero = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, roll.trainable))
+        (loss, weight, grads), _ = jax.lax.scan(add, zero, (batch, jnp.arange(count)))
+    weight = jnp.maximum(weight, 1e-8)
+    return loss / weight, jax.tree.map(lambda g: g / weight, grads)
+
+
+def watch(plan: Plan, roll: Roll, loss: Array, norm: Array) -> tuple[Array, Array, Array]:
+    """(running level, its lowest value, state after this loss)."""
+    age = roll.step.astype(jnp.float32)
+    # The running level is a mean of the losses seen so far until it is five steps old, then an exponential one.
+    keep = jnp.minimum(plan.memory, age / (age + 1))
+    fast = keep * roll.fast + (1 - keep) * loss
+    best = jnp.where(roll.step == 0, fast, jnp.minimum(roll.best, fast))
+    exploded = fast > plan.explosion_factor * best + plan.explosion_margin
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    state = jnp.where(finite, jnp.where(exploded, EXPLODED, roll.state), NOT_FINITE)
+    return fast, best, jnp.where(roll.state == ALIVE, state, roll.state)
+
+
+def step(plan: Plan, forward: Forward, base: dict, table: Any, roll: Roll, batch: Batch) -> tuple[Roll, Report]:
+    """One update of one roll. A roll that is not alive, or that is done, stays exactly as it is."""
+    loss, grads = gradient(plan, forward, base, table, roll, batch)
+    norm = optax.global_norm(grads)
+    fast, best, state = watch(plan, roll, loss, norm)
+    rate = roll.rate * plan.schedule(roll.step + 1)
+    direction, optimizer = plan.transform.update(grads, roll.optimizer, roll.trainable)
+    trainable = jax.tree.map(
+        lambda p, d, decay: p - rate * (d + roll.decay * decay * p), roll.trainable, direction, decays(roll.trainable)
+    )
+    moved = roll._replace(trainable=trainable, optimizer=optimizer, step=roll.step + 1, fast=fast, best=best)
+    going: Bool[Array, ""] = (state == ALIVE) & (roll.step < plan.schedule.total)
+    kept = jax.tree.map(lambda new, old: jnp.where(going, new, old), moved, roll)
+    watched = roll.step < plan.schedule.total
+    return kept._replace(state=jnp.where(watched, state, roll.state)), Report(loss, rate, norm)
+
+
+def compile_step(plan: Plan, forward: Forward) -> Callable[[dict, Any, Roll, Batch], tuple[Roll, Report]]:
+    """The jitted step of R rolls: (base, table, rolls [R, ...], batches [R, A, B, ...]). Reuses the rolls' buffers."""
+    one = lambda base, table, roll, batch: step(plan, forward, base, table, roll, batch)
+    return jax.jit(jax.vmap(one, in_axes=(None, None, 0, 0)), donate_argnums=2)
+
+
+def compile_score(forward: Forward, candidates: int) -> Callable[..., Float[Array, "r b c"]]:
+    """The jitted score of R rolls on one batch: log-probability of each candidate answer as a whole, [R, B, C]."""
+
+    def one(base, table, trainable, scale, batch):
+        params = adapters.combine(base, trainable, scale)
+        log_probs = forward.log_probs(params, batch, table) * batch.weights
+        return sum_by_candidate(log_probs, batch.candidates, candidates)
+
+    return jax.jit(jax.vmap(one, in_axes=(None, None, 0, 0, None)))
+
+
+def sum_by_candidate(
+    log_probs: Float[Array, "b m"], candidate: Int[Array, "b m"], candidates: int
+) -> Float[Array, "b c"]:
+    return jnp.einsum("bm,bmc->bc", log_probs, jax.nn.one_hot(candidate, candidates), precision="highest")

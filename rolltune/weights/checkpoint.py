@@ -1,0 +1,49 @@
+"""A base model on the disk, whatever form it has: a npz, a safetensors file, or a folder with either."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rolltune.errors import UserError
+from rolltune.weights.hf import CONFIG, INDEX, read_hf, read_json
+from rolltune.weights.names import Lazy, Shape
+from rolltune.weights.npz import read_npz
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Opened, not read. `config` is config.json's content, None beside a npz."""
+
+    path: Path
+    tensors: Mapping[str, Lazy]
+    config: Mapping[str, Any] | None
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
+
+    @property
+    def name(self) -> str:
+        """What a person calls it: the folder of a Hugging Face model, the npz without its ending."""
+        return self.path.stem if self.path.is_file() and self.path.suffix == ".npz" else self.path.resolve().name
+
+
+def open_checkpoint(path: Path | str) -> Checkpoint:
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist. Download it with 01-download_models.py, or correct the path.")
+    if path.is_dir() and not (path / CONFIG).exists() and not (path / INDEX).exists():
+        found = sorted(path.glob("*.npz"))
+        if len(found) > 1:
+            raise UserError(f"{path} holds several models: name one of {', '.join(file.name for file in found)}")
+        path = found[0] if found else path
+    if path.suffix == ".npz":
+        return Checkpoint(path, read_npz(path), None)
+    if path.is_file() and path.suffix != ".safetensors":
+        raise UserError(f"{path}: expected a .npz, a .safetensors file or a folder with {CONFIG}")
+    folder = path if path.is_dir() else path.parent
+    tensors = read_hf(path)
+    if not (folder / CONFIG).exists():
+        raise UserError(f"{folder} has no {CONFIG}, which says what the tensors are. Download the whole model.")
+    return Checkpoint(folder, tensors, read_json(folder / CONFIG))

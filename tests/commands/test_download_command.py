@@ -1,0 +1,64 @@
+"""01-download_models.py as a person runs it."""
+
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from rolltune.commands.download import main
+from rolltune.weights.catalogue import Source
+from rolltune.weights.download import RemoteFile
+
+
+class FakeHub:
+    asked: ClassVar[list[tuple[str, str]]] = []
+
+    def files(self, source: Source) -> list[RemoteFile]:
+        return [RemoteFile(source.file or "model.safetensors", 3)]
+
+    def fetch(self, source: Source, file: RemoteFile, staging: Path) -> Path:
+        self.asked.append((source.hub, file.name))
+        (staging / file.name).write_bytes(b"abc")
+        return staging / file.name
+
+
+class Interrupted(FakeHub):
+    def fetch(self, source: Source, file: RemoteFile, staging: Path) -> Path:
+        raise KeyboardInterrupt
+
+
+@pytest.fixture
+def hubs(monkeypatch, tmp_path):
+    for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "HF_TOKEN", "HF_HOME", "HF_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    monkeypatch.setenv("ROLLTUNE_CACHE", str(tmp_path / "cache"))
+    FakeHub.asked = []
+    return dict.fromkeys(("kaggle", "huggingface", "web"), FakeHub)
+
+
+def test_the_default_brings_weights_and_tokenizer(hubs, tmp_path, capsys):
+    assert main([], hubs) == 0
+    assert FakeHub.asked == [("web", "paligemma_tokenizer.model"), ("kaggle", "paligemma-3b-pt-224.bf16.npz")]
+    assert (tmp_path / "cache/paligemma-3b-pt-224.bf16.npz").read_bytes() == b"abc"
+    assert "Ready:" in capsys.readouterr().out
+
+
+def test_auto_goes_where_credentials_are(hubs, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_TOKEN", "x")
+    assert main(["paligemma2-3b-448", "--cache", str(tmp_path / "other")], hubs) == 0
+    assert FakeHub.asked == [("huggingface", "model.safetensors")]
+    assert (tmp_path / "other/paligemma2-3b-pt-448-bfloat16/model.safetensors").exists()
+
+
+def test_an_interrupt_says_how_to_go_on(hubs, capsys):
+    assert main([], {**hubs, "web": Interrupted}) == 130
+    assert "goes on where it stopped" in capsys.readouterr().out
+
+
+def test_list_and_help_teach(hubs, capsys):
+    assert main(["--list"], hubs) == 0
+    assert "paligemma2-28b-pt-896" in capsys.readouterr().out and not FakeHub.asked
+    with pytest.raises(SystemExit):
+        main(["--help"], hubs)
+    assert "01-download_models.py paligemma2-3b-pt-448" in capsys.readouterr().out

@@ -1,0 +1,35 @@
+import io
+import json
+
+import pytest
+from made_predictions import counted
+from rich.console import Console
+
+from rolltune.evaluation.cross_table import Cell, table, write
+from rolltune.evaluation.metrics import measure
+
+CELLS = [
+    Cell("a.npz", "train.jsonl", measure(counted(4, 4, 1, 1), "yes"), trained_on=True),
+    Cell("a.npz", "valid.jsonl", measure(counted(3, 5, 0, 2), "yes")),
+    Cell("b.npz", "valid.jsonl", None, reason="trained on another base"),
+]
+
+
+def test_every_figure_is_in_the_table():
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(table(CELLS))
+    text = console.export_text()
+    for part in ("0.8 (0.8)*", "0.75 (0.8)", "not scored: trained on another base", "10 pictures", "no forecast"):
+        assert part in text
+
+
+def test_the_json_holds_them_too(tmp_path):
+    write(tmp_path / "table.json", CELLS, "precision")
+    read = json.loads((tmp_path / "table.json").read_text())
+    assert [cell["metrics"] and cell["metrics"]["precision"] for cell in read["cells"]] == [0.8, 1.0, None]
+    assert read["cells"][0]["trained_on"] and read["cells"][2]["reason"] == "trained on another base"
+
+
+def test_a_pair_scored_twice_is_refused():
+    with pytest.raises(ValueError, match="twice"):
+        table([CELLS[0], CELLS[0]])

@@ -1,0 +1,135 @@
+import io
+import json
+from dataclasses import replace
+
+import pytest
+from made_predictions import counted
+from rich.console import Console
+
+from rolltune.errors import UserError
+from rolltune.evaluation.leaderboard import Entry, Status, rank, table, with_test, write
+from rolltune.evaluation.metrics import measure
+
+ALIVE = Status()
+
+
+def entry(roll, tp, tn, fp, fn, sure=0.9, status=ALIVE, **more) -> Entry:
+    valid = counted(tp, tn, fp, fn, sure)
+    train = measure(counted(40, 46, 0, 0), "yes")
+    return Entry(roll, 100 + roll, 0.03, status, train, measure(valid, "yes"), valid, **more)
+
+
+def order(board):
+    return [entry.roll for entry in board.entries]
+
+
+def shown(board, width=80):
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(table(board))
+    return console.export_text()
+
+
+def test_each_metric_ranks_its_own_way():
+    # F: 0.8, 0.75, 0.857; precision: 1, 0.6, 0.75; recall: 2/3, 1, 1; accuracy: 0.9, 0.8, 0.9
+    rolls = [entry(0, 2, 7, 0, 1, 0.6), entry(1, 3, 5, 2, 0, 0.7), entry(2, 3, 6, 1, 0, 0.99)]
+    assert order(rank(rolls)) == [2, 0, 1]
+    assert order(rank(rolls, "precision")) == [0, 2, 1]
+    assert order(rank(rolls, "recall")) == [2, 1, 0]  # level at 1.0; 0.47 nats against 0.53
+    assert order(rank(rolls, "accuracy"))[0] == 2
+    losses = {roll.roll: roll.valid.log_loss for roll in rolls}
+    assert order(rank(rolls, "log-loss")) == sorted(losses, key=losses.get)
+    with pytest.raises(UserError, match="no metric is called 'f2'"):
+        rank(rolls, "f2")
+
+
+def test_ties_go_to_the_lower_log_loss_and_the_notes_say_so():
+    board = rank([entry(0, 3, 5, 1, 1, 0.6), entry(1, 3, 5, 1, 1, 0.8)])
+    assert order(board) == [1, 0]
+    assert any("rolls 1 and 0 are level in f-measure; ranked by the lower log-loss" in note for note in board.notes)
+    same = rank([entry(5, 3, 5, 1, 1), entry(2, 3, 5, 1, 1)])
+    assert order(same) == [2, 5]
+    assert any("ranked by the lower number, their log-loss being equal too" in note for note in same.notes)
+
+
+def test_an_undefined_figure_ranks_below_every_defined_one():
+    board = rank([entry(0, 0, 5, 0, 5), entry(1, 1, 1, 4, 4)], "precision")
+    assert order(board) == [1, 0]
+    assert any("roll 0 gives every picture the same answer" in note for note in board.notes)
+    both = rank([entry(0, 0, 5, 0, 5), entry(1, 0, 5, 0, 5)], "precision")
+    assert any("precision is undefined for every roll (no picture was predicted yes)" in note for note in both.notes)
+
+
+def test_only_rolls_that_ran_to_the_end_can_be_chosen():
+    died = Entry(0, 7, 0.3, Status("redrawn", 41, "loss is not a number"))
+    stopped = entry(1, 5, 5, 0, 0, status=Status("stopped", 64, "rung 1"))
+    board = rank([died, stopped, entry(2, 4, 4, 1, 1), entry(3, 3, 5, 1, 1)])
+    assert board.chosen.roll == 2 and board.ranked == 2
+    assert order(board) == [2, 3, 0, 1]
+    assert "roll 0 died at step 41: loss is not a number; drawn again" in board.ends
+    assert any("the best of 3 cannot be told from the second" in note for note in board.notes)  # the stopped one counts
+    assert any("choosing the best of 3 on 10 pictures" in note for note in board.notes)
+    nothing = rank([died])
+    assert nothing.chosen is None
+    assert any("no roll ran to the end" in note for note in nothing.notes)
+
+
+def test_rolls_scored_on_different_rows_are_not_tested_against_each_other():
+    other = entry(1, 3, 5, 1, 1)
+    fold = counted(3, 5, 1, 1)._replace(ids=tuple("abcdefghij"))
+    notes = rank([entry(0, 4, 5, 1, 0), replace(other, prediction=fold)]).notes
+    assert any("scored on different pictures" in note for note in notes)
+    assert not any("McNemar" in note or "choosing" in note for note in notes)
+
+
+def test_what_keep_saves():
+    board = rank([entry(i, 4, 4, 1, 1) for i in range(3)] + [entry(9, 5, 5, 0, 0, status=Status("died", 3, "NaN"))])
+    assert [e.roll for e in board.keep("best")] == [0]
+    assert [e.roll for e in board.keep("2")] == [0, 1]
+    assert [e.roll for e in board.keep("all")] == [e.roll for e in board.keep("50")] == [0, 1, 2]
+    for wrong in ("0", "-1", "some"):
+        with pytest.raises(UserError, match="best, all or a number"):
+            board.keep(wrong)
+
+
+def test_without_validation_rows_it_ranks_on_training_and_says_so():
+    first = measure(counted(40, 40, 3, 3), "yes")
+    second = measure(counted(42, 42, 1, 1), "yes")
+    board = rank([Entry(0, 1, 0.1, train=first), Entry(1, 2, 0.1, train=second)])
+    assert (board.split, order(board)) == ("train", [1, 0])
+    assert any("says nothing about new pictures" in note for note in board.notes)
+
+
+def test_no_better_than_always_the_same_answer_is_said():
+    board = rank([entry(0, 0, 7, 0, 3)])
+    assert any("no more often (0.7) than always giving the most frequent answer (0.7)" in note for note in board.notes)
+
+
+def test_the_untouched_split_scores_the_chosen_only():
+    board = with_test(rank([entry(0, 5, 5, 0, 0), entry(1, 3, 5, 1, 1)]), counted(6, 8, 2, 4))
+    assert board.chosen.test.accuracy == 0.7
+    assert board.entries[1].test is None
+    assert not any("-t N" in note for note in board.notes)  # it was done
+    assert any(
+        "on the untouched split (20 pictures) roll 0 has f-measure 0.6667 (95 %:" in note and "against 1.0" in note
+        for note in board.notes
+    )
+
+
+def test_the_table_fits_eighty_columns_uncut():
+    board = rank([entry(i, 3, 5, 1, 1, settings={"alpha": 16}) for i in range(2)], "precision")
+    text = shown(board)
+    assert "…" not in text
+    for part in ("rolls by precision, validation pictures", "100", "0.03", "0.75", "0.30-0.95", "0.8", "alive"):
+        assert part in text
+
+
+def test_the_json_holds_figures_intervals_and_reasons(tmp_path):
+    board = rank([Entry(0, 7, 0.3, Status("died", 41, "NaN")), entry(1, 0, 5, 0, 5)], "precision")
+    write(tmp_path / "leaderboard.json", board)
+    read = json.loads((tmp_path / "leaderboard.json").read_text())
+    assert (read["metric"], read["chosen"]) == ("precision", 1)
+    best, dead = read["rolls"]
+    assert (best["rank"], best["valid"]["precision"], best["valid"]["accuracy"]) == (1, None, 0.5)
+    assert best["valid"]["undefined"] == {"precision": "no picture was predicted yes"}
+    assert best["valid"]["interval_95"]["accuracy"]["low"] == pytest.approx(0.2366, abs=1e-4)
+    assert (dead["rank"], dead["state"], dead["step"], dead["reason"], dead["valid"]) == (None, "died", 41, "NaN", None)

@@ -1,0 +1,170 @@
+import os
+import re
+from html.parser import HTMLParser
+
+import pytest
+from made_predictions import counted, prediction
+
+from rolltune.evaluation.charts import Curve
+from rolltune.evaluation.leaderboard import Entry, Status, rank
+from rolltune.evaluation.metrics import measure
+from rolltune.evaluation.report import RunSummary, html, write_report
+from rolltune.evaluation.report_pictures import pictures
+from rolltune.evaluation.report_tables import SplitResult
+
+EVIL = '<script>alert("x")</script>&amp;'
+
+
+class Page(HTMLParser):
+    """The text, the tags, and every address of a page; fails where tags do not match."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open, self.tags, self.addresses, self.words, self.bare = [], set(), [], [], []
+        self.feed(page)
+        assert not self.open
+        self.text = " ".join("".join(self.words).split())
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "srcset", "href")]
+        if tag not in ("meta", "img", "source", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data + " ")
+
+
+def a_run(**more) -> RunSummary:
+    before, after = measure(counted(0, 5, 0, 5), "yes"), measure(counted(4, 5, 0, 1), "yes")
+    chosen = Entry(
+        1, 11, 0.003, valid=after, train=measure(counted(40, 44, 1, 1), "yes"), prediction=counted(4, 5, 0, 1)
+    )
+    second = Entry(2, 12, 0.001, valid=measure(counted(3, 5, 0, 2), "yes"), prediction=counted(3, 5, 0, 2))
+    third = Entry(4, 14, 0.01, valid=measure(counted(2, 5, 0, 3), "yes"), prediction=counted(2, 5, 0, 3))
+    dead = Entry(3, 13, 0.3, Status("died", 41, "loss is not a number"))
+    given = {
+        "title": "best-set1",
+        "stage": "(1st trained)",
+        "prompt": "is it an advertisement?",
+        "answers": ("yes", "no"),
+        "base": {"base model": "paligemma-3b", "base hash": "sha256 12ab"},
+        "recipe": {"rate": 0.003, "steps": 256},
+        "command": "./03-do_learn.py -d set1",
+        "splits": [SplitResult("./dataset/set1/valid.jsonl", "valid", before, after)],
+        "curves": [Curve(1, [32, 64], [0.7, 0.3417])],
+        "leaderboard": rank([chosen, second, third, dead]),
+        "pictures": pictures(counted(4, 5, 0, 1), {}, "valid"),
+        "warnings": ["the base was given in f16"],
+    }
+    return RunSummary(**{**given, **more})
+
+
+def test_every_figure_is_there():
+    text = Page(html(a_run())).text
+    assert "Right on 9 of 10 on pictures it was not trained on; before training on 5." in text
+    assert "anywhere from 0.60 to 0.98" in text
+    for part in (
+        "best-set1 (1st trained)",
+        "0.5 → 0.9",  # accuracy
+        "undefined → 1.0",  # precision
+        "before training: precision undefined, no picture was predicted yes",
+        "0.0 → 0.8889",  # F-measure
+        "after training: 1 of 10 wrong",
+        "is it an advertisement?",
+        "paligemma-3b",
+        "sha256 12ab",
+        '"steps": 256',
+        "./03-do_learn.py -d set1",
+        "the base was given in f16",
+        "the best of 3 cannot be told from the second",
+        "roll 3 died at step 41: loss is not a number",
+        "no instead of yes",
+    ):
+        assert part in text, part
+    for figure in ("0.003", "11", "0.8889", "0.9756", "0.75", "0.55", "0.98"):  # seeds, rates, figures, intervals
+        assert re.search(rf"(?<![\d.]){re.escape(figure)}(?!\d)", text), figure
+
+
+def test_the_counts_stand_in_their_places():
+    text = Page(html(a_run(leaderboard=None, pictures=(), warnings=()))).text
+    assert "right answer ↓ predicted → yes no yes 4 1 no 0 5" in text.replace("\xa0", " ").replace("  ", " ")
+    assert "in the data predicted before training predicted after training no 5 10 6 yes 5 0 4" in text
+
+
+def test_nothing_is_loaded_and_nothing_runs():
+    page = Page(html(a_run()))
+    assert "script" not in page.tags and "link" not in page.tags
+    assert page.addresses and all(address.startswith("data:image/") for address in page.addresses)
+
+
+def test_text_from_data_stays_text():
+    answers = (EVIL, "no")
+    rows = prediction([EVIL, "no"], ["no", "no"], answers)._replace(ids=(EVIL, "b"))
+    metrics = measure(rows, EVIL)
+    entry = Entry(0, 1, 0.1, Status(), None, metrics, rows)
+    dead = Entry(1, 1, 0.1, Status("died", 1, EVIL))
+    run = a_run(
+        title=EVIL,
+        stage=EVIL,
+        prompt=EVIL,
+        answers=answers,
+        positive=EVIL,
+        base={EVIL: EVIL},
+        recipe={EVIL: EVIL},
+        command=EVIL,
+        roll_file=EVIL,
+        facts={EVIL: EVIL},
+        splits=[SplitResult(EVIL, "valid", metrics, metrics)],
+        leaderboard=rank([entry, dead]),
+        pictures=pictures(rows, {}, EVIL, {EVIL: EVIL}),
+        warnings=[EVIL],
+    )
+    written = html(run)
+    assert "<script" not in written
+    page = Page(written)
+    assert page.text.count(EVIL) >= 20  # shown as it is, the &amp; too
+
+
+def test_many_answers_list_the_commonest_confusions_and_every_answer():
+    answers = tuple(f"leaf {i}" for i in range(15))
+    right = [answers[i % 15] for i in range(30)]
+    chosen = [answers[3] if answer == answers[2] else answer for answer in right]
+    metrics = measure(prediction(right, chosen, answers), None)
+    board = rank([Entry(0, 1, 0.1, valid=metrics)])
+    text = Page(
+        html(RunSummary("plants", splits=[SplitResult("valid", "valid", None, metrics)], leaderboard=board))
+    ).text
+    assert "pictures right answer predicted 2 leaf 2 leaf 3" in text
+    assert "leaf 3 2 4 2 0.5 1.0 0.6667" in text
+    assert "means over the answers" in text
+
+
+def test_an_answer_that_swallows_all_others_is_warned_of():
+    same = measure(counted(0, 5, 0, 5), "yes")
+    run = RunSummary("x", splits=[SplitResult("valid.jsonl", "valid", None, same)])
+    assert "valid.jsonl: every picture gets the same answer, 'no'" in Page(html(run)).text
+
+
+@pytest.mark.parametrize("role", ["test", "valid", "all", "train"])
+def test_the_lead_says_what_the_figure_is_worth(role):
+    metrics = measure(counted(5, 5, 0, 0), "yes")
+    text = Page(html(RunSummary("x", splits=[SplitResult("data", role, None, metrics)]))).text
+    words = {
+        "test": "neither training nor choosing has seen",
+        "valid": "it was not trained on",
+        "all": "on all pictures, those it was trained on among them",
+        "train": "says nothing about new ones",
+    }
+    assert words[role] in text
+
+
+def test_an_empty_summary_is_a_page_and_it_is_written_whole(tmp_path):
+    write_report(tmp_path / "reports" / "x.html", RunSummary("only a title"))
+    page = Page((tmp_path / "reports" / "x.html").read_text(encoding="utf-8"))
+    assert page.text == "only a title only a title"
+    assert os.listdir(tmp_path / "reports") == ["x.html"]

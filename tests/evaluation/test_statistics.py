@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_predictions import counted, prediction
+from scipy.stats import binom, binomtest
+
+from rolltune.evaluation.metrics import measure
+from rolltune.evaluation.statistics import (
+    McNemar,
+    against_second,
+    bootstrap_f,
+    f_interval,
+    interval,
+    mcnemar,
+    optimism,
+    wilson,
+    winners_curse,
+)
+
+
+@given(st.integers(1, 200), st.data())
+def test_wilson_equals_scipy_and_holds_the_share(n, data):
+    right = data.draw(st.integers(0, n))
+    mine = wilson(right, n)
+    theirs = binomtest(right, n).proportion_ci(method="wilson")
+    assert (mine.low, mine.high) == (pytest.approx(theirs.low, abs=1e-9), pytest.approx(theirs.high, abs=1e-9))
+    assert 0 <= mine.low <= right / n <= mine.high <= 1
+
+
+def test_wilson_by_hand_and_without_rows():
+    ten = wilson(10, 10)
+    assert (round(ten.low, 4), ten.high) == (0.7225, 1.0)
+    assert wilson(0, 0) is None
+
+
+def test_mcnemar_matches_rows_by_id_and_equals_the_binomial_test():
+    first = prediction(["yes"] * 8, ["yes"] * 7 + ["no"])
+    second = prediction(["yes"] * 8, ["no"] * 6 + ["yes"] * 2)
+    turned = second._replace(ids=second.ids[::-1], label=second.label[::-1], log_probs=second.log_probs[::-1])
+    for other in (second, turned):
+        test = mcnemar(first, other)
+        assert (test.only_first, test.only_second, test.n) == (6, 1, 8)
+        assert test.p == pytest.approx(2 * binom.cdf(1, 7, 0.5))
+    assert mcnemar(first, first).p == 1.0
+    with pytest.raises(ValueError, match="different rows"):
+        mcnemar(first, prediction(["yes"], ["yes"]))
+
+
+def test_the_outcome_in_words():
+    assert against_second(8, McNemar(3, 1, 10, 0.625)) == (
+        "the best of 8 cannot be told from the second "
+        "(McNemar p = 0.62: one is right where the other is wrong on 4 of 10 pictures)"
+    )
+    assert "is right on more pictures than the second" in against_second(8, McNemar(9, 0, 10, 0.004))
+    assert "is right on fewer pictures than the second" in against_second(8, McNemar(0, 9, 10, 0.004))
+
+
+def test_intervals_of_the_f_measure():
+    perfect = measure(counted(5, 5, 0, 0), "yes")
+    assert bootstrap_f(perfect) is None  # every draw gives 1.0: it would claim certainty from ten pictures
+    share = wilson(5, 5).low
+    assert f_interval(perfect)[:2] == (pytest.approx(2 * share / (1 + share)), 1.0)
+    middling = measure(counted(200, 200, 40, 60), "yes")
+    carried, drawn = f_interval(middling), bootstrap_f(middling, samples=4000)
+    assert carried.low < middling.f_measure < carried.high
+    assert (carried.low, carried.high) == (pytest.approx(drawn.low, abs=0.01), pytest.approx(drawn.high, abs=0.01))
+    assert f_interval(measure(counted(0, 3, 0, 0), "yes")) is None
+
+
+def test_the_bootstrap_equals_drawing_rows():
+    answers, rng = ("a", "b", "c"), np.random.default_rng(1)
+    right = rng.choice(answers, 60)
+    chosen = np.where(rng.random(60) < 0.7, right, rng.choice(answers, 60))
+    metrics = measure(prediction(list(right), list(chosen), answers), None)
+    by_rows = []
+    for _ in range(200):
+        rows = rng.integers(0, 60, 60)
+        by_rows.append(measure(prediction(list(right[rows]), list(chosen[rows]), answers), None).f_measure)
+    bounds = interval(metrics, "f-measure")
+    low, high = np.quantile(by_rows, [0.025, 0.975])
+    assert (bounds.low, bounds.high) == (pytest.approx(low, abs=0.04), pytest.approx(high, abs=0.04))
+
+
+def test_which_figures_have_an_interval():
+    metrics = measure(counted(3, 5, 1, 2), "yes")
+    assert interval(metrics, "precision") == wilson(3, 4)
+    assert interval(metrics, "recall") == wilson(3, 5)
+    assert interval(metrics, "accuracy") == wilson(8, 11)
+    assert interval(metrics, "log-loss") is None
+    assert interval(measure(counted(0, 5, 0, 2), "yes"), "precision") is None
+
+
+def test_optimism_equals_a_simulation():
+    draws = np.random.default_rng(0).binomial(10, 0.8, size=(20000, 8)).max(axis=1).mean() / 10 - 0.8
+    assert optimism(8, 10, 0.8) == pytest.approx(draws, abs=0.004)
+    assert optimism(1, 10, 0.8) == pytest.approx(0, abs=1e-12)
+    assert optimism(8, 1000, 0.8) < optimism(8, 100, 0.8) < optimism(8, 10, 0.8) < optimism(64, 10, 0.8)
+
+
+def test_the_warning_of_choosing_on_few_pictures():
+    text = winners_curse(8, 10, 0.8)
+    assert text.startswith("choosing the best of 8 on 10 pictures flatters it")
+    assert "up to 0.96" in text and "02-shuffle_data.sh -t N" in text
+    assert "cannot choose" in winners_curse(8, 10, 1.0)
+    assert winners_curse(1, 10, 0.8) is None
+    assert winners_curse(2, 100000, 0.8) is None
