@@ -53,6 +53,11 @@ COPY --chmod=0755 docker/entrypoint.sh /usr/local/bin/rolltune-entrypoint
 RUN --mount=type=bind,target=/mnt/source cp -r /mnt/source /tmp/source && \
     pip install --no-cache-dir --no-deps --no-build-isolation --no-index /tmp/source && \
     rm -r /tmp/source
+# Where big_vision is, the image is only made if its model and ours agree.
+RUN --mount=type=bind,target=/mnt/source if [ -d /opt/big_vision ]; then \
+      JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR= PYTHONDONTWRITEBYTECODE=1 \
+      python3 -m pytest -q -p no:cacheprovider /mnt/source/tests/models/test_big_vision.py; \
+    fi
 COPY playground /rolltune/playground
 WORKDIR /rolltune/playground
 USER 1000:1000

@@ -23,5 +23,5 @@ for accelerator in cuda13 cuda12; do
 done
 compile cpu --extra hub --constraint docker/requirements-test.txt "$@"
 uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-annotate \
-  --no-emit-index-url --custom-compile-command ./docker/lock.sh --constraint docker/requirements-cpu.txt "$@" \
+  --no-emit-index-url --custom-compile-command ./docker/lock.sh --constraint docker/requirements-test.txt "$@" \
   docker/big-vision.in --output-file docker/requirements-big-vision.txt
