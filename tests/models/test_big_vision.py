@@ -4,8 +4,6 @@ Both read the same npz; logits and the gradient of the loss must agree. The stor
 on every machine; this one shows that big_vision still agrees with them, and that it loads what we save.
 """
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
