@@ -1,11 +1,13 @@
-"""Fixtures: where the optional folder of real data sets, tokenizers and reference outputs is."""
+"""Fixtures: where the optional folder of real data sets, tokenizers and reference outputs is. And the time budget."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 SHARED = Path(os.environ.get("ROLLTUNE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+STARTED = time.monotonic()
 
 
 @pytest.fixture
@@ -19,3 +21,20 @@ def shared():
         return path
 
     return find
+
+
+def over_budget() -> str:
+    """Empty, or how far the run is over the seconds that ROLLTUNE_TEST_BUDGET allows."""
+    took, budget = time.monotonic() - STARTED, float(os.environ.get("ROLLTUNE_TEST_BUDGET", "inf"))
+    return f"the tests took {took:.0f} s, over their budget of {budget:.0f} s" if took > budget else ""
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if exitstatus == pytest.ExitCode.OK and over_budget():
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    if "ROLLTUNE_TEST_BUDGET" in os.environ:
+        took, budget = time.monotonic() - STARTED, os.environ["ROLLTUNE_TEST_BUDGET"]
+        terminalreporter.write_line(over_budget() or f"time: {took:.0f} s of a budget of {budget} s")

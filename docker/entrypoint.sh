@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Says on stderr whether JAX will find a GPU, and what to do when not; then becomes the command it was given.
+# ROLLTUNE_QUIET=1 leaves out the report.
+set -uo pipefail
+
+say() { printf 'rolltune: %s\n' "$*" >&2; }
+
+on_wsl() { grep -qi microsoft "${ROLLTUNE_PROC_VERSION:-/proc/version}" 2>/dev/null; }
+
+# older 524.99 525 -> yes
+older() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(a + 0 < b + 0) }'; }
+
+report() {
+  local driver_needed=525 capability_needed=5.2 name memory driver capability problem=no
+  if [ "${ROLLTUNE_ACCELERATOR:-cpu}" = cpu ]; then
+    say "this image computes on the CPU"
+    return
+  fi
+  if [ "$ROLLTUNE_ACCELERATOR" = cuda13 ]; then driver_needed=580 capability_needed=7.5; fi
+  if ! nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then
+    say "no GPU can be seen in this container: JAX will compute on the CPU, slowly"
+    say "  with a plain docker run, add --gpus all (bin/docker-run.sh does so when nvidia-smi -L lists a card)"
+    say "  on Linux the host needs the NVIDIA driver and nvidia-container-toolkit"
+    if on_wsl; then
+      say "  on WSL2 the driver is Windows' own: update it there, install none inside WSL,"
+      say "  and check Docker Desktop: Settings, Resources, WSL integration"
+    fi
+    return
+  fi
+  while IFS=, read -r name memory driver capability; do
+    name=${name# } memory=${memory# } driver=${driver# } capability=${capability# }
+    say "GPU $name, $memory, driver $driver"
+    if older "$driver" "$driver_needed"; then
+      say "  this driver is too old for $ROLLTUNE_ACCELERATOR, which needs $driver_needed or newer: update the driver"
+      if [ "$ROLLTUNE_ACCELERATOR" = cuda13 ]; then say "  or build for older drivers: bin/docker-build.sh cuda12"; fi
+      problem=yes
+    fi
+    if older "$capability" "$capability_needed"; then
+      say "  this card (compute capability $capability) is too old for $ROLLTUNE_ACCELERATOR, which needs" \
+        "$capability_needed: use bin/docker-build.sh cpu"
+      problem=yes
+    fi
+  done < <(nvidia-smi --query-gpu=name,memory.total,driver_version,compute_cap --format=csv,noheader 2>/dev/null)
+  if on_wsl; then
+    say "WSL2: Windows moves GPU memory to RAM without an error when it runs short, and training gets ten times slower;"
+    say "  if allocations fail although memory is free, set XLA_PYTHON_CLIENT_ALLOCATOR=cuda_async"
+  fi
+  if [ "$problem" = yes ]; then say "JAX will probably compute on the CPU"; fi
+}
+
+if [ -z "${ROLLTUNE_QUIET:-}" ]; then report; fi
+exec "$@"

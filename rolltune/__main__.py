@@ -1,0 +1,77 @@
+"""The `rolltune` command: names its parts, imports only the one that is asked for, and turns errors into advice."""
+
+import importlib
+import sys
+
+from rolltune import __version__
+from rolltune.errors import UserError
+
+# command -> (module with `main(argv) -> int`, what it does). Imported when called: `--help` must not wait for JAX.
+COMMANDS = {
+    "doctor": ("rolltune.commands.doctor", "look through a data set: broken files, duplicates, leaks between splits"),
+    "download": ("rolltune.commands.download", "fetch model weights and tokenizer from Kaggle or Hugging Face"),
+    "shuffle": ("rolltune.commands.shuffle", "split data.jsonl into train.jsonl and valid.jsonl"),
+    "learn": ("rolltune.commands.learn", "fine-tune, evaluate before and after, save the roll"),
+    "validate": ("rolltune.commands.validate", "score saved rolls on data sets, one block each and a table"),
+    "search-prompt": ("rolltune.commands.search_prompt", "try a list of prompts on the data before any training"),
+    "convert": ("rolltune.commands.convert", "turn other kinds of data into JSON Lines and images"),
+    "sample-ads": ("rolltune.commands.sample_ads", "draw the sample data set of 96 advertisements"),
+}
+
+USAGE_ERROR = 2
+INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for a program ended by Ctrl-C
+
+
+def help_text() -> str:
+    """The page that `rolltune --help` prints: every command with its one line, and what to type next."""
+    rows = "\n".join(f"  {name:<14} {about}" for name, (_, about) in COMMANDS.items())
+    return (
+        "usage: rolltune COMMAND [arguments]\n\n"
+        "Fine-tune a vision-language model on your own labelled images.\n\n"
+        f"commands:\n{rows}\n\n"
+        "  rolltune COMMAND --help   the flags of one command, with examples\n"
+        "  rolltune --version        the version\n\n"
+        "A first run:\n"
+        "  rolltune sample-ads dataset\n"
+        "  rolltune shuffle -v 10 -n set1\n"
+        "  rolltune learn -d set1 -w trained-set1\n"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 2 something the person can put right, 130 interrupted."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(help_text(), end="")
+        return 0 if arguments else USAGE_ERROR
+    if arguments[0] in ("-V", "--version"):
+        print(f"rolltune {__version__}")
+        return 0
+    try:
+        return run(arguments[0], arguments[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def run(name: str, arguments: list[str]) -> int:
+    """Import the command's module and call its `main`; an unknown name or a missing package is a UserError."""
+    if name not in COMMANDS:
+        raise UserError(f"there is no command {name!r}; the commands are {', '.join(COMMANDS)}")
+    try:
+        command = importlib.import_module(COMMANDS[name][0])
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.split(".")[0] == "rolltune":
+            raise  # a hole in rolltune itself: the traceback is what its authors need
+        raise UserError(
+            f"the Python package {missing.name!r} is not installed for {sys.executable}; run ./bin/quickstart.sh and "
+            "then `source .venv/bin/activate`, or work in the container: ./bin/docker-run.sh"
+        ) from missing
+    return command.main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,21 @@
+"""The Compose file says the same as bin/docker-run.sh; no Compose program is needed to see that."""
+
+import subprocess
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_compose_mounts_and_settings_are_those_of_docker_run():
+    services = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())["services"]
+    printed = subprocess.check_output([str(ROOT / "bin/docker-run.sh"), "--dry-run", "--gpu"], text=True)
+    command = subprocess.check_output(["bash", "-c", f"printf '%s\\n' {printed}"], text=True)
+    for name, service in services.items():
+        assert "--init\n" in command and service["init"] and f"--shm-size\n{service['shm_size']}\n" in command
+        for volume in service["volumes"]:
+            source = (ROOT / "docker" / volume["source"]).resolve()
+            assert f'type=bind,"source={source}",target={volume["target"]}\n' in command, name
+    assert services["rolltune-gpu"]["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
+    assert "deploy" not in services["rolltune"]

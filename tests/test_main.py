@@ -1,0 +1,81 @@
+"""The `rolltune` command: what it prints and the exit status that scripts rely on."""
+
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from rolltune import __main__ as program
+from rolltune.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """`command(function)` makes `rolltune learn` call that function."""
+
+    def install(function):
+        module = types.ModuleType("rolltune.commands.learn")
+        module.main = function
+        monkeypatch.setitem(sys.modules, "rolltune.commands.learn", module)
+
+    return install
+
+
+def test_help_names_every_command_and_imports_none_of_them():
+    code = "import sys; from rolltune.__main__ import main; main(['--help']); sys.exit('jax' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert all(f"\n  {name} " in shown for name in program.COMMANDS)
+
+
+def test_every_command_has_a_module_with_main():
+    for module, _ in program.COMMANDS.values():
+        assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module
+
+
+def test_arguments_and_exit_status_pass_through(command):
+    seen = []
+    command(lambda argv: seen.append(argv) or 7)
+    assert program.main(["learn", "-d", "set 1"]) == 7
+    assert seen == [["-d", "set 1"]]
+
+
+def test_a_user_error_is_one_line_and_status_2(command, capsys):
+    def fail(argv):
+        raise UserError("data.jsonl line 3: no image")
+
+    command(fail)
+    assert program.main(["learn"]) == 2
+    assert capsys.readouterr().err == "error: data.jsonl line 3: no image\n"
+
+
+def test_ctrl_c_is_status_130(command):
+    def interrupt(argv):
+        raise KeyboardInterrupt
+
+    command(interrupt)
+    assert program.main(["learn"]) == 130
+
+
+def test_an_unknown_command_lists_the_known(capsys):
+    assert program.main(["lern"]) == 2
+    error = capsys.readouterr().err
+    assert "'lern'" in error and "learn" in error
+
+
+def test_a_missing_package_says_what_to_run(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "rolltune.commands.learn", raising=False)
+    missing = ModuleNotFoundError("No module named 'jax'", name="jax")
+    monkeypatch.setattr(program.importlib, "import_module", lambda name: (_ for _ in ()).throw(missing))
+    assert program.main(["learn"]) == 2
+    assert "'jax' is not installed" in capsys.readouterr().err
+
+
+def test_a_hole_in_rolltune_itself_is_not_dressed_up(monkeypatch):
+    missing = ModuleNotFoundError("No module named 'rolltune.nowhere'", name="rolltune.nowhere")
+    monkeypatch.setattr(program.importlib, "import_module", lambda name: (_ for _ in ()).throw(missing))
+    with pytest.raises(ModuleNotFoundError):
+        program.main(["learn"])
