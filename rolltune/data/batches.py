@@ -25,7 +25,7 @@ class Row(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """B rows padded to shapes out of a small set of buckets. Leaves may carry more leading axes (rolls, accumulation)."""
+    """B rows padded to shapes out of a few buckets. Leaves may carry more leading axes (rolls, accumulation)."""
 
     tokens: np.ndarray  # int32 [B, T]
     positions: np.ndarray  # int32 [B, T]
