@@ -150,10 +150,10 @@ def frames_of(path: str | Path, wanted: Iterable[int] | None = None) -> Iterator
     with opened(path) as image:
         places = frame_range(path, image)
         for index in range(len(places)) if wanted is None else wanted:
-            yield _at(path, image, places, index)
+            yield at_frame(path, image, places, index)
 
 
-def _at(path: Path, image: Image.Image, places: range, index: int) -> Image.Image:
+def at_frame(path: Path, image: Image.Image, places: range, index: int) -> Image.Image:
     """Goes to the frame and decodes it. A frame can be larger than the file's header says."""
     if not 0 <= index < len(places):
         raise UserError(f"{path}: there is no frame {index}: it has {len(places)}, counted from 0")
@@ -184,7 +184,7 @@ def open_image(
         places = frame_range(path, image)
         if frame is not None and frame < 0:
             return _sheet(path, image, places, -frame, background)
-        return upright_rgb(_at(path, image, places, len(places) // 2 if frame is None else frame), background)
+        return upright_rgb(at_frame(path, image, places, len(places) // 2 if frame is None else frame), background)
 
 
 def _sheet(path: Path, image: Image.Image, places: range, cells: int, background: tuple[int, int, int]) -> Image.Image:
@@ -194,7 +194,7 @@ def _sheet(path: Path, image: Image.Image, places: range, cells: int, background
     rows = math.ceil(len(chosen) / columns)
     sheet = None
     for cell, index in enumerate(chosen):
-        picture = upright_rgb(_at(path, image, places, index), background)
+        picture = upright_rgb(at_frame(path, image, places, index), background)
         if sheet is None:
             shrink = min(1.0, 1024 / max(picture.size)) / columns
             width, height = (max(1, round(side * shrink)) for side in picture.size)

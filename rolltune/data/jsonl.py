@@ -3,10 +3,11 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from rolltune.data.examples import GROUP_KEYS, Example, Scan, Turn
+from rolltune.data.files import relative
 from rolltune.data.findings import ERROR, Finding
 from rolltune.errors import UserError
 
@@ -327,3 +328,42 @@ def _without_leading_marks(turns: tuple[Turn, ...], images: int) -> tuple[Turn, 
     if any(_MARK.search(text) for text in (first, *(turn.text for turn in turns[1:]))):
         return tuple(Turn(turn.role, _MARK.sub("<image>", turn.text)) for turn in turns)
     return (Turn("user", first), *turns[1:])
+
+
+def rebased(row: dict, old: Path, new: Path) -> dict:
+    """The row with its image paths, relative to the folder `old`, made relative to `new`."""
+
+    def moved(value: object) -> object:
+        if isinstance(value, list):
+            return [moved(item) for item in value]
+        if isinstance(value, dict):
+            places = ("image", "path", "url", "image_url")
+            return {key: moved(item) if key in places else item for key, item in value.items()}
+        return relative(Path(os.path.abspath(old / value)), Path(os.path.abspath(new)))
+
+    result = dict(row)
+    for key in ("image", "images"):
+        if key in row:
+            result[key] = moved(row[key])
+    for key in ("conversations", "messages"):
+        if key in row:
+            result[key] = [_rebased_turn(turn, moved) for turn in row[key]]
+    return result
+
+
+def _rebased_turn(turn: dict, moved: Callable[[object], object]) -> dict:
+    result = dict(turn)
+    if "images" in turn:
+        result["images"] = moved(turn["images"])
+    if isinstance(turn.get("content"), list):
+        result["content"] = [moved(part) if part.get("type") != "text" else part for part in turn["content"]]
+    return result
+
+
+def common_root(scan: Scan) -> Path:
+    """The folder in which all images of the scan lie: the data's own where that holds them all."""
+    images = [path for example in scan.examples for path in example.images]
+    own = Path(os.path.realpath(scan.folder))
+    if all(path.is_relative_to(own) for path in images):
+        return own
+    return Path(os.path.commonpath([path.parent for path in images]))
