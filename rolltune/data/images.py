@@ -175,8 +175,9 @@ def open_image(
     Of an animation `frame` is taken (counted from 0), the middle one where it is None; -n makes
     a contact sheet of n frames. Raises UserError, naming the file, where it cannot be opened whole.
 
-    16-bit grey is divided by 257 (its full range), 32-bit and floating-point grey is stretched from
-    its smallest to its largest value. CMYK is converted without colour management, as the
+    16-bit grey counts as 8, 10, 12, 14 or 16 bits deep, the least that holds its largest value (cameras
+    and scanners store 12 bits in 16); 32-bit and floating-point grey is stretched from its smallest to
+    its largest value. CMYK is converted without colour management, as the
     pipelines did on which the base models were trained.
     """
     path = Path(path)
@@ -245,13 +246,13 @@ def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
 def _grey_to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     values = np.asarray(image)
     clear = image.info.get("transparency")
-    if image.mode.startswith("I;16") or (image.mode == "I" and values.min() >= 0 and 255 < values.max() <= 65535):
-        grey = np.asarray(values, np.float32) / 257
+    if image.mode.startswith("I;16") or (image.mode == "I" and values.min() >= 0 and values.max() <= 65535):
+        white = next(white for white in (255, 1023, 4095, 16383, 65535) if values.max() <= white)
+        grey = np.asarray(values, np.float32) * (255 / white)
     else:
         grey = np.nan_to_num(np.asarray(values, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
         low, high = float(grey.min()), float(grey.max())
-        if low < 0 or high > 255 or image.mode == "F":
-            grey = (grey - low) * (255 / (high - low)) if high > low else np.zeros_like(grey)
+        grey = (grey - low) * (255 / (high - low)) if high > low else np.zeros_like(grey)
     rgb = np.repeat(np.clip(np.rint(grey), 0, 255).astype(np.uint8)[..., None], 3, axis=-1)
     if isinstance(clear, int):
         rgb[values == clear] = background

@@ -58,15 +58,7 @@ def test_folds_hold_every_row_once(dataset):
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        ["-v", "20"],
-        ["-v", "0"],
-        ["-v", "x"],
-        ["-n", "a/b"],
-        ["-v", "3", "--folds", "3"],
-        ["--mod", "x"],
-        ["--folds", "1"],
-    ],
+    ["-v 20", "-v 0", "-v x", "-n a/b", "-v 3 --folds 3", "--mod x", "--folds 1"],
 )
 def test_nothing_is_written_on_error(dataset, arguments):
     before = files(dataset)

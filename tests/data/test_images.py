@@ -49,6 +49,7 @@ def test_modes(tmp_path):
         return np.asarray(open_image(tmp_path / name, background=(0, 0, 255)))
 
     assert opened(np.array([[0, 257 * 100, 65535]], np.uint16), "a.png")[0, :, 0].tolist() == [0, 100, 255]
+    assert opened(np.array([[0, 4095, 2048]], np.uint16), "a12.png")[0, :, 0].tolist() == [0, 255, 128]
     assert opened(np.array([[-1.0, 0.0, 1.0]], np.float32), "a.tif")[0, :, 1].tolist() == [0, 128, 255]
     clear = np.array([[[255, 0, 0, 0], [255, 0, 0, 255]]], np.uint8)
     assert opened(clear, "b.png")[0].tolist() == [[0, 0, 255], [255, 0, 0]]
