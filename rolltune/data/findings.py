@@ -1,0 +1,38 @@
+"""What is found wrong, or worth knowing, in a data set: gathered first, told all at once."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rolltune.errors import UserError
+
+ERROR, WARNING, NOTE = "error", "warning", "note"
+LEVELS = (ERROR, WARNING, NOTE)  # in the order in which they should be put right
+TOLD_AT_ONCE = 1000  # a message longer than that is no longer read; the rest is counted
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found. `where` is "set1/train.jsonl:17" or a file; `advice` is what to do about it."""
+
+    level: str
+    kind: str
+    where: str
+    message: str
+    advice: str = ""
+    images: tuple[Path, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" + (f" ({self.advice})" if self.advice else "")
+
+
+def raise_errors(findings: Iterable[Finding], what: str) -> None:
+    """Raises one UserError that lists every finding of level "error"; returns where there is none."""
+    errors = [finding for finding in findings if finding.level == ERROR]
+    if not errors:
+        return
+    lines = [f"  {finding}" for finding in errors[:TOLD_AT_ONCE]]
+    if len(errors) > TOLD_AT_ONCE:
+        lines.append(f"  ... and {len(errors) - TOLD_AT_ONCE} more")
+    count = f"{len(errors)} problem{'s' if len(errors) > 1 else ''}"
+    raise UserError(f"{what}: {count} to put right first\n" + "\n".join(lines))

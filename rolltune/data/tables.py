@@ -1,0 +1,121 @@
+"""CSV and TSV tables: our own column names, any others by a mapping, and the LMSYS arena's columns by sight."""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from rolltune.data.examples import Scan
+from rolltune.data.findings import ERROR, Finding
+from rolltune.data.jsonl import RowProblem, add_set_findings, image_roots, parse_row, short
+from rolltune.errors import UserError
+
+ARENA_COLUMNS = ("prompt", "response_a", "response_b", "winner_model_a", "winner_model_b", "winner_tie")
+ARENA_QUESTION = "Which answer is better, A, B or tie?"
+ARENA_ANSWERS = {"winner_model_a": "a", "winner_model_b": "b", "winner_tie": "tie"}
+KNOWN = ("id", "prefix", "suffix", "image", "images", "answers", "group", "video")
+_LONGEST_CELL = 2**31 - 1  # the csv module's own limit of 131,072 is less than an arena conversation
+
+
+def scan_csv(
+    path: Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    question: str | None = None,
+    image_root: str | Path | None = None,
+) -> Scan:
+    """Reads a table with a header line; `columns` says {"prefix": "question", "suffix": "label", "image": "file"}."""
+    rows = _table_rows(path)
+    header = next(rows)[1]
+    arena = not columns and set(ARENA_COLUMNS) <= set(header)
+    scan = Scan("CSV with the LMSYS arena's columns" if arena else "CSV", path.parent)
+    mapping = {name: name for name in KNOWN if name in header}
+    mapping.update(columns or {})
+    missing = [theirs for theirs in mapping.values() if theirs not in header]
+    if missing or not (arena or ("suffix" in mapping and ("prefix" in mapping or question))):
+        lack = f"has no column {', '.join(map(repr, missing))}" if missing else "lacks columns named prefix and suffix"
+        raise UserError(
+            f"{path}: the table {lack}; it has {', '.join(map(repr, header))}: say which is which with "
+            "columns={'prefix': 'question', 'suffix': 'label', 'image': 'file'} (--columns prefix=question,suffix=...)"
+        )
+    roots = image_roots(path.parent, image_root)
+    for line, cells in rows:
+        where = f"{short(path)}:{line}"
+        try:
+            if len(cells) != len(header):
+                raise RowProblem(f"{len(cells)} cells where the header has {len(header)}: is a quote or comma missing?")
+            named = dict(zip(header, cells, strict=True))
+            row = _arena_row(named, question) if arena else _plain_row(named, mapping, question)
+            example = parse_row(row, where, f"{path.name}:{line}", path.parent, roots)
+        except RowProblem as problem:
+            scan.findings += [Finding(ERROR, "bad row", where, part) for part in problem.args]
+            continue
+        scan.examples.append(example)
+        scan.rows.append(row)
+    add_set_findings(scan, short(path))
+    return scan
+
+
+def _table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line on which the row begins, cells), the header first; blank lines are left out."""
+    before = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+            begins = 1
+            empty = True
+            for cells in reader:
+                if cells:
+                    empty = False
+                    yield begins, cells
+                begins = reader.line_num + 1
+            if empty:
+                raise UserError(f"{path}: the table is empty")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.object[error.start]:#04x}): save it as CSV UTF-8") from error
+    except csv.Error as error:
+        raise UserError(f"{path}:{begins}: not a CSV row: {error}") from error
+    finally:
+        csv.field_size_limit(before)
+
+
+def _plain_row(named: dict[str, str], mapping: dict[str, str], question: str | None) -> dict:
+    row: dict = {ours: named[theirs] for ours, theirs in mapping.items()}
+    row.setdefault("prefix", question)
+    for key in ("images", "answers"):
+        if key in row:
+            row[key] = _listed(key, row[key])
+    # An empty cell is how a table leaves a key out.
+    return {key: value for key, value in row.items() if value != "" or key in ("prefix", "suffix")}
+
+
+def _listed(column: str, cell: str) -> list:
+    """A cell that holds a list as JSON, or one plain text."""
+    if not cell.startswith("["):
+        return [cell] if cell else []
+    try:
+        value = json.loads(cell)
+    except (ValueError, RecursionError) as error:
+        raise RowProblem(f'"{column}" begins like a list but is not JSON: {error}') from error
+    return value if isinstance(value, list) else [value]
+
+
+def _arena_row(named: dict[str, str], question: str | None) -> dict:
+    """A comparison of two conversations as one question, with a, b or tie as the answer."""
+    marks = {column: named[column].strip().lower() for column in ARENA_ANSWERS}
+    won = [ARENA_ANSWERS[column] for column, mark in marks.items() if mark in ("1", "1.0", "true")]
+    if len(won) != 1 or any(mark not in ("0", "0.0", "false", "1", "1.0", "true") for mark in marks.values()):
+        shown = ", ".join(f"{column}={named[column]!r}" for column in marks)
+        raise RowProblem(f"exactly one winner column must be 1 and the others 0, got {shown}")
+    said, replies_a, replies_b = (_listed(column, named[column]) for column in ARENA_COLUMNS[:3])
+    if not len(said) == len(replies_a) == len(replies_b) or not said:
+        counts = f"{len(said)} prompts, {len(replies_a)} answers of A, {len(replies_b)} of B"
+        raise RowProblem(f"the three lists of one conversation differ in length: {counts}")
+    parts = [question or ARENA_QUESTION]
+    for texts in zip(said, replies_a, replies_b, strict=True):
+        for title, text in zip(("Prompt", "Answer A", "Answer B"), texts, strict=True):
+            if text is not None and not isinstance(text, str):
+                raise RowProblem(f"a text of the conversation is {text!r}")
+            parts.append(f"{title}:\n{text or ''}")  # the arena writes null for an answer that never came
+    row = {"prefix": "\n\n".join(parts), "suffix": won[0]}
+    return {**row, "id": named["id"]} if named.get("id") else row

@@ -1,0 +1,121 @@
+"""The doctor finds what makes results lie, says where, and never touches the original."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from rolltune.commands.doctor import main
+from rolltune.data.doctor import examine, sources_of
+from rolltune.data.doctor_page import page
+from rolltune.data.examples import read_examples
+
+
+def picture(number):
+    """Seeded structure: no two numbers look alike."""
+    image = Image.new("RGB", (120, 100), (number * 37 % 256, number * 91 % 256, 200))
+    draw = ImageDraw.Draw(image)
+    for part in range(6):
+        left, top = (number * 53 + part * 41) % 90, (number * 29 + part * 67) % 70
+        draw.rectangle(
+            (left, top, left + 20 + number % 9, top + 15),
+            ((part * 50 + number * 80) % 256, part * 40, number * 20 % 256),
+        )
+    return image
+
+
+@pytest.fixture
+def split(tmp_path):
+    """A train and a valid set with one of each thing that goes wrong."""
+    for number in range(9):
+        picture(number).save(tmp_path / f"{number}.png")
+    picture(1).resize((90, 75)).save(tmp_path / "resized.jpg", quality=85)
+    Image.new("RGB", (30, 30), (5, 5, 5)).save(tmp_path / "dark.png")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "0.png").read_bytes()[:150])
+    row = lambda image, suffix, **more: json.dumps({"prefix": "ok?", "suffix": suffix, "image": image, **more})
+    train = [row(f"{n}.png", "yes" if n % 2 else "no") for n in range(6)]
+    train += [
+        row("1.png", "yes"),
+        row("2.png", "yes"),
+        row("broken.png", "no"),
+        "{oops",
+        row("6.png", "Yes", video="v"),
+    ]
+    valid = [row("3.png", "yes"), row("resized.jpg", "yes"), row("7.png", "no", video="v"), row("dark.png", "maybe")]
+    (tmp_path / "train.jsonl").write_text("\n".join(train))
+    (tmp_path / "valid.jsonl").write_text("\n".join(valid))
+    return tmp_path
+
+
+def told(report):
+    return {(finding.kind, finding.where.partition("/")[2]): finding for finding in report.findings}
+
+
+def test_every_kind_is_found_where_it_is(split):
+    report = examine(sources_of([split]))
+    found = told(report)
+    assert not report.may_train
+    for kind, where, level, text in (
+        ("bad row", "train.jsonl:10", "error", "not JSON"),
+        ("unreadable image", "train.jsonl:9", "error", "broken.png"),
+        ("leak between splits", "valid.jsonl:1", "error", "train.jsonl:4"),
+        ("group in two splits", "valid.jsonl:3", "error", "'v'"),
+        ("label conflict", "train.jsonl:8", "error", "train.jsonl:3"),
+        ("near copy in two splits", "valid.jsonl:2", "warning", "train.jsonl:2"),
+        ("duplicate row", "train.jsonl:7", "warning", "train.jsonl:2"),
+        ("small image", "valid.jsonl:4", "warning", "30 x 30"),
+        ("one-coloured image", "valid.jsonl:4", "warning", "dark.png"),
+    ):
+        finding = found.pop((kind, where))
+        assert finding.level == level and text in finding.message
+    rest = {finding.kind for finding in found.values()}
+    assert rest == {"few rows of an answer", "answer not in train", "answer spelled two ways"}
+    levels = [finding.level for finding in report.findings]
+    assert levels == sorted(levels)  # error, note, warning: there are no notes here
+
+
+def test_status_page_and_cleaned_files(split, capsys):
+    before = {file.name: file.read_bytes() for file in split.iterdir()}
+    assert main([str(split), "--fix", "--html", str(split / "report.html")]) == 1
+    out = capsys.readouterr().out
+    assert "train.jsonl:9" in out and "put the errors right before training" in out
+    assert {name: (split / name).read_bytes() for name in before} == before
+    train = read_examples(split / "train.cleaned.jsonl")
+    # Left out: the duplicate, the unreadable and the malformed row, and the rows that valid holds too.
+    assert [Path(row.images[0]).name for row in train] == ["0.png", "2.png", "4.png", "5.png", "2.png", "6.png"]
+    html = (split / "report.html").read_text()
+    assert "Do not train yet" in html and html.count("data:image/png;base64,") == 3
+    assert "data:image/jpeg;base64," in html and "http" not in html.replace("http://www.w3.org", "")
+    good = [str(split / "only.jsonl")]
+    (split / "only.jsonl").write_text((split / "train.jsonl").read_text().split("\n")[0])
+    assert main(good) == 0
+
+
+def test_page_escapes_what_it_shows(split):
+    (split / "x.jsonl").write_text(json.dumps({"prefix": "q", "suffix": "<script>$x$</script>", "image": "dark.png"}))
+    assert "<script>" not in page(examine({"<b>": split / "x.jsonl"}), "<title>")
+
+
+def test_lengths_in_tokens(tmp_path):
+    rows = [
+        {"prefix": "short", "suffix": "a"},
+        {"prefix": "long " * 30, "suffix": "a"},
+        {"prefix": "\u16a0\u16a1", "suffix": "a"},
+    ]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    cut = lambda word: ["<0xE1>"] * 3 if "\u16a0" in word else [word]
+    pieces = lambda text: [piece for word in text.split() for piece in cut(word)]
+    report = examine({"t": tmp_path / "t.jsonl"}, pieces=pieces, max_tokens=20)
+    found = told(report)
+    assert "31 tokens" in found["over-long row", "t.jsonl:2"].message
+    assert ("text broken into bytes", "t.jsonl:3") in found and report.lengths == {"t": [2, 31, 4]}
+
+
+def test_real_sets(shared):
+    data = shared("data")
+    leak = examine(sources_of([data / "video_frames"]))
+    assert sum(finding.kind == "group in two splits" for finding in leak.findings) == 5 and not leak.may_train
+    turned = examine({"all": data / "plantdoc" / "all.jsonl", "originals": data / "plantdoc" / "originals.jsonl"})
+    kinds = [finding.kind for finding in turned.findings]
+    assert kinds.count("turned by EXIF") == 3 and kinds.count("near copy in two splits") == 62

@@ -1,0 +1,160 @@
+"""Images come out upright and as RGB, or as a message that names the file."""
+
+import json
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rolltune.data.examples import Example, Turn
+from rolltune.data.images import apply_frame_policy, count_frames, frames_of, open_image, upright_rgb
+from rolltune.errors import UserError
+
+# Not whole for Pillow, but what we need of them is: the first view of two MPO files with a broken second one, and
+# an icon that Pillow alone takes for a TGA. The animation is whole up to its middle.
+MORE_THAN_PILLOW = {
+    "broken/pillow__sugarshack_ifd_offset.mpo",
+    "broken/pillow__sugarshack_no_data.mpo",
+    "broken/pillow__pillow.ico",
+    "broken/pillow__apng__syntax_num_frames_high.png",
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_awkward_files_against_their_manifest(shared):
+    folder = shared("data/robustness")
+    for line in (folder / "manifest.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        path = folder / entry["image"]
+        try:
+            picture = open_image(path)
+        except UserError as error:
+            assert entry.get("load") != "ok", error
+            assert str(path) in str(error)
+        else:
+            assert entry.get("load") == "ok" or entry["image"] in MORE_THAN_PILLOW, path
+            assert picture.mode == "RGB"
+            if entry["image"].startswith("exif_orientation/pillow__hopper_orientation"):
+                upright = open_image(folder / "modes/pillow__hopper.bmp")
+                assert picture.size == upright.size
+                assert np.abs(np.asarray(picture, float) - np.asarray(upright, float)).mean() < 12, path
+
+
+def test_modes(tmp_path):
+    def opened(array_or_image, name, **options):
+        image = array_or_image if isinstance(array_or_image, Image.Image) else Image.fromarray(array_or_image)
+        image.save(tmp_path / name, **options)
+        return np.asarray(open_image(tmp_path / name, background=(0, 0, 255)))
+
+    assert opened(np.array([[0, 257 * 100, 65535]], np.uint16), "a.png")[0, :, 0].tolist() == [0, 100, 255]
+    assert opened(np.array([[0, 4095, 2048]], np.uint16), "a12.png")[0, :, 0].tolist() == [0, 255, 128]
+    assert opened(np.array([[-1.0, 0.0, 1.0]], np.float32), "a.tif")[0, :, 1].tolist() == [0, 128, 255]
+    clear = np.array([[[255, 0, 0, 0], [255, 0, 0, 255]]], np.uint8)
+    assert opened(clear, "b.png")[0].tolist() == [[0, 0, 255], [255, 0, 0]]
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.putdata([0, 1])
+    assert opened(palette, "c.png", transparency=0)[0].tolist() == [[0, 0, 255], [40, 50, 60]]
+    assert opened(Image.new("CMYK", (1, 1), (0, 255, 255, 0)), "d.tif")[0, 0].tolist() == [255, 0, 0]
+    assert opened(np.array([[[7, 128]]], np.uint8), "e.png").shape == (1, 1, 3)
+
+
+def test_exif_turns_the_picture(tmp_path):
+    array = np.zeros((2, 3, 3), np.uint8)
+    array[0, 0] = 255  # the corner where EXIF says the top left is, if turned by 90 degrees clockwise: top right
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(array).save(tmp_path / "a.png", exif=exif)
+    turned = np.asarray(open_image(tmp_path / "a.png"))
+    assert turned.shape == (3, 2, 3) and turned[0, 1, 0] == 255
+
+
+def bomb(path, width, height, row=b""):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row)))
+
+
+def test_bombs_are_refused_before_decoding(tmp_path):
+    bomb(tmp_path / "a.png", 100_000, 100_000)
+    with pytest.raises(UserError, match=r"a\.png: refused as a decompression bomb"):
+        open_image(tmp_path / "a.png")
+    bomb(tmp_path / "b.png", 9000, 9000)  # below what Pillow itself refuses
+    with pytest.raises(UserError, match=r"b\.png: 9000 x 9000 pixels"):
+        open_image(tmp_path / "b.png")
+    frame = b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x4c\x01\x00"
+    (tmp_path / "c.gif").write_bytes(b"GIF89a" + struct.pack("<HHBBB", 9, 9, 0, 0, 0) + frame * 10_001 + b";")
+    with pytest.raises(UserError, match="more than 10000 frames"):
+        open_image(tmp_path / "c.gif")
+    blocks = b"\x21\xfe" + b"\x01\x00" * 2_000_001 + b"\x00"
+    (tmp_path / "d.gif").write_bytes(b"GIF89a" + struct.pack("<HHBBB", 9, 9, 0, 0, 0) + blocks)
+    with pytest.raises(UserError):
+        open_image(tmp_path / "d.gif")
+
+
+def test_files_that_are_no_images_are_named(tmp_path):
+    for name, data, expected in (
+        ("a.jpg", b"", "empty"),
+        ("b.jpg", b"<html>not here</html>", "no known image format"),
+        ("c.heic", b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00", "HEIC"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(UserError, match=f"{name}.*{expected}"):
+            open_image(tmp_path / name)
+    with pytest.raises(UserError, match="no such image"):
+        open_image(tmp_path / "none.png")
+
+
+@pytest.fixture
+def animation(tmp_path):
+    """Ten frames: grey k * 20, but frame 7 is white."""
+    frames = [Image.new("L", (20, 10), 255 if k == 7 else k * 20) for k in range(10)]
+    path = tmp_path / "a.gif"
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=50)
+    return path
+
+
+def greys(example):
+    return [open_image(p, f).getpixel((5, 5))[0] for p, f in zip(example.images, example.frames, strict=True)]
+
+
+def row(*paths):
+    return Example("r", tuple(paths), (Turn("user", "q"), Turn("assistant", "a")), "f:1")
+
+
+def test_frame_policies(animation, tmp_path):
+    Image.new("L", (9, 9), 9).save(tmp_path / "still.png")
+    example = row(animation, tmp_path / "still.png")
+    assert count_frames(animation) == 10
+    assert greys(apply_frame_policy([example])[0]) == [100, 9]
+    for policy, expected in (
+        ("first", [0, 9]),
+        ("last", [180, 9]),
+        ("most-different", [255, 9]),
+        ("n:3", [20, 100, 160, 9]),
+    ):
+        assert greys(apply_frame_policy([example], policy)[0]) == expected, policy
+    (sheet,) = apply_frame_policy([row(animation)], "grid")
+    picture = open_image(animation, sheet.frames[0])
+    assert picture.size == (20, 10)
+    assert [picture.getpixel(place)[0] for place in ((2, 2), (17, 2), (2, 7), (17, 7))] == [20, 60, 120, 160]
+    expanded = apply_frame_policy([row(animation)], "expand")
+    assert [greys(one)[0] for one in expanded[:3]] == [0, 20, 40] and len({one.id for one in expanded}) == 10
+    assert {one.group for one in expanded} == {"r"}
+    assert len(apply_frame_policy([example, row(tmp_path / "still.png")], "skip")) == 1
+    with pytest.raises(UserError, match="one image a row"):
+        apply_frame_policy([example], "expand")
+    with pytest.raises(UserError, match="frame policy 'n'"):
+        apply_frame_policy([example], "n")
+
+
+def test_frames_come_as_they_are_shown(shared):
+    path = shared("data/gifs_real") / "newtonscradle.gif"
+    in_order = [np.asarray(upright_rgb(frame)) for frame in frames_of(path)]
+    assert len(in_order) == 36
+    for index in (0, 17, 35):
+        assert np.array_equal(in_order[index], np.asarray(open_image(path, index)))
