@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rolltune.data.batches import bucket_of, buckets
 from rolltune.data.examples import SPLIT_NAMES, Example, Scan, scan_source, splits_in
-from rolltune.data.files import write_jsonl
+from rolltune.data.files import safe_name, write_jsonl
 from rolltune.data.findings import ERROR, LEVELS, NOTE, WARNING, Finding
 from rolltune.data.fingerprints import Fingerprint, Key, alike, fingerprints
 from rolltune.data.jsonl import rebased
@@ -381,7 +381,7 @@ def write_cleaned(report: Report, sources: Mapping[str, str | Path]) -> dict[str
     written = {}
     for name, scan in report.scans.items():
         source = Path(sources[name])
-        source = source.parent / source.name if source.exists() else scan.folder / name
+        source = source.parent / source.name if source.exists() else scan.folder / safe_name(name)
         target = source.with_name(f"{source.stem}.cleaned.jsonl")
         kept, ids = [], set()
         for place, row in enumerate(scan.rows):
