@@ -216,7 +216,7 @@ def _second_pass(args: Any, recipe: recipes.Recipe, say: Any) -> tuple[dict[str,
     keep = ("method", "rules", "rank", "alpha", "rslora", "first_layer", "prompt", "model", "tokenizer", "answers")
     same = {name: getattr(old, name) for name in keep}
     recipe = dataclasses.replace(recipe, **same, rate=old.rate / 10, rates=tuple(r / 10 for r in old.rates))
-    return _nested_lora(flatten(roll.tree)), passes, recipe
+    return nested_lora(flatten(roll.tree)), passes, recipe
 
 
 def _roll_to_continue(named: str, write: str) -> Path:
@@ -232,7 +232,7 @@ def _roll_to_continue(named: str, write: str) -> Path:
     return same if same.is_file() else rolls[-1]
 
 
-def _nested_lora(flat: dict[str, Any]) -> dict[str, Any]:
+def nested_lora(flat: dict[str, Any]) -> dict[str, Any]:
     """{"p/a": x, "p/b": y, "q": z} -> {"p": {"a": x, "b": y}, "q": z}."""
     nested: dict[str, Any] = {}
     for path, leaf in flat.items():

@@ -159,7 +159,7 @@ def _out_of_fold(
 
 def _card(ready: Session, ended: Ended, passes: int, entry: Entry) -> RollCard:
     data, recipe = ready.data, ready.recipe
-    files = {split: {"path": shown(file), "sha256": _sha256(file)} for split, file in data.files.items()}
+    files = {split: {"path": shown(file), "sha256": sha256(file)} for split, file in data.files.items()}
     figures = {split: metrics_json(getattr(entry, split)) for split in ("train", "valid", "test")}
     prompts = {one.prompt for one in data.examples}
     prompt = recipe.prompt or (prompts.pop() if len(prompts) == 1 else "")
@@ -174,7 +174,7 @@ def _card(ready: Session, ended: Ended, passes: int, entry: Entry) -> RollCard:
     )
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
