@@ -80,7 +80,8 @@ def test_logits_loss_gradients_and_answers_equal_those_of_transformers(theirs, m
     published = {new: parameters[name] for name, new in published_names(parameters).items()}
     for name, gradient in ours.items():
         expected = published[name].grad.numpy()
-        np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max(), err_msg=name)
+        slack = 1e-4 * np.abs(expected).max() + 1e-7  # the gradient of a key bias is zero but for rounding
+        np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=slack, err_msg=name)
     assert ours.keys() == published.keys()
 
     asked = {name: tensors[name][:, :prompt] for name in ("input_ids", "token_type_ids", "attention_mask")}
