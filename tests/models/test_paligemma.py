@@ -10,7 +10,7 @@ import pytest
 from small_model import Letters
 
 from rolltune import base
-from rolltune.data.batches import Batch
+from rolltune.data.batches import IMAGE, Batch
 from rolltune.models import paligemma, paligemma_names
 from rolltune.training.step import Plan, targets_loss
 from rolltune.weights.names import flatten, to_file
@@ -37,11 +37,11 @@ def answers(oracle):
     return read
 
 
-def batch_of(tokens, rising, seen, targets) -> Batch:
-    """Rows of one answer each, as transformers and big_vision write them: `targets` [B, T], -1 where none is."""
+def batch_of(images, tokens, rising, seen, targets) -> Batch:
+    """Rows of one answer each, the first `images` tokens a picture's; `targets` [B, T], -1 where none is."""
     b, t = tokens.shape
     return Batch(
-        tokens=np.asarray(tokens, np.int32),
+        tokens=np.where(np.arange(t) < images, IMAGE, tokens).astype(np.int32),
         positions=np.tile(np.arange(t, dtype=np.int32), (b, 1)),
         blocks=np.cumsum(rising * seen, 1).astype(np.int32),
         segments=np.where(seen == 1, 0, -1).astype(np.int32),
@@ -56,7 +56,7 @@ def batch_of(tokens, rising, seen, targets) -> Batch:
 
 
 def hf_batch(told: dict) -> Batch:
-    return batch_of(*(told[f"in/{n}"] for n in ("input_ids", "token_type_ids", "attention_mask", "labels")))
+    return batch_of(16, *(told[f"in/{n}"] for n in ("input_ids", "token_type_ids", "attention_mask", "labels")))
 
 
 def hf_pixels(told: dict) -> np.ndarray:
@@ -156,7 +156,7 @@ def test_the_npz_answers_as_big_vision(load, answers):
     text, rising, lost, seen = (told[f"in/bv_{n}"] for n in ("text", "mask_ar", "mask_loss", "mask_input"))
     targets = left(np.where(lost == 1, text, -1), -1)
     # Padding is seen there, by the end of sequence only, which predicts nothing.
-    batch = batch_of(left(text, 0), left(rising, 0), np.ones_like(left(seen, 1)), targets)
+    batch = batch_of(image, left(text, 0), left(rising, 0), np.ones_like(left(seen, 1)), targets)
     features, logits, losses, gradients = everything(model.config, model.params, batch, pixels)
     close(features, theirs["out/zimg"])
     close(np.asarray(logits)[:, image:][seen == 1], theirs["out/text_logits"][seen == 1])

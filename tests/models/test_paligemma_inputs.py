@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from small_model import make_row
 
+from rolltune.data.batches import IMAGE
 from rolltune.models import paligemma
 from rolltune.text import tokenizer
 
@@ -75,7 +76,7 @@ def test_token_ids_equal_those_of_the_published_tokenizers(shared):
 def test_candidates_share_the_prompt_and_go_on_from_it():
     row = make_row("abc", "de", "f")
     length = 4 + 1 + 3 + 1  # image, bos, three letters, newline
-    assert row.tokens[:length].tolist() == [0, 0, 0, 0, 2, 4, 5, 6, 3]
+    assert row.tokens[:length].tolist() == [IMAGE, IMAGE, IMAGE, IMAGE, 2, 4, 5, 6, 3]
     np.testing.assert_array_equal(row.segments, [0] * length + [1, 1, 2])
     np.testing.assert_array_equal(row.blocks, [0] * length + [1, 2, 1])
     np.testing.assert_array_equal(row.positions, [*range(length), length, length + 1, length])

@@ -70,7 +70,7 @@ def test_logits_loss_gradients_and_answers_equal_those_of_transformers(theirs, m
     out = theirs(**tensors)
     out.loss.backward()
 
-    batch, pixels = batch_of(ids, types, seen, labels), (image + 1) * 127.5
+    batch, pixels = batch_of(4, ids, types, seen, labels), (image + 1) * 127.5
     _, logits, losses, gradients = everything(model.config, model.params, batch, pixels)
     valid = seen == 1
     np.testing.assert_allclose(np.asarray(logits)[valid], out.logits.detach().numpy()[valid], rtol=1e-4, atol=1e-4)
@@ -87,7 +87,7 @@ def test_logits_loss_gradients_and_answers_equal_those_of_transformers(theirs, m
     asked = {name: tensors[name][:, :prompt] for name in ("input_ids", "token_type_ids", "attention_mask")}
     with torch.no_grad():
         generated = theirs.generate(**asked, pixel_values=tensors["pixel_values"], max_new_tokens=6, do_sample=False)
-    cut = batch_of(ids[:, :prompt], types[:, :prompt], seen[:, :prompt], labels[:, :prompt])
+    cut = batch_of(4, ids[:, :prompt], types[:, :prompt], seen[:, :prompt], labels[:, :prompt])
     found = paligemma.generate(model.config, model.params, cut, 6, -1, paligemma.Pixels(jnp.asarray(pixels)))
     for row, expected in zip(np.asarray(found).tolist(), generated[:, prompt:].tolist(), strict=True):
         upto = expected.index(1) if 1 in expected else len(expected)  # theirs pads after the end
