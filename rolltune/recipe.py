@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 
 from rolltune import adapters, optim
 from rolltune.errors import UserError
-from rolltune.evaluation.metrics import NAMES as METRICS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +146,7 @@ def _as(kind: Any, value: Any, where: str) -> Any:
 
 def _check(r: Recipe) -> None:
     """Raises UserError for values that no training can have."""
+    from rolltune.evaluation.metrics import NAMES as METRICS  # brings scikit-learn, which `--help` must not wait for
 
     def need(right: bool, name: str, expected: str) -> None:
         if not right:

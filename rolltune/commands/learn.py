@@ -67,6 +67,10 @@ def learn(args: argparse.Namespace, recipe: recipes.Recipe, command: str) -> int
     say = lambda text: print(text, flush=True)
     began = time.perf_counter()
     out = Outputs(args.write)
+    if not args.resume and checkpoints.exists(out.state):
+        raise UserError(f"{out.state}: an interrupted run is there; go on with --resume, or delete the folder")
+    if args.resume and not checkpoints.exists(out.state):
+        raise UserError(f"{out.state}: no interrupted run is there to go on with; start without --resume")
     continued, passes, recipe = _second_pass(args, recipe, say)
     data = session.read_data(find_dataset(args.dataset), recipe, say)
     folds = _folds(args, recipe, data)
@@ -84,8 +88,6 @@ def learn(args: argparse.Namespace, recipe: recipes.Recipe, command: str) -> int
     if args.resume:
         state = checkpoints.load(out.state, recipe, fresh, lambda kept: kept and _unpack(kept, before))
         say(f"going on from step {state.step}")
-    elif checkpoints.exists(out.state):
-        raise UserError(f"{out.state}: an interrupted run is there; go on with --resume, or delete the folder")
     judging = ready.judge(recipe.metric, folds)
     judge = lambda rolls, some, final: judging(rolls, some, final, [slot.draw for slot in state.slots])
     with Log(out, args, recipe, state, fresh_log=not args.resume) as log, Interrupts(log.say) as interrupts:

@@ -18,7 +18,6 @@ from rolltune.data.examples import Example
 from rolltune.data.images import open_image
 from rolltune.errors import UserError
 
-
 IMAGE = -1
 
 
