@@ -1,0 +1,77 @@
+"""A base model as a run opens it: the built-in one, and files that do not belong together."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from rolltune import adapters, base
+from rolltune.errors import UserError
+from rolltune.models import paligemma
+from rolltune.models.paligemma_names import npz_rows
+from rolltune.weights.names import to_file
+from rolltune.weights.npz import write_npz
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROLLTUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_the_built_in_model_is_whole_and_its_identity_is_remembered(cache):
+    first = base.load("tiny", dtype="float32")
+    assert first.config == paligemma.CONFIGS["tiny"] and first.name == "tiny" and first.digest is not None
+    assert first.tokenizer.decode(first.tokenizer.encode("is it lawful?")) == "is it lawful?"
+    shapes = jax.eval_shape(lambda key: paligemma.init(first.config, key), jax.random.key(0))
+    assert jax.tree.map(lambda x: x.shape, first.params) == jax.tree.map(lambda x: x.shape, shapes)
+    known = first.base
+    assert len(list((cache / "identity").iterdir())) == 1
+    second = base.load("tiny", dtype="bfloat16")
+    assert second.digest is None and second.base == known
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(second.params)} == {"bfloat16"}
+
+
+@pytest.fixture
+def written(tmp_path):
+    """`written(name)`: the built-in model saved under another name, one weight changed."""
+
+    def write(name: str, vocab: int = 1024):
+        model = base.load("tiny", dtype="float32")
+        params = jax.tree.map(np.asarray, model.params)
+        params["text"]["norm"]["scale"] = params["text"]["norm"]["scale"] + 1
+        text = dict(params["text"], embed={"embedding": params["text"]["embed"]["embedding"][:vocab]})
+        sizes = paligemma.Config(model.config.vision, dataclasses.replace(model.config.text, vocab=vocab))
+        write_npz(tmp_path / name, to_file(params | {"text": text}, npz_rows(sizes)), prefix="params/")
+        return tmp_path / name
+
+    return write
+
+
+def test_other_weights_are_another_base_and_need_a_tokenizer(written):
+    path = written("other.npz")
+    with pytest.raises(UserError, match=r"no tokenizer\.model beside the weights; name it with --config\.tokenizer"):
+        base.load(str(path))
+    other = base.load(str(path), tokenizer=str(base.TINY / "tokenizer.model"), dtype="float32")
+    assert other.base.name == "other" and other.base.hash != base.load("tiny").base.hash
+    (path.parent / "tokenizer.model").write_bytes((base.TINY / "tokenizer.model").read_bytes())
+    found = base.load(str(path), dtype="float32")
+    jax.tree.map(np.testing.assert_array_equal, found.params, other.params)
+    assert len(adapters.flatten(found.params)) == 32
+
+
+def test_a_tokenizer_with_more_pieces_than_rows_is_refused(written):
+    with pytest.raises(UserError, match=r"1000 rows of embedding, its tokenizer 1024 pieces: they do not belong"):
+        base.load(str(written("small.npz", 1000)), tokenizer=str(base.TINY / "tokenizer.model"))
+
+
+def test_what_is_missing_or_damaged_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere does not exist"):
+        base.load(str(tmp_path / "nowhere"))
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 not much")
+    with pytest.raises(UserError, match=r"broken\.npz"):
+        base.load(str(tmp_path / "broken.npz"))
+    (tmp_path / "tokenizer.model").write_bytes(b"not a model")
+    with pytest.raises(UserError, match=r"tokenizer\.model: not a SentencePiece model"):
+        base.load("tiny", tokenizer=str(tmp_path / "tokenizer.model"))

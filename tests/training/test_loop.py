@@ -1,0 +1,163 @@
+"""The lottery: rolls drawn, ended, drawn again, halved and folded; stopped anywhere and gone on with."""
+
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from small_model import make_example
+
+from rolltune import optim
+from rolltune.data.batches import Loader
+from rolltune.errors import UserError
+from rolltune.recipe import Recipe
+from rolltune.training import checkpoints, loop
+from rolltune.training import rolls as lottery
+from rolltune.training.loop import Judgement, Run
+from rolltune.training.step import REASONS, STOPPED, Plan, compile_step
+
+ANSWERS = ("yes", "no", "Zeb", "a", "bcd")
+RECIPE = Recipe(
+    rank=2, steps=6, batch=1, accumulate=2, log_every=4, optimizer="sgd", rate=0.05, redraws=3, dropout=0.25
+)  # fmt: skip
+PLAN = Plan(optim.Schedule("cosine", 6, 1), optim.transform("sgd", 1.0), dropout=0.25)
+
+
+@pytest.fixture(scope="module")
+def make_run(frozen_and_start, table, forward, make_rows):
+    """`make_run(draws=2, rates=...)`: a run on seven rows; the compiled step is the same for all of them."""
+    step = compile_step(PLAN, forward)
+    frozen, start = frozen_and_start("lora")
+    rows = make_rows([make_example(n, answer=ANSWERS[n % 5]) for n in range(7)])
+    shapes = rows.shapes()
+
+    def make(draws=2, folds=None, **changes) -> Run:
+        recipe = dataclasses.replace(RECIPE, **changes)
+        made = {}
+
+        def loader(draw):
+            places = range(7) if folds is None else [n for n in range(7) if n % folds != draw.fold]
+            return made.setdefault((draw.seed, draw.fold), Loader(rows.some(places), 2, draw.seed, shapes))
+
+        return Run(recipe, PLAN, start, step, frozen, table, loader, draws, folds)
+
+    return make
+
+
+def go(run, slots=2, state=None, figures=lambda draw: 0.0, collapsed=(), **more):
+    """(state, what was said) after a run in which `figures` ranks the draws."""
+    state = state or loop.new_state(run, slots)
+    said = []
+
+    def judge(rolls, some, final):
+        drawn = {n: state.slots[n].draw for n in some}
+        return {n: Judgement(figures(d), final and d.roll in collapsed, d.roll) for n, d in drawn.items()}
+
+    finished, _ = loop.train(run, state, judge, lambda state, report: None, said.append, **more)
+    return state, said, finished
+
+
+def same(a, b):
+    for (path, x), y in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y, err_msg=str(path))
+
+
+def test_two_rolls_equal_two_runs_of_one(make_run):
+    together, _, _ = go(make_run(draws=2, rates=(0.05, 0.02)))
+    for number, rate in enumerate((0.05, 0.02)):
+        alone, _, _ = go(make_run(draws=1, seed=number, rates=(rate,)), slots=1)
+        found = next(one for one in together.ended if one.draw.roll == number)
+        assert (found.reason, found.step, found.draw.rate) == ("", 6, rate)
+        for path, leaf in alone.ended[0].trainable.items():
+            for name in ("a", "b"):
+                np.testing.assert_allclose(found.trainable[path][name], leaf[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("at", [1, 4, 5])
+def test_resumed_equals_uninterrupted(make_run, tmp_path, at):
+    run = make_run(draws=3, redraws=0, rungs=(0.5,))
+    whole, _, finished = go(run)
+    assert finished and len(whole.ended) == 3
+
+    state, asked = loop.new_state(run, 2), itertools.count(1)
+    keep = lambda now: checkpoints.save(tmp_path / "kept", now, run.recipe, lambda judged: judged)
+    stop = lambda: state.step >= at and next(asked) > 0
+    state, _, finished = go(run, state=state, stop=stop, save=keep)
+    assert not finished and state.step == at and checkpoints.exists(tmp_path / "kept")
+    loaded = checkpoints.load(tmp_path / "kept", run.recipe, loop.new_state(run, 2), lambda judged: judged)
+    assert loaded.slots == state.slots and loaded.reached == state.reached
+    same(loaded.rolls, state.rolls)
+    resumed, _, finished = go(run, state=loaded)
+    assert finished
+    same(resumed.rolls, whole.rolls)
+    assert len(resumed.ended) == len(whole.ended)
+    for one, other in zip(resumed.ended, whole.ended, strict=True):
+        plain = lambda x: dataclasses.replace(x, trainable=None)
+        assert plain(one) == plain(other)
+        same(one.trainable, other.trainable)
+    with pytest.raises(UserError, match=r"rate was 0\.05, is 0\.1"):
+        checkpoints.load(
+            tmp_path / "kept", dataclasses.replace(run.recipe, rate=0.1), loop.new_state(run, 2), lambda j: j
+        )
+    checkpoints.remove(tmp_path / "kept")
+    assert not checkpoints.exists(tmp_path / "kept")
+
+
+def test_rolls_that_diverge_are_drawn_again_at_a_lower_rate(make_run):
+    healthy, _, _ = go(make_run(draws=2))
+    state, said, _ = go(make_run(draws=2, rates=(0.05, 1e30), redraw_factor=1e-16))
+    good = next(one for one in state.ended if one.draw.roll == 0)
+    same(good.trainable, next(one for one in healthy.ended if one.draw.roll == 0).trainable)
+    dead = [one for one in state.ended if one.reason]
+    assert [(one.draw.roll, one.draw.seed, one.redrawn) for one in dead][:1] == [(1, 1, True)]
+    assert dead[0].reason == "loss or gradient not finite" and dead[0].step == 1 and dead[0].trainable is None
+    after = [one.draw for one in state.ended if one.draw.attempt]
+    assert [one.roll for one in after] == [one.seed for one in after] == list(range(2, 2 + len(after)))
+    np.testing.assert_allclose([one.rate for one in after], [1e30 * 1e-16**n for n in range(1, len(after) + 1)])
+    assert state.ended[-1].reason == "" and state.ended[-1].step == 6
+    assert "roll 1: loss or gradient not finite at step 1/6 (lr 1e+30); its slot draws roll 2, lr 1e+14" in said
+
+
+def test_draws_again_are_counted_and_end(make_run):
+    state, _, _ = go(make_run(draws=2, redraws=3), collapsed=range(100))
+    assert [one.redrawn for one in state.ended] == [True] * 3 + [False] * 2
+    assert {one.reason for one in state.ended} == {loop.COLLAPSED} and all(one.trainable for one in state.ended)
+    assert len({one.draw.seed for one in state.ended}) == 5
+    state, _, _ = go(make_run(draws=1), slots=1, collapsed=[0])
+    assert [(one.draw.roll, one.redrawn) for one in state.ended] == [(0, False)]  # a lone roll is not a lottery
+
+
+def test_losers_stop_at_a_rung_and_free_their_slots(make_run):
+    state, said, _ = go(make_run(draws=4, rungs=(0.5,)), figures=lambda draw: -draw.roll)
+    ended = {one.draw.roll: (one.reason, one.step) for one in state.ended}
+    assert ended[0] == ("", 6) and ended[1] == (REASONS[STOPPED], 3)
+    assert sorted(ended) == [0, 1, 2, 3] and ended[3] == (REASONS[STOPPED], 3)
+    assert state.reached == {0: [0, -1, -2, -3]}
+    assert any(line.startswith("roll 1: stopped early at step 3/6") for line in said)
+
+
+def test_a_fold_never_trains_on_its_own_rows(make_run, monkeypatch):
+    run, seen = make_run(draws=3, folds=3), {}
+
+    def spying(draw):
+        loader = run.loader(draw)
+        for step in range(6):
+            ids = {loader.rows.examples[place].id for place in loader.indices(step)}
+            seen.setdefault(draw.fold, set()).update(ids)
+        return loader
+
+    state, _, _ = go(dataclasses.replace(run, loader=spying), slots=3)
+    assert sorted(one.draw.fold for one in state.ended) == [0, 1, 2]
+    for fold in range(3):
+        assert seen[fold] == {f"row{n}" for n in range(7) if n % 3 != fold}
+
+
+def test_draws_depend_on_their_number_alone():
+    spread = Recipe(rate_range=(1e-4, 1e-2), seed=7)
+    draws = [lottery.draw(spread, n) for n in range(40)]
+    assert draws == [lottery.draw(spread, n) for n in range(40)]
+    rates = np.array([one.rate for one in draws])
+    assert rates.min() >= 1e-4 and rates.max() <= 1e-2 and len(set(rates)) == 40
+    assert abs(np.log10(rates).mean() + 3) < 0.3 and [one.seed for one in draws] == list(range(7, 47))
+    assert [lottery.draw(Recipe(rates=(1.0, 2.0)), n).rate for n in range(3)] == [1.0, 2.0, 1.0]
