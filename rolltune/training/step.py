@@ -117,7 +117,7 @@ def watch(plan: Plan, roll: Roll, loss: Array, norm: Array) -> tuple[Array, Arra
 def step(plan: Plan, forward: Forward, base: dict, table: Any, roll: Roll, batch: Batch) -> tuple[Roll, Report]:
     """One update of one roll. A roll that is not alive, or that is done, stays exactly as it is."""
     loss, grads = gradient(plan, forward, base, table, roll, batch)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     fast, best, state = watch(plan, roll, loss, norm)
     rate = roll.rate * plan.schedule(roll.step + 1)
     direction, optimizer = plan.transform.update(grads, roll.optimizer, roll.trainable)

@@ -47,6 +47,9 @@ def test_a_positive_answer_must_be_one_of_them(tmp_path):
     path = Path(tmp_path / "rows.jsonl")
     path.write_text('{"prefix": "a", "suffix": "yes"}\n{"prefix": "b", "suffix": "no"}\n')
     data = session.read_data({"train": path}, Recipe(positive="no"), lambda text: None)
-    assert data.positive.answer == "no" and [one.id for one in data.examples] == ["train/1", "train/2"]
+    assert data.positive.answer == "no" and [one.id for one in data.examples] == [
+        "train/rows.jsonl:1",
+        "train/rows.jsonl:2",
+    ]
     with pytest.raises(UserError, match=r"positive: 'maybe' is not one of the answers \['no', 'yes'\]"):
         session.read_data({"train": path}, Recipe(positive="maybe"), lambda text: None)

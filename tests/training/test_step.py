@@ -102,7 +102,7 @@ def test_rolls_in_one_step_equal_separate_ones(frozen_and_start, table, forward,
         return rolls, report
 
     alone = [run([n]) for n in range(3)]
-    for members in ([0, 1], [0, 1, 2]):
+    for members in ([0, 1], [0, 1, 2]) if method == "lora" else ([2, 0, 1],):
         together, report = run(members)
         for slot, n in enumerate(members):
             same(one(together, slot), one(alone[n][0], 0), rtol=2e-4, atol=1e-5)
