@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 def get_config():
     config = ConfigDict()
-    config.model = "../cache/paligemma-3b-pt-224/paligemma-3b-pt-224.bf16.npz"
+    config.model = "../cache/paligemma-3b-pt-224.bf16.npz"
 
     config.method = "lora"
     config.rank = 16

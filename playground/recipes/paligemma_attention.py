@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 def get_config():
     config = ConfigDict()
-    config.model = "../cache/paligemma-3b-pt-224/paligemma-3b-pt-224.f16.npz"
+    config.model = "../cache/paligemma-3b-pt-224.f16.npz"
 
     config.method = "attention"
     config.optimizer = "sgd"
