@@ -8,7 +8,7 @@ from PIL import Image
 from .asking import DRAWN, Asker, Question, yes
 from .drawing import COLOURS, Colour, fit_size, jitter, luminance, print_text
 from .surfaces import ground
-from .words import altered, printed
+from .words import PRAISE, altered, printed
 
 SPOTS = ("top", "middle", "bottom")
 
@@ -56,7 +56,18 @@ def draw_prints(rng: random.Random, prints: list[Print], image: Image.Image) -> 
     return image
 
 
+def poster(rng: random.Random) -> tuple[list[Print], Image.Image]:
+    """One of few texts, large, in the middle of a plain sheet, dark on light or light on dark: the first to be read."""
+    paper, ink = rng.choice((("white", "black"), ("black", "white")))
+    image = Image.new("RGB", (DRAWN, DRAWN), jitter(rng, COLOURS[paper], 12))
+    x, y = (0.5 + rng.uniform(-0.04, 0.04) for _ in range(2))
+    prints = [Print(rng.choice(PRAISE), ink, x, y, rng.uniform(0.75, 0.9), 0.4, 0.0)]
+    return prints, draw_prints(rng, prints, image)
+
+
 def scene(rng: random.Random) -> tuple[list[Print], Image.Image]:
+    if rng.random() < 0.2:
+        return poster(rng)
     while True:
         image, behind = ground(rng, DRAWN, calm=True)
         if not 105 < luminance(behind) < 150:  # few colours can be read on a middling ground
