@@ -120,6 +120,7 @@ def test_nothing_of_the_build_stays_in_the_image(engine, image):
     authorities = os.environ.get("SSL_CERT_FILE", "no such setting")
     assert authorities not in history and authorities not in settings
     assert json.loads(settings)[0]["Config"]["User"] == "1000:1000"
+    assert json.loads(settings)[0]["Size"] < 1.2e9  # docs/container.md says 1.1 GB
     names = names_in_layers(json.loads(settings)[0]["GraphDriver"]["Data"])
     assert "opt/venv/bin/rolltune" in names  # else the search below looked at nothing
     forbidden = ("root/.cache/", "root/.config/", "run/secrets/", "etc/pip.conf", "tmp/", "mnt/", "root/.kaggle/")
