@@ -340,7 +340,10 @@ class Loader:
         indices = self.indices(step)
         encoded = [self.rows[int(index)] for index in indices]
         tokens, targets = shape or self.shape_of(encoded)
-        batch = collate(encoded, tokens, targets, self.batch)
+        return self.weigh(collate(encoded, tokens, targets, self.batch), indices)
+
+    def weigh(self, batch: Batch, indices: np.ndarray) -> Batch:
+        """The batch of these rows, with class weights where the loader is to give them."""
         if not self.weighted:
             return batch
         weights = class_weights([example.answer for example in self.rows.examples])[indices]

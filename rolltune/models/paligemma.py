@@ -118,6 +118,12 @@ def embed(config: Config, params: dict, batch: Batch, features: Float[Array, "b 
     return jnp.concatenate([features.astype(config.dtype), text], 1)
 
 
+class Pixels(NamedTuple):
+    """Decoded pictures: `Batch.images` holds rows of it."""
+
+    values: Num[Array, "n h w 3"]
+
+
 class Features(NamedTuple):
     """Image features worked out before: `Batch.images` holds rows of it."""
 
@@ -130,8 +136,18 @@ class States(NamedTuple):
     values: Float[Array, "n t d"]
 
 
+Table = Pixels | Features | None  # None: the batch brings its pixels
+
+
+def features_of(config: Config, params: dict, images: Array, table: Table) -> Float[Array, "b p d"]:
+    """The image features of a batch's `images`, out of the table or worked out here."""
+    if isinstance(table, Features):
+        return table.values[images].reshape(len(images), -1, config.text.width)
+    return image_features(config, params, images if table is None else table.values[images])
+
+
 def hidden(
-    config: Config, params: dict, batch: Batch, table: Features | States | None = None, *, remat: bool = False
+    config: Config, params: dict, batch: Batch, table: Table | States = None, *, remat: bool = False
 ) -> Float[Array, "b t d"]:
     """Decoder states before the final norm. Layers in `text/lower` are run first: nothing in them is trained."""
     here = context(config, batch)
@@ -139,17 +155,13 @@ def hidden(
     if isinstance(table, States):
         first, x = config.text.layers - decoder.depth(params["text"]["layers"]), table.values[batch.images[:, 0]]
     else:
-        if table is None:
-            features = image_features(config, params, batch.images)
-        else:
-            features = table.values[batch.images].reshape(len(batch.images), -1, config.text.width)
-        first, x = 0, embed(config, params, batch, features)
+        first, x = 0, embed(config, params, batch, features_of(config, params, batch.images, table))
         if lower is not None:
             first, (x, _) = decoder.depth(lower), decoder.run(config.text, lower, x, here)
     return decoder.run(config.text, params["text"]["layers"], x, here, first=first, remat=remat)[0]
 
 
-def lower_states(config: Config, params: dict, batch: Batch, table: Features | None = None) -> Float[Array, "b t d"]:
+def lower_states(config: Config, params: dict, batch: Batch, table: Table = None) -> Float[Array, "b t d"]:
     """What `States` holds of these rows: the decoder's states above `text/lower`."""
     below = params | {"text": params["text"] | {"layers": params["text"]["lower"]}}
     del below["text"]["lower"]
@@ -157,7 +169,7 @@ def lower_states(config: Config, params: dict, batch: Batch, table: Features | N
 
 
 def log_probs(
-    config: Config, params: dict, batch: Batch, table: Features | States | None = None, *, remat: bool = False
+    config: Config, params: dict, batch: Batch, table: Table | States = None, *, remat: bool = False
 ) -> Float[Array, "b m"]:
     """Log-probability of each of the batch's targets, float32."""
     x = hidden(config, params, batch, table, remat=remat)
@@ -175,13 +187,10 @@ def generate(
     batch: Batch,
     steps: int,
     eos: int,
-    table: Features | None = None,
+    table: Table = None,
 ) -> Int[Array, "b n"]:
     """Greedy answers to rows encoded without answers: `steps` tokens each, `eos` from the first one on."""
-    if table is None:
-        features = image_features(config, params, batch.images)
-    else:
-        features = table.values[batch.images].reshape(len(batch.images), -1, config.text.width)
+    features = features_of(config, params, batch.images, table)
     text, layers = params["text"], params["text"]["layers"]
     lengths = jnp.sum(batch.segments == 0, 1)  # [B]
     x = embed(config, params, batch, features)

@@ -1,0 +1,222 @@
+"""The loop over steps: batches in, rolls watched, ended and drawn again, what is due logged; nothing else."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from rolltune.data.batches import Batch, Loader, collate, prefetch
+from rolltune.recipe import Recipe
+from rolltune.training import rolls as lottery
+from rolltune.training.rolls import Draw, Start
+from rolltune.training.step import ALIVE, REASONS, STOPPED, Plan, Roll
+
+COLLAPSED = "collapsed to one answer"
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """A roll that runs no more. `reason` is empty where it ran all its steps; else `trainable` is None."""
+
+    draw: Draw
+    step: int
+    reason: str
+    redrawn: bool
+    trainable: dict[str, Any] | None
+    judged: Any = None
+
+
+@dataclasses.dataclass
+class Slot:
+    """One place on the K axis: the roll in it, the steps it has done, the rungs it passed; `draw` None is empty."""
+
+    draw: Draw | None
+    step: int = 0
+    rungs: int = 0
+
+
+@dataclasses.dataclass
+class State:
+    """All that changes in a run, so that it can be saved at any step and gone on from."""
+
+    rolls: Roll
+    slots: list[Slot]
+    step: int = 0
+    drawn: int = 0
+    redraws: int = 0
+    reached: dict[int, list[float]] = dataclasses.field(default_factory=dict)  # rung -> figures of who came there
+    ended: list[Ended] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """An evaluation of one roll: `figure` ranks it (higher is better), `collapsed` ends it, `detail` is kept."""
+
+    figure: float
+    collapsed: bool
+    detail: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What stays the same. `loader` gives a draw's batches of batch * accumulate rows."""
+
+    recipe: Recipe
+    plan: Plan
+    start: Start
+    step: Callable[..., tuple[Roll, Any]]
+    base: dict
+    table: Any
+    loader: Callable[[Draw], Loader]
+    draws: int  # rolls to draw in all, redrawn ones apart
+    folds: int | None = None
+
+
+def new_state(run: Run, slots: int) -> State:
+    draws = [lottery.draw(run.recipe, number, fold=_fold(run, number)) for number in range(slots)]
+    rolls = lottery.begin(run.recipe, run.plan, run.start, draws)
+    return State(rolls, [Slot(one) for one in draws], drawn=slots)
+
+
+def _fold(run: Run, number: int) -> int | None:
+    return None if run.folds is None else number % run.folds
+
+
+def train(
+    run: Run,
+    state: State,
+    judge: Callable[[Roll, Sequence[int], bool], dict[int, Judgement]],
+    log: Callable[[State, Any], None],
+    say: Callable[[str], None],
+    stop: Callable[[], bool] = lambda: False,
+    save: Callable[[State], None] | None = None,
+    save_seconds: float = 600.0,
+) -> tuple[bool, float]:
+    """Runs until no slot holds a roll, or `stop()`. Returns (whether it ran to the end, share of time without data).
+
+    `judge(rolls, slots, final)` evaluates the rolls of these slots; `log` is called at every logged
+    step; `save`, where given, now and then and at a stop.
+    """
+    waited, began, saved = 0.0, time.perf_counter(), time.perf_counter()
+    while any(slot.draw is not None for slot in state.slots):
+        length = _until_next_look(run.recipe, state)
+        batches = _batches(run, state, length)
+        report = None
+        for _ in range(length):
+            asked = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - asked
+            state.rolls, report = run.step(run.base, run.table, state.rolls, batch)
+            state.step += 1
+            for slot in state.slots:
+                slot.step += 1
+            if stop():
+                break
+        batches.close()
+        _look(run, state, judge, log, say, report)
+        if save is not None and (stop() or time.perf_counter() - saved > save_seconds):
+            save(state)
+            saved = time.perf_counter()
+        if stop():
+            return False, waited / max(time.perf_counter() - began, 1e-9)
+    return True, waited / max(time.perf_counter() - began, 1e-9)
+
+
+def _until_next_look(recipe: Recipe, state: State) -> int:
+    """Steps until something may be due: a logged step, a rung, a roll's last step."""
+    due = [recipe.log_every - state.step % recipe.log_every]
+    for slot in state.slots:
+        if slot.draw is not None:
+            marks = [*_rung_steps(recipe), recipe.steps]
+            due.append(next(mark for mark in marks if mark > slot.step) - slot.step)
+    return min(due)
+
+
+def _rung_steps(recipe: Recipe) -> list[int]:
+    return [max(1, round(share * recipe.steps)) for share in recipe.rungs]
+
+
+def _batches(run: Run, state: State, length: int):
+    """The next `length` joint batches [R, A, B, ...], made ahead. An empty slot gets some roll's rows: it is masked."""
+    last = next(slot.draw for slot in state.slots if slot.draw is not None)
+    loaders = [run.loader(slot.draw or last) for slot in state.slots]
+    steps = [slot.step for slot in state.slots]
+    make = lambda ahead: joint_batch(loaders, [step + ahead for step in steps], run.recipe.accumulate)
+    return prefetch(make, range(length))
+
+
+def joint_batch(loaders: Sequence[Loader], steps: Sequence[int], accumulate: int) -> Batch:
+    """Every roll's own rows at its own step, in one shape: leaves [R, A, B, ...]."""
+    picked = [loader.indices(step) for loader, step in zip(loaders, steps, strict=True)]
+    rows = [[loader.rows[int(i)] for i in places] for loader, places in zip(loaders, picked, strict=True)]
+    tokens, targets = loaders[0].shape_of([row for some in rows for row in some])
+    batches = [
+        loader.weigh(collate(some, tokens, targets, loader.batch), places)
+        for loader, some, places in zip(loaders, rows, picked, strict=True)
+    ]
+    split = lambda leaf: leaf.reshape(leaf.shape[0], accumulate, -1, *leaf.shape[2:])
+    return jax.tree.map(lambda *leaves: split(np.stack(leaves)), *batches)
+
+
+def _look(run, state, judge, log, say, report) -> None:
+    """What is due at this step: the log, deaths, rungs, ends, and new draws for the slots that became free."""
+    recipe = run.recipe
+    states = np.asarray(state.rolls.state)
+    here = [number for number, slot in enumerate(state.slots) if slot.draw is not None]
+    done = {number for number in here if state.slots[number].step >= recipe.steps}
+    if state.step % recipe.log_every == 0 or len(done) == len(here):
+        log(state, report)
+    for number in here:
+        if states[number] != ALIVE:
+            _end(run, state, number, REASONS[states[number]], say)
+    rungs = _rung_steps(recipe)
+    alive = [number for number in here if states[number] == ALIVE]
+    at_rung = [n for n in alive if n not in done and rungs[state.slots[n].rungs :][:1] == [state.slots[n].step]]
+    for group, final in ((at_rung, False), ([n for n in alive if n in done], True)):
+        if not group:
+            continue
+        judged = judge(state.rolls, group, final)
+        if not final:
+            for number in group:
+                state.reached.setdefault(state.slots[number].rungs, []).append(judged[number].figure)
+        for number in group:
+            slot, verdict = state.slots[number], judged[number]
+            if verdict.collapsed:
+                _end(run, state, number, COLLAPSED, say)
+            elif final:
+                _end(run, state, number, "", say, lottery.trainable_of(state.rolls, number), verdict.detail)
+            elif lottery.passes_rung(verdict.figure, state.reached[slot.rungs], recipe.keep_share):
+                slot.rungs += 1
+            else:
+                _end(run, state, number, REASONS[STOPPED], say)
+
+
+def _end(run, state, number, reason, say, trainable=None, judged=None) -> None:
+    """Ends the roll in a slot, and draws the slot again where there is cause and a draw is left."""
+    slot, recipe = state.slots[number], run.recipe
+    old, died = slot.draw, bool(reason) and reason != REASONS[STOPPED]
+    again = died and state.redraws < recipe.redraws
+    # Where a roll died, the device's count is what it did: the slot's goes on until the next look.
+    step = int(state.rolls.step[number]) if died and reason != COLLAPSED else slot.step
+    state.ended.append(Ended(old, step, reason, again, trainable, judged))
+    new = None
+    if again:
+        # Its number is new, so its seed is; only the rate remembers.
+        new = lottery.draw(recipe, state.drawn + state.redraws, old.attempt + 1, old.fold)
+        rate = old.rate * recipe.redraw_factor
+        new = dataclasses.replace(new, rate=rate)
+        state.redraws += 1
+    elif not died and state.drawn < run.draws:
+        new = lottery.draw(recipe, state.drawn + state.redraws, fold=_fold(run, state.drawn))
+        state.drawn += 1
+    if reason:
+        after = f"; its slot draws roll {new.roll}, lr {new.rate:.4g}" if new else ""
+        say(f"roll {old.roll}: {reason} at step {step}/{recipe.steps} (lr {old.rate:.4g}){after}")
+    state.slots[number] = Slot(new)
+    if new is None:
+        state.rolls = lottery.mark(state.rolls, number, STOPPED)
+    else:
+        state.rolls = lottery.replace(state.rolls, number, lottery.begin(recipe, run.plan, run.start, [new]))
