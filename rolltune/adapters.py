@@ -129,6 +129,22 @@ def _graft(base: Any, trained: Any, dropout: float) -> Any:
     return LoRA(base, trained["a"], trained["b"], trained.get("key"), dropout)
 
 
+def all_layers(trainable: dict[str, Any], params: dict, first_layer: int) -> dict[str, Any]:
+    """What was trained from `first_layer` up, for all layers: adapters below it change nothing, weights stay."""
+    if not first_layer:
+        return trainable
+    flat = flatten(params)
+
+    def deepen(path: str, leaf: Any) -> Any:
+        if not path.startswith(LAYERS):
+            return leaf
+        if isinstance(leaf, dict):
+            return jax.tree.map(lambda x: jnp.pad(x, ((first_layer, 0), (0, 0), (0, 0))), leaf)
+        return jnp.concatenate([flat[path][:first_layer].astype(leaf.dtype), leaf])
+
+    return {path: deepen(path, leaf) for path, leaf in trainable.items()}
+
+
 def merge(base: dict, trainable: dict[str, Any], scale: float, first_layer: int = 0) -> dict:
     """A plain tree with the changes worked into the weights: `W + scale * a @ b` in float32, then in W's dtype."""
     flat = flatten(base)

@@ -53,9 +53,9 @@ class Recipe:
     # rolls
     rates: tuple[float, ...] = ()  # one a roll, in turn; empty: `rate`, or drawn from `rate_range`
     rate_range: tuple[float, ...] = ()  # (low, high): each roll's rate is drawn log-uniformly
-    redraws: int = 8  # rolls that diverge are drawn again, at most this often in all
+    redraws: int = 8  # of several rolls, those that diverge are drawn again, at most this often in all
     redraw_factor: float = 0.5  # of the rate, each time a slot is drawn again
-    explosion_factor: float = 3.0  # a roll dies where its running loss is over factor * lowest + margin
+    explosion_factor: float = 3.0  # a roll dies where its running loss is over factor * max(lowest, 1) + margin
     explosion_margin: float = 2.0
     rungs: tuple[float, ...] = ()  # shares of the steps at which losers stop, e.g. (0.25, 0.5); empty: none
     keep_share: float = 0.5  # of the rolls that reached a rung, those that go on

@@ -250,6 +250,12 @@ class Rows:
                 self._bytes += size
         return row
 
+    def some(self, places: Sequence[int]) -> "Rows":
+        """Some of these rows, sharing what is kept of them."""
+        numbers = {id(self.examples[place]): place for place in places}
+        encode = lambda example, _: self[numbers[id(example)]]
+        return Rows([self.examples[place] for place in places], encode, 0, lambda path, frame: None)
+
     def shapes(
         self, max_tokens: int | None = None, most: int = 4, advance: Callable[[], None] = lambda: None
     ) -> Shapes:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rolltune.data.batches import bucket_of, buckets
-from rolltune.data.examples import Example, Scan, scan_source, splits_in
-from rolltune.data.files import write_jsonl
+from rolltune.data.examples import SPLIT_NAMES, Example, Scan, scan_source, splits_in
+from rolltune.data.files import safe_name, write_jsonl
 from rolltune.data.findings import ERROR, LEVELS, NOTE, WARNING, Finding
 from rolltune.data.fingerprints import Fingerprint, Key, alike, fingerprints
 from rolltune.data.jsonl import rebased
@@ -85,7 +85,10 @@ class Report:
 
 
 def sources_of(paths: Sequence[str | Path]) -> dict[str, str | Path]:
-    """The splits named on a command line: files and folders as given, a folder of splits as its splits."""
+    """The splits named on a command line: files and folders as given, a folder of splits as its splits.
+
+    Train comes first whatever the order given, because what a later split holds too is left out of it.
+    """
     found: dict[str, str | Path] = {}
     for path in paths:
         inside: Mapping[str, str | Path] = (
@@ -93,7 +96,8 @@ def sources_of(paths: Sequence[str | Path]) -> dict[str, str | Path]:
         )
         for name, place in (inside or {Path(path).stem or str(path): path}).items():
             found[name if name not in found else str(place)] = place
-    return found
+    rank = {name: place for place, name in enumerate(SPLIT_NAMES)}
+    return dict(sorted(found.items(), key=lambda item: rank.get(item[0].partition(".")[0], 0)))
 
 
 def examine(
@@ -304,8 +308,8 @@ def _lengths(report: Report, pieces: Callable[[str], list[str]] | None, max_toke
             if broken * 10 > len(cut):
                 message = f"the tokenizer has no piece for much of the text: {broken} of {len(cut)} tokens are bytes"
                 report.add(WARNING, "text broken into bytes", example.source, message, "expect long rows, weak results")
-    if sum(scripts.values()) > scripts["Latin"]:
-        total = sum(scripts.values())
+    total = sum(scripts.values())
+    if total - scripts["Latin"] > total / 100:
         told = ", ".join(f"{script.capitalize()} {count / total:.0%}" for script, count in scripts.most_common(6))
         report.add(NOTE, "scripts", "all texts", f"letters by script: {told}")
 
@@ -380,7 +384,7 @@ def write_cleaned(report: Report, sources: Mapping[str, str | Path]) -> dict[str
     written = {}
     for name, scan in report.scans.items():
         source = Path(sources[name])
-        source = source.parent / source.name if source.exists() else scan.folder / name
+        source = source.parent / source.name if source.exists() else scan.folder / safe_name(name)
         target = source.with_name(f"{source.stem}.cleaned.jsonl")
         kept, ids = [], set()
         for place, row in enumerate(scan.rows):

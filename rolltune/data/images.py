@@ -235,28 +235,32 @@ def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
             image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
         )
     if mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
-        if mode in ("LA", "La", "PA", "RGBa"):
-            image = image.convert({"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}.get(mode, mode))
-        over = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", over.size, (*background, 255)), over).convert("RGB")
+        over = image.convert({"La": "LA", "RGBa": "RGBA"}.get(mode, "RGBA")).convert("RGBA")
+        picture = Image.new("RGB", over.size, background)
+        picture.paste(over, mask=over.getchannel("A"))
+        return picture
     # A copy, so that what is returned outlives the file.
     return image.copy() if mode == "RGB" else image.convert("RGB")
 
 
 def _grey_to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     values = np.asarray(image)
-    clear = image.info.get("transparency")
-    if image.mode.startswith("I;16") or (image.mode == "I" and values.min() >= 0 and values.max() <= 65535):
+    if image.mode != "F" and values.min() >= 0 and values.max() <= 65535:
         white = next(white for white in (255, 1023, 4095, 16383, 65535) if values.max() <= white)
-        grey = np.asarray(values, np.float32) * (255 / white)
+        # A table, because as floating-point numbers a large picture would take a gigabyte.
+        table = np.rint(np.arange(white + 1, dtype=np.float64) * (255 / white)).astype(np.uint8)
+        grey = table[values]
     else:
-        grey = np.nan_to_num(np.asarray(values, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        low, high = float(grey.min()), float(grey.max())
-        grey = (grey - low) * (255 / (high - low)) if high > low else np.zeros_like(grey)
-    rgb = np.repeat(np.clip(np.rint(grey), 0, 255).astype(np.uint8)[..., None], 3, axis=-1)
+        levels = np.nan_to_num(values.astype(np.float32), copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        low, high = float(levels.min()), float(levels.max())
+        levels -= low
+        levels *= 255 / (high - low) if high > low else 0.0
+        grey = np.rint(levels, out=levels).astype(np.uint8)
+    picture = Image.fromarray(grey).convert("RGB")
+    clear = image.info.get("transparency")
     if isinstance(clear, int):
-        rgb[values == clear] = background
-    return Image.fromarray(rgb)
+        picture.paste(background, mask=Image.fromarray(values == clear))
+    return picture
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,9 @@ def scan_tfds(
         builder = tensorflow_datasets.builder(name)
         source = builder.as_data_source(split=split)
     except Exception as error:  # tfds raises its own kinds, ValueError and NotImplementedError
+        reason = (str(error) or repr(error)).splitlines()[0]
         raise UserError(
-            f"{address}: TFDS cannot open it: {error}. A set is prepared once with "
+            f"{address}: TFDS cannot open it: {reason} A set is prepared once with "
             f"tensorflow_datasets.data_source({name!r}), which downloads it in the array_record format"
         ) from error
     features = builder.info.features

@@ -154,6 +154,7 @@ def hidden(
     lower = params["text"].get("lower")
     if isinstance(table, States):
         first, x = config.text.layers - decoder.depth(params["text"]["layers"]), table.values[batch.images[:, 0]]
+        x = x[:, : batch.tokens.shape[1]]
     else:
         first, x = 0, embed(config, params, batch, features_of(config, params, batch.images, table))
         if lower is not None:

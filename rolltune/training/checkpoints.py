@@ -29,7 +29,8 @@ def save(folder: Path, state: State, recipe: Recipe, judged: Any) -> None:
         "reached": {str(rung): figures for rung, figures in state.reached.items()},
         "slots": [dataclasses.asdict(slot) for slot in state.slots],
         "ended": [
-            dataclasses.asdict(dataclasses.replace(one, trainable=None, judged=None)) | {"judged": judged(one.judged)}
+            dataclasses.asdict(dataclasses.replace(one, trainable=None, judged=None))
+            | {"judged": judged(one.judged), "whole": one.trainable is not None}
             for one in state.ended
         ],
     }
@@ -65,10 +66,14 @@ def load(folder: Path, recipe: Recipe, fresh: State, judged: Any) -> State:
             was = ", ".join(f"{name} was {notes['recipe'].get(name)!r}, is {now[name]!r}" for name in changed)
             raise UserError(f"{folder}: saved with another recipe ({was}); resume with the same, or start anew")
         ended = [
-            Ended(**one | {"draw": Draw(**one["draw"]), "judged": judged(one["judged"])}) for one in notes["ended"]
+            Ended(
+                **{k: v for k, v in one.items() if k != "whole"}
+                | {"draw": Draw(**one["draw"]), "judged": judged(one["judged"])}
+            )
+            for one in notes["ended"]
         ]
         shape = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), fresh.rolls.trainable)
-        kept = {str(n): shape for n, one in enumerate(ended) if not one.reason}
+        kept = {str(n): shape for n, one in enumerate(ended) if notes["ended"][n]["whole"]}
         template = {"rolls": jax.tree.map(ocp.utils.to_shape_dtype_struct, fresh.rolls._asdict()), "ended": kept}
         arrays = manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(template)))["arrays"]
     finished = {n: jax.tree.map(np.asarray, tree) for n, tree in arrays["ended"].items()}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rolltune.base import Model
-from rolltune.data.batches import Row, Rows, prefetch
+from rolltune.data.batches import Row, Rows, Shapes, evaluation_batches, prefetch
 from rolltune.data.examples import Example
 from rolltune.data.images import open_image
 from rolltune.tracking import progress
@@ -91,3 +91,24 @@ def make_rows(
 ) -> Rows:
     opener = open_image if images.table is None else lambda path, frame: None
     return Rows(examples, encoder(model, images, prompt, answers), open_image=opener)
+
+
+def keep_states(model: Model, base: dict, table: Any, rows: Rows, shapes: Shapes, batch: int) -> tuple[Any, Rows]:
+    """(States, rows that point into them): what the layers in `text/lower` make of each row, worked out once.
+
+    The rows are kept whole, answers included, since no layer below the first trained one ever changes.
+    """
+    run = jax.jit(lambda base, table, some: model.family.lower_states(model.config, base, some, table))
+    length = max(shapes.tokens)
+    kept = np.zeros((len(rows), length, model.config.text.width), jnp.dtype(model.config.dtype))
+    for places, some in evaluation_batches(rows, batch, shapes):
+        states = np.asarray(run(base, table, some))[: len(places)]
+        kept[places, : states.shape[1]] = states
+    numbers = {example.id: number for number, example in enumerate(rows.examples)}
+
+    def encode(example: Example, opened: list) -> Row:
+        number = numbers[example.id]
+        return rows[number]._replace(pixels=np.array([number], np.int32))
+
+    pointing = Rows(rows.examples, encode, open_image=lambda path, frame: None)
+    return model.family.States(jnp.asarray(kept)), pointing

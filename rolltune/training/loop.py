@@ -19,7 +19,10 @@ COLLAPSED = "collapsed to one answer"
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """A roll that runs no more. `reason` is empty where it ran all its steps; else `trainable` is None."""
+    """A roll that runs no more. `reason` is empty where it ran all its steps and can tell answers apart.
+
+    `trainable` is there for rolls that ran all their steps, those that collapsed included.
+    """
 
     draw: Draw
     step: int
@@ -184,10 +187,11 @@ def _look(run, state, judge, log, say, report) -> None:
                 state.reached.setdefault(state.slots[number].rungs, []).append(judged[number].figure)
         for number in group:
             slot, verdict = state.slots[number], judged[number]
-            if verdict.collapsed:
-                _end(run, state, number, COLLAPSED, say)
-            elif final:
-                _end(run, state, number, "", say, lottery.trainable_of(state.rolls, number), verdict.detail)
+            reason = COLLAPSED if verdict.collapsed else ""
+            if final:
+                _end(run, state, number, reason, say, lottery.trainable_of(state.rolls, number), verdict.detail)
+            elif reason:
+                _end(run, state, number, reason, say)
             elif lottery.passes_rung(verdict.figure, state.reached[slot.rungs], recipe.keep_share):
                 slot.rungs += 1
             else:
@@ -198,7 +202,7 @@ def _end(run, state, number, reason, say, trainable=None, judged=None) -> None:
     """Ends the roll in a slot, and draws the slot again where there is cause and a draw is left."""
     slot, recipe = state.slots[number], run.recipe
     old, died = slot.draw, bool(reason) and reason != REASONS[STOPPED]
-    again = died and state.redraws < recipe.redraws
+    again = died and len(state.slots) > 1 and state.redraws < recipe.redraws
     # Where a roll died, the device's count is what it did: the slot's goes on until the next look.
     step = int(state.rolls.step[number]) if died and reason != COLLAPSED else slot.step
     state.ended.append(Ended(old, step, reason, again, trainable, judged))

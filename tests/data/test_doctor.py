@@ -48,6 +48,10 @@ def split(tmp_path):
     return tmp_path
 
 
+def test_train_comes_first(split):
+    assert list(sources_of([split / "valid.jsonl", split / "train.jsonl"])) == ["train", "valid"]
+
+
 def told(report):
     return {(finding.kind, finding.where.partition("/")[2]): finding for finding in report.findings}
 

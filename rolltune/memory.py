@@ -1,0 +1,46 @@
+"""What a step will need, from the compiled program, and how many rolls that leaves room for."""
+
+from typing import Any
+
+import jax
+
+from rolltune.training.loop import Run, joint_batch, new_state
+
+HEADROOM = 0.92  # of the free memory: the allocator's own rounding, and what else the desktop opens
+
+
+def step_bytes(run: Run, slots: int) -> int:
+    """Peak bytes of one step of `slots` rolls on the device, beside the base and the tables: states and temporaries."""
+    state = jax.eval_shape(lambda: new_state(run, slots).rolls)
+    loaders = [run.loader(new_draw) for new_draw in _draws(run, slots)]
+    batch = joint_batch(loaders, [0] * slots, run.recipe.accumulate)
+    compiled = run.step.lower(run.base, run.table, state, batch).compile()
+    analysis = compiled.memory_analysis()
+    rolls = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    return analysis.temp_size_in_bytes + rolls
+
+
+def _draws(run: Run, slots: int) -> list[Any]:
+    from rolltune.training.rolls import draw
+
+    return [draw(run.recipe, number) for number in range(slots)]
+
+
+def free_bytes() -> int | None:
+    """What the device has left, None where it does not say (a CPU)."""
+    stats = jax.devices()[0].memory_stats()
+    if not stats or "bytes_limit" not in stats:
+        return None
+    return stats["bytes_limit"] - stats["bytes_in_use"]
+
+
+def fit_rolls(run: Run, most: int = 64) -> tuple[int, str]:
+    """(how many rolls fit, in words why). Two compiled programs, of one roll and of two, give the cost of a roll."""
+    free = free_bytes()
+    if free is None:
+        return 4, "rolls: 4, since this device does not say how much memory it has"
+    one, two = step_bytes(run, 1), step_bytes(run, 2)
+    each = max(two - one, 1)
+    count = max(1, min(most, 1 + int((free * HEADROOM - one) // each)))
+    gib = lambda size: f"{size / 2**30:.2f} GiB"
+    return count, f"rolls: {count}: {gib(free)} are free, the first takes {gib(one)}, each further one {gib(each)}"
