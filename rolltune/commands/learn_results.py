@@ -186,9 +186,10 @@ def _save_whole(ready: Session, ended: Ended, path: Path, say: Callable[[str], N
     from rolltune.weights.npz import write_npz
 
     recipe = ready.recipe
-    model = base.load(recipe.model, recipe.tokenizer, recipe.dtype)
-    merged = adapters.merge(model.params, ended.trainable, recipe.scale, recipe.first_layer)
-    write_npz(path, to_file(merged, npz_rows(model.config)), prefix="params/")
+    with jax.default_device(jax.devices("cpu")[0]):
+        model = base.load(recipe.model, recipe.tokenizer, base.choose_dtype(recipe.dtype))
+        merged = adapters.merge(model.params, ended.trainable, recipe.scale, recipe.first_layer)
+        write_npz(path, to_file(merged, npz_rows(model.config)), prefix="params/")
     say(f"saved the whole model for big_vision: {shown(path)}")
 
 

@@ -13,7 +13,7 @@ from rolltune.errors import UserError
 EXAMPLES = """examples:
   ./04-validate.py -m checkpoints/trained-set1.npz dataset/set1/valid.jsonl
   ./04-validate.py -m './checkpoints/*.npz' dataset/set2/train.jsonl dataset/set2/valid.jsonl
-  ./04-validate.py -m checkpoints/docs.npz --generate 32 dataset/docs/valid.jsonl    written answers, exact match and ANLS
+  ./04-validate.py -m checkpoints/docs.npz --generate 32 dataset/docs/valid.jsonl   written answers: exact match, ANLS
 
 The prompt, the answers and the base model are those saved in each roll.
 """
