@@ -40,8 +40,16 @@ while [ $# -gt 0 ]; do
   shift
 done
 
+# Shows a command as one would type it, and runs it.
 run() {
-  printf '\n$ %s\n' "$*"
+  local word line=""
+  for word in "$@"; do
+    case "$word" in
+      *[*\ ]*) line+=" '$word'" ;;
+      *) line+=" $word" ;;
+    esac
+  done
+  printf '\n$%s\n' "$line"
   "$@"
 }
 

@@ -68,7 +68,7 @@ class Recipe:
     def trainability(self) -> list[tuple[str, str]]:
         """The method as rules over parameter paths."""
         if self.method == "rules":
-            return [tuple(rule) for rule in self.rules]
+            return [(path, value) for path, value in self.rules]
         return adapters.METHODS[self.method]
 
     @property

@@ -223,7 +223,7 @@ def _report(args, ready, board, ended, before, after, passes, curves, facts, com
             roll_file=shown(out.roll),
             facts=facts,
             splits=splits,
-            curves=[Curve(n, *curve, states.get(n, "alive")) for n, curve in sorted(curves.items())],
+            curves=[Curve(n, steps, losses, states.get(n, "alive")) for n, (steps, losses) in sorted(curves.items())],
             leaderboard=board if len(ended) > 1 else None,
             pictures=pictures(
                 subset(after, data.spans[shown_split]),

@@ -52,7 +52,7 @@ CONFIGS = {f"paligemma-3b-{size}": Config(_so400m(size), _GEMMA) for size in (22
     for size in (224, 448, 896)
 }
 CONFIGS["tiny"] = Config(
-    vision.Config(image_size=112, patch=14, width=192, layers=6, heads=4, mlp=768),
+    vision.Config(image_size=112, patch=8, width=160, layers=6, heads=4, mlp=640),
     decoder.Config(vocab=1024, width=160, layers=4, heads=4, kv_heads=1, head_dim=40, mlp=448),
 )
 
@@ -97,9 +97,8 @@ def encode(
         blocks += range(1, len(ids) + 1)
         segments += [number + 1] * len(ids)
     ints = lambda values: np.asarray(values, np.int32)
-    return Row(
-        *map(ints, (tokens, positions, blocks, segments, predict, targets, candidates)), label=label, pixels=pixels
-    )
+    lists = (tokens, positions, blocks, segments, predict, targets, candidates)
+    return Row(*map(ints, lists), label=label, pixels=pixels)  # type: ignore[misc]  # it can't count the seven
 
 
 def image_features(config: Config, params: dict, pixels: Num[Array, "b i h w 3"]) -> Float[Array, "b p d"]:
