@@ -67,7 +67,7 @@ else
   run python -m rolltune sample-ads dataset
 fi
 start=$SECONDS
-run ./02-shuffle_data.sh -v 10 -n set1
+run ./02-shuffle_data.sh -v 20 -n set1 --seed 1 --force
 run ./03-do_learn.py -d set1 -w trained-set1
 run ./04-validate.py -m './checkpoints/*.npz' dataset/set1/train.jsonl dataset/set1/valid.jsonl
 
