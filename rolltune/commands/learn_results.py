@@ -1,7 +1,6 @@
 """What `learn` makes of the rolls that ran: the leaderboard, the saved files, the report."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from rolltune import adapters, atomic
 from rolltune.commands.common import shown
+from rolltune.data.files import sha256_of
 from rolltune.data.images import open_image
 from rolltune.evaluation import folds as folding
 from rolltune.evaluation import leaderboard
@@ -160,7 +160,7 @@ def _out_of_fold(
 
 def _card(ready: Session, ended: Ended, passes: int, entry: Entry) -> RollCard:
     data, recipe = ready.data, ready.recipe
-    files = {split: {"path": shown(file), "sha256": sha256(file)} for split, file in data.files.items()}
+    files = {split: {"path": shown(file), "sha256": sha256_of(file)} for split, file in data.files.items()}
     figures = {split: metrics_json(getattr(entry, split)) for split in ("train", "valid", "test")}
     prompts = {one.prompt for one in data.examples}
     prompt = recipe.prompt or (prompts.pop() if len(prompts) == 1 else "")
@@ -173,10 +173,6 @@ def _card(ready: Session, ended: Ended, passes: int, entry: Entry) -> RollCard:
         metrics={"passes": passes, "positive": data.positive.answer, "files": files} | figures,
         seed=ended.draw.seed,
     )
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _save_whole(ready: Session, ended: Ended, path: Path, say: Callable[[str], None]) -> None:

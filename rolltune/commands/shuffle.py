@@ -8,9 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rolltune.atomic import folder_aside
 from rolltune.commands.progress import counted, quiet_decoders
 from rolltune.data.examples import Scan, check_images, scan_source
-from rolltune.data.files import folder_aside, relative, safe_name, sha256_of, write_json, write_jsonl
+from rolltune.data.files import relative, safe_name, sha256_of, write_json, write_jsonl
 from rolltune.data.findings import ERROR, Finding, raise_errors
 from rolltune.data.fingerprints import fingerprints
 from rolltune.data.jsonl import MANIFEST, common_root, rebased

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from rolltune.atomic import write_bytes
 from rolltune.data.examples import QUESTION, Example, Scan, Turn
-from rolltune.data.files import safe_name, write_bytes
+from rolltune.data.files import safe_name
 from rolltune.data.findings import ERROR, Finding
 from rolltune.errors import UserError
 
