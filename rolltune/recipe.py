@@ -2,7 +2,9 @@
 
 import ast
 import dataclasses
+import math
 import runpy
+import traceback
 import types
 import typing
 from collections.abc import Sequence
@@ -11,8 +13,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rolltune import adapters
+from rolltune import adapters, optim
 from rolltune.errors import UserError
+from rolltune.evaluation.metrics import NAMES as METRICS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,13 +113,12 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such recipe; playground/recipes has examples")
     try:
         found = runpy.run_path(str(path))
+        config = found["get_config"]() if callable(found.get("get_config")) else None
     except Exception as error:  # whatever the person's file raises, they need its name and line, not ours
-        line = error.__traceback__
-        while line is not None and line.tb_frame.f_code.co_filename != str(path):
-            line = line.tb_next
-        at = f":{line.tb_lineno}" if line is not None else ""
-        raise UserError(f"{path}{at}: {type(error).__name__}: {error}") from error
-    config = found["get_config"]() if callable(found.get("get_config")) else None
+        own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else (own or [None])[-1]
+        what = error.msg if isinstance(error, SyntaxError) else error
+        raise UserError(f"{path}{f':{line}' if line else ''}: {type(error).__name__}: {what}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: expected a function get_config() that returns an ml_collections.ConfigDict")
     return config.to_dict()
@@ -151,7 +153,11 @@ def _check(r: Recipe) -> None:
             raise UserError(f"{name}: {getattr(r, name)!r}; expected {expected}")
 
     need(r.method in (*adapters.METHODS, "rules"), "method", f"one of {', '.join(adapters.METHODS)}, rules")
-    need(r.method != "rules" or bool(r.rules), "rules", "a list of (path regex, frozen | lora | full)")
+    pairs = bool(r.rules) and all(len(rule) == 2 for rule in r.rules)
+    need(pairs or (r.method != "rules" and not r.rules), "rules", "a list of (path regex, frozen | lora | full)")
+    optim.transform(r.optimizer, None)
+    optim.Schedule(r.schedule, 1, 0)
+    need(r.metric in METRICS, "metric", f"one of {', '.join(METRICS)}")
     need(r.average in ("example", "token"), "average", "example or token")
     need(r.balance in ("none", "sample", "weight"), "balance", "none, sample or weight")
     need(r.dtype in ("auto", "float32", "bfloat16"), "dtype", "auto, float32 or bfloat16")
@@ -159,10 +165,11 @@ def _check(r: Recipe) -> None:
         need(getattr(r, name) >= 1, name, "a number from 1")
     for name in ("seed", "first_layer", "redraws", "draws", "clip", "weight_decay", "table_gib"):
         need(getattr(r, name) >= 0, name, "a number from 0")
-    need(r.rate > 0, "rate", "a number above 0")
-    need(all(rate > 0 for rate in r.rates), "rates", "numbers above 0")
+    for name in ("rate", "alpha", "explosion_factor"):
+        need(0 < getattr(r, name) < math.inf, name, "a number above 0")
+    need(all(0 < rate < math.inf for rate in r.rates), "rates", "numbers above 0")
     need(len(r.rate_range) in (0, 2), "rate_range", "two numbers, low and high")
-    need(not r.rate_range or 0 < r.rate_range[0] <= r.rate_range[1], "rate_range", "0 < low <= high")
+    need(not r.rate_range or 0 < r.rate_range[0] <= r.rate_range[1] < math.inf, "rate_range", "0 < low <= high")
     need(0 <= r.dropout < 1, "dropout", "a share from 0, below 1")
     need(0 <= r.warmup < 1, "warmup", "a share of the steps from 0, below 1")
     need(0 < r.redraw_factor <= 1, "redraw_factor", "a factor above 0, at most 1")

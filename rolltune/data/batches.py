@@ -19,6 +19,9 @@ from rolltune.data.images import open_image
 from rolltune.errors import UserError
 
 
+IMAGE = -1
+
+
 class Row(NamedTuple):
     """One encoded example, unpadded: what a model family's `encode` returns.
 
@@ -27,7 +30,7 @@ class Row(NamedTuple):
     so C answers are scored in one forward pass (training is the case C = 1).
     """
 
-    tokens: np.ndarray  # int32 [T]; at image tokens any id, the image features take their place
+    tokens: np.ndarray  # int32 [T]; IMAGE where an image's features take the place
     positions: np.ndarray  # int32 [T]; of rotary embedding; each candidate goes on from the prompt
     blocks: np.ndarray  # int32 [T]; q may see k where blocks[k] <= blocks[q]: equal = both ways, rising = causal
     segments: np.ndarray  # int32 [T]; 0 the prompt, 1.. the candidate; a candidate sees 0 and itself

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Num
 from PIL import Image
 
-from rolltune.data.batches import Batch, Row
+from rolltune.data.batches import IMAGE, Batch, Row
 from rolltune.models import decoder, vision
 
 
@@ -82,7 +82,7 @@ def encode(
     for generation.
     """
     images = len(pixels) * config.image_tokens
-    shared = [0] * images + [tokenizer.bos, *tokenizer.encode(prompt), *tokenizer.encode("\n")]
+    shared = [IMAGE] * images + [tokenizer.bos, *tokenizer.encode(prompt), *tokenizer.encode("\n")]
     start = len(shared)
     tokens, positions = list(shared), list(range(start))
     blocks, segments = [0] * start, [0] * start
@@ -113,9 +113,13 @@ def context(config: Config, batch: Batch) -> decoder.Context:
 
 
 def embed(config: Config, params: dict, batch: Batch, features: Float[Array, "b p d"]) -> Float[Array, "b t d"]:
-    """The decoder's input: image features, which are not scaled, then token embeddings, which are."""
-    text = decoder.embed(config.text, params["text"], batch.tokens[:, features.shape[1] :], config.dtype)
-    return jnp.concatenate([features.astype(config.dtype), text], 1)
+    """The decoder's input: image features, which are not scaled, then token embeddings, which are.
+
+    A row with fewer images than its neighbours has fewer places for them; one without has text alone.
+    """
+    text = decoder.embed(config.text, params["text"], jnp.maximum(batch.tokens, 0), config.dtype)
+    features = jnp.pad(features.astype(config.dtype), ((0, 0), (0, text.shape[1] - features.shape[1]), (0, 0)))
+    return jnp.where((batch.tokens == IMAGE)[:, :, None], features, text)
 
 
 class Pixels(NamedTuple):
@@ -141,6 +145,8 @@ Table = Pixels | Features | None  # None: the batch brings its pixels
 
 def features_of(config: Config, params: dict, images: Array, table: Table) -> Float[Array, "b p d"]:
     """The image features of a batch's `images`, out of the table or worked out here."""
+    if not images.shape[1]:
+        return jnp.zeros((len(images), 0, config.text.width), config.dtype)
     if isinstance(table, Features):
         return table.values[images].reshape(len(images), -1, config.text.width)
     return image_features(config, params, images if table is None else table.values[images])

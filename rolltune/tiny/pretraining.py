@@ -17,7 +17,7 @@ import optax
 from rich.console import Console
 from rich.table import Table
 
-from rolltune.data.batches import Batch
+from rolltune.data.batches import IMAGE, Batch
 from rolltune.models import decoder, paligemma
 from rolltune.models.paligemma_names import npz_rows
 from rolltune.tiny.feed import TEXT, Feed, Pictures, passes
@@ -31,7 +31,6 @@ def batch_of(config: paligemma.Config, text: jax.Array, prompt: jax.Array, lengt
     """
     n, patches = text.shape[0], config.image_tokens
     at = jnp.arange(TEXT)[None]
-    image = jnp.zeros((n, patches), jnp.int32)
     answer = at >= prompt[:, None]
     inside = at < length[:, None] - 1  # <eos> is predicted, never read
     blocks = jnp.where(answer, at - prompt[:, None] + 1, 0)
@@ -39,9 +38,9 @@ def batch_of(config: paligemma.Config, text: jax.Array, prompt: jax.Array, lengt
     places = jnp.broadcast_to(jnp.arange(patches, patches + TEXT), (n, TEXT))
     targets = jnp.pad(text[:, 1:], ((0, 0), (0, 1)))
     weights = (at >= prompt[:, None] - 1) & inside
-    join = lambda tail: jnp.concatenate([image, tail], 1)
+    join = lambda tail, image=0: jnp.pad(tail, ((0, 0), (patches, 0)), constant_values=image)
     return Batch(
-        tokens=join(text),
+        tokens=join(text, IMAGE),
         positions=jnp.broadcast_to(jnp.arange(patches + TEXT), (n, patches + TEXT)),
         blocks=join(blocks),
         segments=join(segments),

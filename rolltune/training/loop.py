@@ -156,9 +156,12 @@ def joint_batch(loaders: Sequence[Loader], steps: Sequence[int], accumulate: int
     picked = [loader.indices(step) for loader, step in zip(loaders, steps, strict=True)]
     rows = [[loader.rows[int(i)] for i in places] for loader, places in zip(loaders, picked, strict=True)]
     tokens, targets = loaders[0].shape_of([row for some in rows for row in some])
+    # Padded together, all rolls' rows have room for equally many images.
+    padded = collate([row for some in rows for row in some], tokens, targets, sum(map(len, rows)))
+    own = jax.tree.map(lambda leaf: leaf.reshape(len(loaders), -1, *leaf.shape[1:]), padded)
     batches = [
-        loader.weigh(collate(some, tokens, targets, loader.batch), places)
-        for loader, some, places in zip(loaders, rows, picked, strict=True)
+        loader.weigh(jax.tree.map(lambda leaf, n=n: leaf[n], own), places)
+        for n, (loader, places) in enumerate(zip(loaders, picked, strict=True))
     ]
     split = lambda leaf: leaf.reshape(leaf.shape[0], accumulate, -1, *leaf.shape[2:])
     return jax.tree.map(lambda *leaves: split(np.stack(leaves)), *batches)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rolltune.data.batches import Batch
+from rolltune.data.batches import IMAGE, Batch
 from rolltune.models import decoder, paligemma, paligemma_names, vision
 from rolltune.weights.checkpoint import open_checkpoint
 from rolltune.weights.names import flatten, load_tree, nest, to_file
@@ -60,7 +60,7 @@ def batch_of(tokens, pixels, rising) -> Batch:
     blocks = np.pad(np.cumsum(rising, 1), ((0, 0), (IMAGE_TOKENS, 0)))
     predict = np.arange(IMAGE_TOKENS + PROMPT - 1, length - 1)
     return Batch(
-        tokens=np.pad(tokens, ((0, 0), (IMAGE_TOKENS, 0))),
+        tokens=np.pad(tokens, ((0, 0), (IMAGE_TOKENS, 0)), constant_values=IMAGE),
         positions=np.tile(np.arange(length), (b, 1)),
         blocks=blocks,
         segments=np.zeros((b, length), np.int32),

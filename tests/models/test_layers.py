@@ -1,0 +1,85 @@
+"""Operations that have their own gradients equal what autodiff makes of the plain formula."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rolltune.models import layers as nn
+
+
+def draw(number: int, *shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(number), shape)
+
+
+def plain_rms_norm(x, scale):
+    return x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6) * (1 + scale)
+
+
+def plain_gated(gate, up):
+    return 0.5 * gate * (1 + jnp.tanh(jnp.sqrt(2 / jnp.pi) * (gate + 0.044715 * gate**3))) * up
+
+
+@pytest.mark.parametrize(
+    ("ours", "plain", "shapes"),
+    [
+        (lambda x, s: nn.rms_norm(x, s, 1e-6), plain_rms_norm, [(3, 5, 8), (8,)]),
+        (nn.gelu_gated, plain_gated, [(3, 5, 8), (3, 5, 8)]),
+        (nn.tied_logits, lambda x, table: x @ table.T, [(3, 5, 8), (11, 8)]),
+    ],
+)
+def test_values_and_gradients_equal_the_plain_formula(ours, plain, shapes):
+    inputs = [3 * draw(n, *shape) for n, shape in enumerate(shapes)]
+    expected, back = jax.vjp(plain, *inputs)
+    found, our_back = jax.vjp(ours, *inputs)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    dy = draw(9, *expected.shape)
+    for mine, theirs in zip(our_back(dy), back(dy), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_take_the_dtype_of_what_they_belong_to():
+    x, scale = draw(0, 2, 8).astype(jnp.bfloat16), draw(1, 8)
+    for run in (lambda x, s: nn.rms_norm(x, s, 1e-6), nn.gelu_gated, lambda x, s: nn.tied_logits(x, s[None])):
+        dx, dscale = jax.grad(lambda x, s, run=run: jnp.sum(run(x, s).astype(jnp.float32)), (0, 1))(
+            x, jnp.broadcast_to(scale, x.shape) if run is nn.gelu_gated else scale
+        )
+        assert (dx.dtype, dscale.dtype) == (jnp.bfloat16, jnp.float32)
+
+
+def test_attention_equals_a_loop_over_heads():
+    b, t, n, kv, h = 2, 5, 4, 2, 6
+    q, k, v = draw(0, b, t, n, h), draw(1, b, t, kv, h), draw(2, b, t, kv, h)
+    mask = jnp.tril(jnp.ones((t, t), bool))[None].repeat(b, 0)
+    found = nn.attend(q, k, v, mask, 0.3, softcap=2.0)
+    for head in range(n):
+        logits = 2.0 * np.tanh(0.3 * np.einsum("bth,bsh->bts", q[:, :, head], k[:, :, head // 2]) / 2.0)
+        weights = np.where(mask, np.exp(logits), 0)
+        weights /= weights.sum(-1, keepdims=True)
+        expected = np.einsum("bts,bsh->bth", weights, v[:, :, head // 2])
+        np.testing.assert_allclose(found[:, :, head], expected, rtol=1e-5, atol=1e-5)
+
+
+def lora(number: int, out: int, rank: int, **more) -> nn.LoRA:
+    return nn.LoRA(draw(number, 8, out), draw(number + 1, 8, rank), draw(number + 2, rank, out), **more)
+
+
+def test_products_with_several_adapters_equal_separate_ones():
+    x = draw(0, 2, 3, 8)
+    weights = [lora(10, 4, 2), draw(5, 8, 6), lora(20, 5, 3), lora(30, 4, 1, key=jax.random.key(7), dropout=0.5)]
+    together = nn.products(x, weights)
+    for w, found in zip(weights, together, strict=True):
+        np.testing.assert_allclose(found, nn.product(x, w), rtol=1e-5, atol=1e-5)
+    for w, found in list(zip(weights, together, strict=True))[:3:2]:
+        np.testing.assert_allclose(found, x @ (w.base + w.a @ w.b), rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_drops_inputs_of_the_adapter_alone_and_keeps_their_mean():
+    x = jnp.ones((4000, 8))
+    w = nn.LoRA(draw(0, 8, 8), jnp.eye(8), jnp.eye(8), jax.random.key(1), 0.25)
+    added = np.asarray(nn.product(x, w) - x @ w.base)
+    dropped = np.abs(added) < 1e-4
+    np.testing.assert_allclose(added[~dropped], 1 / 0.75, rtol=1e-4)
+    assert abs(dropped.mean() - 0.25) < 0.01 and abs(added.mean() - 1) < 0.02
+    other = nn.product(x, w.replace(key=jax.random.key(2))) - x @ w.base
+    assert np.any(np.abs(other - added) > 1)
