@@ -55,7 +55,7 @@ RUN --mount=type=bind,target=/mnt/source cp -r /mnt/source /tmp/source && \
     rm -r /tmp/source
 # Where big_vision is, the image is only made if its model and ours agree.
 RUN --mount=type=bind,target=/mnt/source if [ -d /opt/big_vision ]; then \
-      JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR= PYTHONDONTWRITEBYTECODE=1 \
+      JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR='' PYTHONDONTWRITEBYTECODE=1 \
       python3 -m pytest -q -p no:cacheprovider /mnt/source/tests/models/test_big_vision.py; \
     fi
 COPY playground /rolltune/playground

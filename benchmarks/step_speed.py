@@ -76,6 +76,7 @@ def main() -> None:
     )
     parser.add_argument("--remat", action="store_true")
     parser.add_argument("--trace", help="folder for a profiler's trace of three steps")
+    parser.add_argument("--tag", default="", help="a word for the table")
     args = parser.parse_args()
 
     dtype = "float32" if args.model == "tiny" else "bfloat16"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Build the container image.
 #
-#   ./bin/docker-build.sh             for NVIDIA GPUs, driver 525 or newer (5.9 GB on disk)
-#   ./bin/docker-build.sh cuda13      for NVIDIA GPUs, driver 580 or newer (4.8 GB)
-#   ./bin/docker-build.sh cpu         without GPU (0.8 GB)
+#   ./bin/docker-build.sh             for NVIDIA GPUs, driver 525 or newer (about 6 GB on disk)
+#   ./bin/docker-build.sh cuda13      for NVIDIA GPUs, driver 580 or newer (about 5 GB)
+#   ./bin/docker-build.sh cpu         without GPU (1.1 GB)
 #
 #   --big-vision     add big_vision, the reference implementation, for its parity test
 #   --dry-run        print the docker command instead of running it
@@ -49,7 +49,7 @@ if [ "$dry_run" = yes ]; then
 fi
 need_engine
 if [ "$accelerator" != cpu ] && ! gpu_present; then
-  say "note: no NVIDIA GPU on this machine; ./bin/docker-build.sh cpu makes an image of a seventh of the size"
+  say "note: no NVIDIA GPU on this machine; ./bin/docker-build.sh cpu makes an image of a fifth of the size"
 fi
 "${command[@]}" || fail "docker could not build the image; its messages are above" \
   "'BuildKit is enabled but the buildx component is missing': install the docker-buildx-plugin package" \

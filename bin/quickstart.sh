@@ -40,8 +40,16 @@ while [ $# -gt 0 ]; do
   shift
 done
 
+# Shows a command as one would type it, and runs it.
 run() {
-  printf '\n$ %s\n' "$*"
+  local word line=""
+  for word in "$@"; do
+    case "$word" in
+      *[*\ ]*) line+=" '$word'" ;;
+      *) line+=" $word" ;;
+    esac
+  done
+  printf '\n$%s\n' "$line"
   "$@"
 }
 
@@ -59,7 +67,7 @@ else
   run python -m rolltune sample-ads dataset
 fi
 start=$SECONDS
-run ./02-shuffle_data.sh -v 10 -n set1
+run ./02-shuffle_data.sh -v 20 -n set1 --seed 1 --force
 run ./03-do_learn.py -d set1 -w trained-set1
 run ./04-validate.py -m './checkpoints/*.npz' dataset/set1/train.jsonl dataset/set1/valid.jsonl
 

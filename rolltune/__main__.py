@@ -1,6 +1,7 @@
 """The `rolltune` command: names its parts, imports only the one that is asked for, and turns errors into advice."""
 
 import importlib
+import os
 import sys
 
 from rolltune import __version__
@@ -19,6 +20,7 @@ COMMANDS = {
 }
 
 USAGE_ERROR = 2
+READER_GONE = 141  # 128 + SIGPIPE
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for a program ended by Ctrl-C
 
 
@@ -55,6 +57,10 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
 
 
 def run(name: str, arguments: list[str]) -> int:

@@ -35,6 +35,35 @@ def aside(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
+@contextmanager
+def folder_aside(path: Path) -> Iterator[Path]:
+    """Yields a fresh folder beside `path` that takes its place when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    old = part.with_suffix(".old")
+    try:
+        yield part
+        os.chmod(part, 0o777 & ~_umask())
+        if path.exists():
+            os.rename(path, old)
+        try:
+            os.rename(part, path)
+        except OSError:
+            if old.exists():
+                os.rename(old, path)
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)  # gone already where the rename worked
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
 def _sync_folder(folder: Path) -> None:
     if os.name != "posix":  # Windows cannot open a folder; its rename is journalled
         return

@@ -14,7 +14,7 @@ def step_bytes(run: Run, slots: int) -> int:
     state = jax.eval_shape(lambda: new_state(run, slots).rolls)
     loaders = [run.loader(new_draw) for new_draw in _draws(run, slots)]
     batch = joint_batch(loaders, [0] * slots, run.recipe.accumulate)
-    compiled = run.step.lower(run.base, run.table, state, batch).compile()
+    compiled = run.step.lower(run.base, run.table, state, batch).compile()  # type: ignore[attr-defined]  # jitted
     analysis = compiled.memory_analysis()
     rolls = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     return analysis.temp_size_in_bytes + rolls

@@ -19,7 +19,7 @@ from rolltune.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Defaults serve about a hundred images and a 12 GB card. Rates and steps are those of one roll."""
+    """Defaults serve about a hundred images; rank and rate are the tiny model's, larger ones have their recipes."""
 
     # what
     model: str = "tiny"  # "tiny", or a path: .npz, .safetensors or a Hugging Face folder
@@ -31,13 +31,13 @@ class Recipe:
     # how
     method: str = "lora"  # lora, attention, full, or "rules"
     rules: tuple[tuple[str, str], ...] = ()  # for "rules": (path regex, frozen | lora | full), the first match wins
-    rank: int = 16
-    alpha: float = 32.0
+    rank: int = 8
+    alpha: float = 8.0
     rslora: bool = False  # scale by alpha / sqrt(rank) instead of alpha / rank
     dropout: float = 0.0
     first_layer: int = 0  # decoder layers below it are left alone, and their states kept
     optimizer: str = "adamw"  # adamw or sgd
-    rate: float = 2e-4  # the peak learning rate
+    rate: float = 1e-3  # the peak learning rate
     schedule: str = "cosine"  # cosine, linear or constant
     warmup: float = 0.1  # share of the steps
     clip: float = 1.0  # of the gradient's norm; 0: none
@@ -70,7 +70,7 @@ class Recipe:
     def trainability(self) -> list[tuple[str, str]]:
         """The method as rules over parameter paths."""
         if self.method == "rules":
-            return [tuple(rule) for rule in self.rules]
+            return [(path, value) for path, value in self.rules]
         return adapters.METHODS[self.method]
 
     @property

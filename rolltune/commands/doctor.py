@@ -10,9 +10,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from rolltune.atomic import write_bytes
 from rolltune.commands.progress import quiet_decoders
 from rolltune.data.doctor import examine, sources_of, token_buckets, write_cleaned
-from rolltune.data.files import write_bytes
 from rolltune.data.findings import ERROR, NOTE, WARNING, Finding
 from rolltune.errors import UserError
 

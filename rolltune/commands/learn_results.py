@@ -1,7 +1,6 @@
 """What `learn` makes of the rolls that ran: the leaderboard, the saved files, the report."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from rolltune import adapters, atomic
 from rolltune.commands.common import shown
+from rolltune.data.files import sha256_of
 from rolltune.data.images import open_image
 from rolltune.evaluation import folds as folding
 from rolltune.evaluation import leaderboard
@@ -23,7 +23,7 @@ from rolltune.evaluation.report_pictures import pictures
 from rolltune.evaluation.report_tables import SplitResult
 from rolltune.evaluation.scoring import subset
 from rolltune.training.loop import Ended
-from rolltune.training.session import Session
+from rolltune.training.session import Session, judged_rows
 from rolltune.training.step import REASONS, STOPPED
 from rolltune.weights.adapters import RollCard, save_roll
 
@@ -51,7 +51,7 @@ def conclude(
         # Rolls that give every picture one answer are poor, but they are what the training made.
         ended = [dataclasses.replace(one, reason="") if one.trainable is not None else one for one in ended]
         finished = {one.draw.roll: one for one in ended if one.trainable is not None}
-    entries = [_entry(ready, one) for one in ended]
+    entries = [_entry(ready, one, folds) for one in ended]
     if not finished:
         say(f"nothing was saved: {_all_died(state.ended, ready)}")
         return DIVERGED
@@ -66,10 +66,12 @@ def conclude(
         leaderboard.write(out.board, board)
         _print_board(board, say)
     for split, file in data.files.items():
+        if folds is not None and split != "test":  # a fold's roll has seen most of these rows
+            continue
         figures = ready.measure(after, data.spans[split])
         say(block(f"{shown(file)} {stage(passes)}", figures))
         say(f"  {frequencies(figures)}")
-    if "valid" in data.files:
+    if "valid" in data.files and folds is None:
         figures = ready.measure(after, data.seen)
         say(block(f"{shown(data.files['train'].parent)} (all) {stage(passes)}", figures))
     for rank, entry in enumerate(board.keep(args.keep), 1):
@@ -84,24 +86,23 @@ def conclude(
     return 0
 
 
-def _entry(ready: Session, one: Ended) -> Entry:
+def _entry(ready: Session, one: Ended, folds: Sequence[int] | None) -> Entry:
+    """Figures of one roll. A fold's validation rows are those that it did not train on, whatever file they are in."""
     data, judged = ready.data, one.judged
     status = Status()
     if one.reason == REASONS[STOPPED]:
         status = Status("stopped", one.step, "others were better at this rung")
     elif one.reason:
         status = Status("redrawn" if one.redrawn else "died", one.step, one.reason)
-    figures = lambda split: (
-        None if judged is None or split not in data.spans else ready.measure(judged, data.spans[split])
-    )
-    ranked = None
+    train, valid, ranked = None, None, None
     if judged is not None:
-        ranked = subset(judged, data.spans.get("valid", data.spans["train"]))
+        held_out = judged_rows(data, folds, one.draw)
+        trained = [place for place in data.seen if place not in set(held_out)] if folds else data.spans["train"]
+        train = ready.measure(judged, trained)
+        valid = ready.measure(judged, held_out) if folds or "valid" in data.spans else None
+        ranked = subset(judged, held_out)
     settings = {"fold": one.draw.fold} if one.draw.fold is not None else {}
-    return Entry(
-        one.draw.roll, one.draw.seed, one.draw.rate, status, figures("train"), figures("valid"), ranked,
-        settings=settings,
-    )  # fmt: skip
+    return Entry(one.draw.roll, one.draw.seed, one.draw.rate, status, train, valid, ranked, settings=settings)
 
 
 def _all_died(ended: Sequence[Ended], ready: Session) -> str:
@@ -146,7 +147,7 @@ def _out_of_fold(
     measured = [measure(one, data.positive.answer) for one in joined]
     say(block(f"{shown(data.files['train'].parent)} (out of fold)", measured[0]))
     if len(measured) > 1:
-        say(f"  over {len(measured)} seeds: {folding.seeds_text(folding.over_seeds(measured))}")
+        say(f"over {len(measured)} seeds:\n{folding.seeds_text(folding.over_seeds(measured))}")
     probabilities = np.exp(joined[0].log_probs)
     lines = [
         {"id": id, "answer": joined[0].answers[label], "predicted": joined[0].answers[int(np.argmax(row))],
@@ -159,7 +160,7 @@ def _out_of_fold(
 
 def _card(ready: Session, ended: Ended, passes: int, entry: Entry) -> RollCard:
     data, recipe = ready.data, ready.recipe
-    files = {split: {"path": shown(file), "sha256": sha256(file)} for split, file in data.files.items()}
+    files = {split: {"path": shown(file), "sha256": sha256_of(file)} for split, file in data.files.items()}
     figures = {split: metrics_json(getattr(entry, split)) for split in ("train", "valid", "test")}
     prompts = {one.prompt for one in data.examples}
     prompt = recipe.prompt or (prompts.pop() if len(prompts) == 1 else "")
@@ -174,10 +175,6 @@ def _card(ready: Session, ended: Ended, passes: int, entry: Entry) -> RollCard:
     )
 
 
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _save_whole(ready: Session, ended: Ended, path: Path, say: Callable[[str], None]) -> None:
     """The model with the roll worked in, loaded afresh: the frozen parts are not all on the device any more."""
     from rolltune import base
@@ -186,9 +183,10 @@ def _save_whole(ready: Session, ended: Ended, path: Path, say: Callable[[str], N
     from rolltune.weights.npz import write_npz
 
     recipe = ready.recipe
-    model = base.load(recipe.model, recipe.tokenizer, recipe.dtype)
-    merged = adapters.merge(model.params, ended.trainable, recipe.scale, recipe.first_layer)
-    write_npz(path, to_file(merged, npz_rows(model.config)), prefix="params/")
+    with jax.default_device(jax.devices("cpu")[0]):
+        model = base.load(recipe.model, recipe.tokenizer, base.choose_dtype(recipe.dtype))
+        merged = adapters.merge(model.params, ended.trainable, recipe.scale, recipe.first_layer)
+        write_npz(path, to_file(merged, npz_rows(model.config)), prefix="params/")
     say(f"saved the whole model for big_vision: {shown(path)}")
 
 
@@ -222,7 +220,7 @@ def _report(args, ready, board, ended, before, after, passes, curves, facts, com
             roll_file=shown(out.roll),
             facts=facts,
             splits=splits,
-            curves=[Curve(n, *curve, states.get(n, "alive")) for n, curve in sorted(curves.items())],
+            curves=[Curve(n, steps, losses, states.get(n, "alive")) for n, (steps, losses) in sorted(curves.items())],
             leaderboard=board if len(ended) > 1 else None,
             pictures=pictures(
                 subset(after, data.spans[shown_split]),

@@ -132,5 +132,6 @@ def recipe_text(recipe: recipes.Recipe) -> str:
     lines = "".join(f"    config.{name} = {value!r}\n" for name, value in changed.items())
     return (
         '"""Written by 05-search_prompt.py: the prompt that served best before training."""\n\n'
-        f"from ml_collections import ConfigDict\n\n\ndef get_config():\n    config = ConfigDict()\n{lines}    return config\n"
+        "from ml_collections import ConfigDict\n\n\n"
+        f"def get_config():\n    config = ConfigDict()\n{lines}    return config\n"
     )

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rolltune.atomic import folder_aside
 from rolltune.commands.progress import counted, quiet_decoders
 from rolltune.data.examples import Scan, check_images, scan_source
-from rolltune.data.files import folder_aside, relative, safe_name, sha256_of, write_json, write_jsonl
+from rolltune.data.files import relative, safe_name, sha256_of, write_json, write_jsonl
 from rolltune.data.findings import ERROR, Finding, raise_errors
 from rolltune.data.fingerprints import fingerprints
 from rolltune.data.jsonl import MANIFEST, common_root, rebased
@@ -153,9 +154,10 @@ def _sizes(options: argparse.Namespace, rows: int) -> tuple[dict[str, int], bool
                 f"--ratios {options.ratios!r}: expected two or three whole numbers, such as 80/20 or 70/20/10"
             )
         total = sum(map(int, shares))
-        sizes = [(int(share) * rows + total // 2) // total for share in shares[1:]]
-        return dict(zip(("valid", "test")[: len(sizes)], sizes, strict=True)), False
-    sizes, exact = {}, True
+        parts = [(int(share) * rows + total // 2) // total for share in shares[1:]]
+        return dict(zip(("valid", "test")[: len(parts)], parts, strict=True)), False
+    sizes: dict[str, int] = {}
+    exact = True
     for name, text in (("valid", options.valid or "10"), ("test", options.test)):
         if text is not None:
             sizes[name], told = parse_amount(text, rows)

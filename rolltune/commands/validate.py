@@ -13,7 +13,7 @@ from rolltune.errors import UserError
 EXAMPLES = """examples:
   ./04-validate.py -m checkpoints/trained-set1.npz dataset/set1/valid.jsonl
   ./04-validate.py -m './checkpoints/*.npz' dataset/set2/train.jsonl dataset/set2/valid.jsonl
-  ./04-validate.py -m checkpoints/docs.npz --generate 32 dataset/docs/valid.jsonl    written answers, exact match and ANLS
+  ./04-validate.py -m checkpoints/docs.npz --generate 32 dataset/docs/valid.jsonl   written answers: exact match, ANLS
 
 The prompt, the answers and the base model are those saved in each roll.
 """
@@ -152,7 +152,7 @@ class Scorer:
 
 
 def _scored(scorer: Scorer, path: Path, file: Path, examples: Sequence[Any], say: Callable[[str], None]) -> Any:
-    from rolltune.commands.learn_results import sha256
+    from rolltune.data.files import sha256_of
     from rolltune.data.images import apply_frame_policy
     from rolltune.evaluation.cross_table import Cell
     from rolltune.evaluation.metrics import block, frequencies, measure, stage
@@ -160,7 +160,7 @@ def _scored(scorer: Scorer, path: Path, file: Path, examples: Sequence[Any], say
     facts = scorer.card.metrics
     prediction = scorer.predict(apply_frame_policy(list(examples), scorer.recipe.frames))
     figures = measure(prediction, facts.get("positive"))
-    seen = file.is_file() and facts.get("files", {}).get("train", {}).get("sha256") == sha256(file)
+    seen = file.is_file() and facts.get("files", {}).get("train", {}).get("sha256") == sha256_of(file)
     say(f"{shown(path)}:")
     say(block(f"{shown(file)} {stage(int(facts.get('passes', 1)))}", figures))
     say(f"  {frequencies(figures)}")

@@ -279,7 +279,8 @@ class Rows:
                 f"{len(long)} rows are longer than {max_tokens} tokens; nothing is cut silently: shorten them, leave "
                 "them out, or allow more tokens\n" + "\n".join(long)
             )
-        return shapes_of(*zip(*lengths, strict=True), most)
+        tokens, targets = zip(*lengths, strict=True)
+        return shapes_of(tokens, targets, most)
 
 
 def prefetch(

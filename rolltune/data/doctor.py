@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rolltune.data.batches import bucket_of, buckets
 from rolltune.data.examples import SPLIT_NAMES, Example, Scan, scan_source, splits_in
@@ -90,7 +91,9 @@ def sources_of(paths: Sequence[str | Path]) -> dict[str, str | Path]:
     """
     found: dict[str, str | Path] = {}
     for path in paths:
-        inside = splits_in(path) if not str(path).startswith("tfds:") and Path(path).is_dir() else {}
+        inside: Mapping[str, str | Path] = (
+            splits_in(path) if not str(path).startswith("tfds:") and Path(path).is_dir() else {}
+        )
         for name, place in (inside or {Path(path).stem or str(path): path}).items():
             found[name if name not in found else str(place)] = place
     rank = {name: place for place, name in enumerate(SPLIT_NAMES)}
@@ -104,7 +107,7 @@ def examine(
     max_tokens: int | None = None,
     advance: Callable[[], None] = lambda: None,
     expect: Callable[[int], None] = lambda images: None,
-    **reading: object,
+    **reading: Any,
 ) -> Report:
     """Reads and looks at everything; `sources` maps split names to what `read_examples` takes.
 
@@ -144,7 +147,7 @@ def _row_key(report: Report, example: Example) -> object:
     prints = [report.prints[key] for key in keys_of(example)]
     if any(isinstance(one, UserError) for one in prints):
         return None
-    return tuple(one.pixels for one in prints)
+    return tuple(one.pixels for one in prints if not isinstance(one, UserError))
 
 
 def _copies(report: Report) -> None:

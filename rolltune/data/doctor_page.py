@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -122,7 +122,7 @@ def plots(report: Report) -> dict[str, Figure]:
 def answer_plot(report: Report) -> Figure | None:
     """Share of each answer in each split, the most frequent ones."""
     counts = {name: counter for name, counter in answers_of(report).items() if counter}
-    total = sum(counts.values(), start=type(next(iter(counts.values())))()) if counts else {}
+    total = sum(counts.values(), start=Counter())
     if not total or len(total) > max(2, sum(total.values()) // 2):
         return None
     names = [answer for answer, _ in total.most_common(40)]

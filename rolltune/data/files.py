@@ -1,14 +1,13 @@
-"""Files and folders written aside and renamed, so that an interrupted write leaves what was there."""
+"""JSON Lines out, digests, and names that every file system takes."""
 
 import hashlib
 import json
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
+
+from rolltune import atomic
 
 # What Windows refuses in a file name, and what shells, URLs and format strings trip over.
 _AWKWARD = re.compile(r'[<>:"/\\|?*%&#\x00-\x1f\x7f]+')
@@ -16,61 +15,16 @@ _RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)$", re.IGNORECASE)
 _LONGEST = 120  # Windows counts 260 for the whole path
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes beside `path` and renames: whoever reads `path` sees the old file or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(part, 0o666 & ~_umask())  # mkstemp's 0600 would hide the file from the container's other users
-        os.replace(part, path)
-    except BaseException:
-        os.unlink(part)
-        raise
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
 def jsonl_text(rows: Iterable[dict]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
-    write_bytes(path, jsonl_text(rows).encode())
+    atomic.write_bytes(path, jsonl_text(rows).encode())
 
 
 def write_json(path: Path, value: object) -> None:
-    write_bytes(path, (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode())
-
-
-@contextmanager
-def folder_aside(path: Path) -> Iterator[Path]:
-    """Yields a fresh folder beside `path` that takes its place when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    old = part.with_suffix(".old")
-    try:
-        yield part
-        os.chmod(part, 0o777 & ~_umask())
-        if path.exists():
-            os.rename(path, old)
-        try:
-            os.rename(part, path)
-        except OSError:
-            if old.exists():
-                os.rename(old, path)
-            raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)  # gone already where the rename worked
-    if old.exists():
-        shutil.rmtree(old)
+    atomic.write_bytes(path, (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode())
 
 
 def sha256_of(path: Path) -> str:

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from rolltune.data.examples import GROUP_KEYS, Example, Scan, Turn
 from rolltune.data.files import relative
@@ -89,7 +90,7 @@ def _rows_of_list(path: Path) -> Iterator[tuple[int, dict | RowProblem]]:
         yield number, row if good else RowProblem(f"row {number} of the list: expected an object, got {_kind(row)}")
 
 
-def _parsed(data: bytes, whole: bool = False) -> object:
+def _parsed(data: bytes, whole: bool = False) -> Any:
     try:
         row = json.loads(data.decode("utf-8"), object_pairs_hook=_no_key_twice)
     except UnicodeDecodeError as error:
@@ -249,7 +250,7 @@ def _turns(row: dict) -> tuple[tuple[Turn, ...], list]:
     """The turns of a row and the images named inside them."""
     key = next((key for key in ("conversations", "messages") if key in row), None)
     if key is None:
-        problems = []
+        problems: list[str] = []
         texts = []
         for name, may_be_empty in (("prefix", True), ("suffix", False)):
             try:
@@ -333,7 +334,7 @@ def _without_leading_marks(turns: tuple[Turn, ...], images: int) -> tuple[Turn, 
 def rebased(row: dict, old: Path, new: Path) -> dict:
     """The row with its image paths, relative to the folder `old`, made relative to `new`."""
 
-    def moved(value: object) -> object:
+    def moved(value: Any) -> Any:
         if isinstance(value, list):
             return [moved(item) for item in value]
         if isinstance(value, dict):

@@ -68,7 +68,8 @@ def copied_rows(
     `pairs` are those of `alike(list(prints.values()))`, where they are known already.
     """
     keys = list(prints)
-    same, near = Links(len(keys)), {}
+    same = Links(len(keys))
+    near: dict[int, list[int]] = {}
     for pair in alike([prints[key] for key in keys]) if pairs is None else pairs:
         if pair.exact:
             same.link(pair.first, pair.second)
@@ -77,7 +78,7 @@ def copied_rows(
             near.setdefault(pair.second, []).append(pair.first)
     kind = {key: same.root(place) for place, key in enumerate(keys)}
     single: dict[object, list[int]] = {}
-    several: dict[int, list[int]] = {}
+    several: dict[object, list[int]] = {}
     for place, example in enumerate(examples):
         kinds = {kind[key] for key in keys_of(example) if key in kind}
         for mark in kinds if example.images else {text_key(example)}:
@@ -89,7 +90,10 @@ def copied_rows(
 
 
 def _copies_of_several(
-    examples: Sequence[Example], kind: Mapping[Key, int], near: Mapping[int, list[int]], rows_of: dict[int, list[int]]
+    examples: Sequence[Example],
+    kind: Mapping[Key, int],
+    near: Mapping[int, list[int]],
+    rows_of: Mapping[object, list[int]],
 ) -> list[tuple[int, int]]:
     found = []
     for place, example in enumerate(examples):
@@ -262,7 +266,7 @@ def fold_rows(answers: Sequence[str], clusters: Sequence[int], folds: int, seed:
     rng.shuffle(ordered)
     ordered.sort(key=len, reverse=True)  # stable: the shuffled order decides among equals
     fold_of = [0] * len(answers)
-    per_answer = [Counter() for _ in range(folds)]
+    per_answer: list[Counter] = [Counter() for _ in range(folds)]
     sizes = [0] * folds
     for cluster in ordered:
         counts = Counter(answers[place] for place in cluster)

@@ -5,12 +5,14 @@ import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from rolltune.atomic import write_bytes
 from rolltune.data.examples import QUESTION, Example, Scan, Turn
-from rolltune.data.files import safe_name, write_bytes
+from rolltune.data.files import safe_name
 from rolltune.data.findings import ERROR, Finding
 from rolltune.errors import UserError
 
@@ -68,7 +70,7 @@ def scan_tfds(
         turns = (Turn("user", asked), Turn("assistant", answers[0]))
         accepted = tuple(answers) if len(answers) > 1 else ()
         scan.examples.append(Example(f"{name}/{split}/{index}", images, turns, where, accepted=accepted))
-        extra = {"image": images[0].name} if images else {}
+        extra: dict[str, object] = {"image": images[0].name} if images else {}
         extra |= {"answers": list(accepted)} if accepted else {}
         scan.rows.append({"prefix": asked, "suffix": answers[0], **extra, "id": f"{name}/{split}/{index}"})
     if not scan.examples and not scan.findings:
@@ -95,7 +97,7 @@ def _text(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _answers(value: object, feature: object, names: Mapping[str, str]) -> list[str]:
+def _answers(value: Any, feature: Any, names: Mapping[str, str]) -> list[str]:
     if hasattr(feature, "int2str"):
         label = feature.int2str(int(value))
         return [names.get(label, label.replace("_", " "))]

@@ -7,7 +7,7 @@ gated activations, attention weights) keep their inputs only and work the rest o
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -44,7 +44,7 @@ def product(x: Float[Array, "*b i"], w: Any) -> Float[Array, "*b o"]:
 def products(x: Float[Array, "*b i"], weights: Sequence[Any]) -> list[Float[Array, "*b o"]]:
     """`x @ w` for each of the weights; the inputs of adapters without dropout share one pass over x."""
     shared = [w for w in weights if isinstance(w, LoRA) and w.key is None]
-    inner = iter(())
+    inner: Iterator[Array] = iter(())
     if shared:
         joined = x @ jnp.concatenate([w.a.astype(x.dtype) for w in shared], -1)
         cuts = np.cumsum([w.a.shape[-1] for w in shared])[:-1]

@@ -97,9 +97,8 @@ def encode(
         blocks += range(1, len(ids) + 1)
         segments += [number + 1] * len(ids)
     ints = lambda values: np.asarray(values, np.int32)
-    return Row(
-        *map(ints, (tokens, positions, blocks, segments, predict, targets, candidates)), label=label, pixels=pixels
-    )
+    lists = (tokens, positions, blocks, segments, predict, targets, candidates)
+    return Row(*map(ints, lists), label=label, pixels=pixels)  # type: ignore[misc]  # it can't count the seven
 
 
 def image_features(config: Config, params: dict, pixels: Num[Array, "b i h w 3"]) -> Float[Array, "b p d"]:

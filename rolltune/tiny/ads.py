@@ -64,7 +64,7 @@ def samples(seed: int) -> list[Sample]:
     rng = random.Random(seed)
     kinds = [kind for table in (LAWFUL, UNLAWFUL) for kind, count in table.items() for _ in range(count)]
     rng.shuffle(kinds)
-    texts = {None: [None], "claim": list(CLAIMS), "offer": list(OFFERS)}
+    texts: dict[str | None, list] = {None: [None], "claim": list(CLAIMS), "offer": list(OFFERS)}
     turn = dict.fromkeys(kinds, 0)
     formats = ["gif"] * GIFS + ["jpg", "png"] * ((len(kinds) - GIFS) // 2)
     rng.shuffle(formats)

@@ -241,11 +241,14 @@ def paint_shape(
 
 @functools.lru_cache(maxsize=128)
 def font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
+    found = ImageFont.load_default(size)
+    if not isinstance(found, ImageFont.FreeTypeFont):
+        raise RuntimeError("this Pillow has no FreeType, and its built-in font has one size only")
+    return found
 
 
 @functools.lru_cache(maxsize=4096)
-def text_box(text: str, size: int) -> tuple[int, int, int, int]:
+def text_box(text: str, size: int) -> tuple[int, ...]:
     """The inked box of a text drawn at (0, 0)."""
     return tuple(int(v) for v in font(size).getbbox(text))
 

@@ -39,7 +39,8 @@ def draw(seeds: range, questions: int, tokens: tokenizer.SentencePiece) -> Pictu
     out = Pictures(
         np.zeros((count, SIDE, SIDE, 3), np.uint8),
         np.zeros((count, questions, TEXT), np.int16),
-        *(np.zeros((count, questions), np.int16) for _ in range(2)),
+        np.zeros((count, questions), np.int16),
+        np.zeros((count, questions), np.int16),
         np.zeros((count, questions), "U16"),
     )
     newline = tokens.encode("\n")
@@ -55,9 +56,9 @@ def draw(seeds: range, questions: int, tokens: tokenizer.SentencePiece) -> Pictu
             raise ValueError(f"the picture of seed {seed} has no question of at most {TEXT} tokens")
         out.pixels[row] = tasks.pixels(picture.image)
         for place in range(questions):
-            ids, prompt, task = encoded[place % len(encoded)]
+            ids, before, task = encoded[place % len(encoded)]
             out.text[row, place, : len(ids)] = ids
-            out.prompt[row, place], out.length[row, place], out.task[row, place] = prompt, len(ids), task
+            out.prompt[row, place], out.length[row, place], out.task[row, place] = before, len(ids), task
     return out
 
 

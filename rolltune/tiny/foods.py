@@ -144,7 +144,7 @@ def noodles(rng: random.Random, pen: Pen) -> None:
     base = jitter(rng, rng.choice([(235, 205, 130), (225, 160, 80), (245, 235, 205)]), 12)
     for _ in range(rng.randint(18, 30)):
         ends = [(rng.uniform(-0.55, 0.55), rng.uniform(-0.55, 0.55)) for _ in range(3)]
-        pen.line(curve(*ends, 7), 0.06, lighter(jitter(rng, base, 10), rng.uniform(-0.3, 0.1)))
+        pen.line(curve(ends[0], ends[1], ends[2], 7), 0.06, lighter(jitter(rng, base, 10), rng.uniform(-0.3, 0.1)))
     scatter(rng, pen, rng.randint(0, 16), 0.1, (*SAUCES[:3], GREENS[0]), 0.4, 0.4)
 
 

@@ -101,7 +101,8 @@ def scene(rng: random.Random) -> tuple[Photo, Image.Image]:
             )
         photo = Photo(((thing, 1),), name, spot, "large" if large else "small")
     else:
-        names = rng.sample(sorted({_name(rng) for _ in range(5)}), 1 if form < 0.85 else 2)
+        drawn = sorted({_name(rng) for _ in range(5)})
+        names = rng.sample(drawn, min(len(drawn), 1 if form < 0.85 else 2))
         counts = [rng.randint(1, 6 if len(names) == 1 else 3) for _ in names]
         total = sum(counts)
         cells = 2 if total <= 4 else 3

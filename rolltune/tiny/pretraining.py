@@ -116,11 +116,12 @@ def accuracy(
     config: paligemma.Config, params: dict, batches: Iterable[Pictures]
 ) -> dict[str, tuple[int, float, float]]:
     """By task: how many questions, the share answered exactly, the share that the task's commonest answer would get."""
-    hits, answers = defaultdict(list), defaultdict(Counter)
+    hits: dict[str, list[bool]] = defaultdict(list)
+    answers: dict[str, Counter[bytes]] = defaultdict(Counter)
     for batch in batches:
         found = np.asarray(right(config, params, batch.pixels, batch[1:4])).reshape(batch.task.shape)
         for place in np.ndindex(batch.task.shape):
-            task, start, stop = batch.task[place], batch.prompt[place], batch.length[place]
+            task, start, stop = str(batch.task[place]), batch.prompt[place], batch.length[place]
             hits[task].append(found[place])
             answers[task][bytes(batch.text[place][start:stop])] += 1
     return {t: (len(h), float(np.mean(h)), answers[t].most_common(1)[0][1] / len(h)) for t, h in sorted(hits.items())}

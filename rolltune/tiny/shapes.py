@@ -56,8 +56,8 @@ def random_shapes(rng: random.Random, behind: Colour) -> list[Shape]:
         )  # fmt: skip
     if count == 1 and rng.random() < 0.6:  # one shape alone may be anywhere, and huge
         radius = rng.uniform(0.07, 0.42)
-        at = [rng.uniform(radius, 1 - radius) for _ in range(2)]
-        shapes = [Shape(shapes[0].kind, shapes[0].colour, radius > 0.11, shapes[0].fill, *at, radius)]
+        x, y = (rng.uniform(radius, 1 - radius) for _ in range(2))
+        shapes = [Shape(shapes[0].kind, shapes[0].colour, radius > 0.11, shapes[0].fill, x, y, radius)]
     return shapes
 
 

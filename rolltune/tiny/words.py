@@ -41,7 +41,7 @@ wave wax way week well west wheat wheel white whole wide wild win wind window wi
 wood wool word work world yard year yellow yes yoga young zebra zero zone zoo
 """
 WORDS: tuple[str, ...] = tuple(_LIST.split())
-PRAISE = (
+PRAISE: tuple[str, ...] = (
     "new",
     "sale",
     "hot",

@@ -79,7 +79,7 @@ def gradient(plan: Plan, forward: Forward, base: dict, table: Any, roll: Roll, b
     value_and_grad = jax.value_and_grad(sum_of, has_aux=True)
     # Layers in a list want their gradients in lists: out of a slice of a stack comes a padded sum a layer, which
     # XLA fuses with the norm into one slow kernel (26 of 108 ms a step for eight rolls). Hence the barrier, too.
-    listed = isinstance(base["text"]["layers"], list)
+    listed = isinstance(base.get("text", {}).get("layers"), list)
     trainable = adapters.by_layer(roll.trainable) if listed else roll.trainable
 
     def add(total, each):

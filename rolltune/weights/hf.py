@@ -156,7 +156,7 @@ def write_hf(
         room -= size
     with folder_written_aside(Path(folder)) as aside:
         (aside / CONFIG).write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
-        weight_map = {}
+        weight_map: dict[str, str] = {}
         for number, group in enumerate(groups, 1):
             name = SINGLE if len(groups) == 1 else f"model-{number:05}-of-{len(groups):05}.safetensors"
             write_safetensors(aside / name, {key: pieces[key] for key in group})

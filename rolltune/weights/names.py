@@ -104,8 +104,11 @@ class Row:
 class Lazy(Protocol):
     """A tensor that still lies in a file."""
 
-    shape: Shape
-    dtype: np.dtype
+    @property
+    def shape(self) -> Shape: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
         """Elements start..stop in row-major order as a flat array, into `out` (of the tensor's dtype) if given."""

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from rolltune.data.files import distinct, jsonl_text, safe_name, write_bytes
+from rolltune.atomic import write_bytes
+from rolltune.data.files import distinct, jsonl_text, safe_name
 from rolltune.data.findings import ERROR, Finding, raise_errors
 from rolltune.errors import UserError
 
