@@ -72,7 +72,8 @@ def encoder(model: Model, images: Images, prompt: str, answers: Sequence[str] | 
 
     def encode(example: Example, opened: list) -> Row:
         turns = [turn.text for turn in example.turns[:-2]]
-        asked = "\n".join([*turns, prompt or example.prompt])
+        # Where a text says that an image stands, there is nothing to put: PaliGemma's images come before all text.
+        asked = "\n".join([*turns, prompt or example.prompt]).replace("<image>", "").strip()
         if images.table is None:
             shape = (config.vision.image_size, config.vision.image_size, 3)
             pixels = np.stack([family.pixels(config, image) for image in opened]) if opened else np.zeros((0, *shape))

@@ -111,11 +111,9 @@ def prepare(
     folds: Sequence[int] | None = None,
     fold_count: int | None = None,
     continued: dict[str, Any] | None = None,
-    model: base.Model | None = None,
-    compile_for: str = "auto",
 ) -> Session:
     """Loads the model and works out all that is frozen. `continued` are a roll's adapters or weights to go on from."""
-    model = model or base.load(recipe.model, recipe.tokenizer, recipe.dtype)
+    model = base.load(recipe.model, recipe.tokenizer, recipe.dtype)
     words = adapters.plan(recipe.trainability, list(adapters.flatten(model.params)))
     trained = [path for path, word in words.items() if word != "frozen"]
     depth = model.config.text.layers
