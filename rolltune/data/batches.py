@@ -18,7 +18,7 @@ from rolltune.data.examples import Example
 from rolltune.data.images import open_image
 from rolltune.errors import UserError
 
-IMAGE = -1
+IMAGE = -1  # in `Row.tokens`: not text
 
 
 class Row(NamedTuple):
