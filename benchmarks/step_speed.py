@@ -21,7 +21,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rolltune import adapters, optim
-from rolltune.data.batches import Batch
+from rolltune.data.batches import IMAGE, Batch
 from rolltune.models import paligemma
 from rolltune.training import step as training
 
@@ -41,8 +41,10 @@ def random_batch(config: paligemma.Config, lead: tuple[int, ...], rows: int, tex
     shape = (*lead, rows)
     fill = lambda values, *tail: np.broadcast_to(np.asarray(values, np.int32), (*shape, *tail)).copy()
     start = images + prefix
+    tokens = rng.integers(4, config.text.vocab, (*shape, time_), dtype=np.int32)
+    tokens[..., :images] = IMAGE
     return Batch(
-        tokens=rng.integers(4, config.text.vocab, (*shape, time_), dtype=np.int32),
+        tokens=tokens,
         positions=fill(np.arange(time_), time_),
         blocks=fill(np.r_[np.zeros(start), np.arange(1, answer + 1)], time_),
         segments=fill(np.r_[np.zeros(start), np.ones(answer)], time_),
