@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from rolltune.__main__ import main
-from rolltune.recipe import Recipe
 from rolltune.tiny import ads
 from rolltune.weights.adapters import load_roll, read_card
 from rolltune.weights.names import flatten
@@ -91,7 +90,7 @@ def test_a_run_prints_saves_and_can_be_gone_on_with(here, capsys):
         for path in PATHS:
             assert re.search(BLOCK.format(path, stage), out), (path, stage)
     steps = re.findall(r"^step: (\d)/4   lr: (\S+)   loss: \d+\.\d{4}$", out, re.M)
-    assert [step for step, _ in steps] == ["2", "4"] and float(steps[0][1]) == pytest.approx(Recipe().rate / 2)
+    assert [step for step, _ in steps] == ["2", "4"] and float(steps[0][1]) == pytest.approx(1e-4)
     assert left(here) == {"checkpoints/first.npz", "reports/first.html", "reports/first.metrics.jsonl"}
     assert len((here / "reports/first.metrics.jsonl").read_text().splitlines()) == 2
     roll = load_roll("checkpoints/first.npz")
@@ -100,12 +99,12 @@ def test_a_run_prints_saves_and_can_be_gone_on_with(here, capsys):
 
     assert learn("-w", "second", "-2") == 0
     out = capsys.readouterr().out
-    assert "going on with ./checkpoints/first.npz at a tenth of its rate: 0.0001" in out
+    assert "going on with ./checkpoints/first.npz at a tenth of its rate: 2e-05" in out
     assert re.search(BLOCK.format(PATHS[0], "1st trained"), out) and re.search(
         BLOCK.format(PATHS[0], "2nd trained"), out
     )
     card = read_card("checkpoints/second.npz")
-    assert card.metrics["passes"] == 2 and card.recipe["rate"] == pytest.approx(Recipe().rate / 10)
+    assert card.metrics["passes"] == 2 and card.recipe["rate"] == pytest.approx(2e-5)
     again = load_roll("checkpoints/second.npz")
     near = [np.abs(a - b).max() for a, b in zip(flatten(again.tree).values(), flatten(roll.tree).values(), strict=True)]
     assert 0 < max(near) < 1e-3  # it began where the first one ended
