@@ -108,12 +108,12 @@ class Scorer:
         self.scales = jnp.full((1,), recipe.scale, jnp.float32)
 
     def rows(self, examples: Sequence[Any], answers: Sequence[str] | None) -> tuple[Any, Any]:
-        """(rows, table of images) of examples under the roll's frame policy and prompt."""
+        """(rows, table of images) of examples, asked with the prompt that the roll was trained with."""
         from rolltune.training import inputs
 
         tower = any(path.startswith(("vision/", "projector/")) for path in self.trainable)
         images = inputs.prepare_images(self.model, examples, tower, self.recipe.table_gib)
-        return inputs.make_rows(self.model, images, examples, self.recipe.prompt, answers), images.table
+        return inputs.make_rows(self.model, images, examples, self.card.prompt, answers), images.table
 
     def predict(self, examples: Sequence[Any]) -> Any:
         from functools import partial

@@ -1,0 +1,40 @@
+"""05-search_prompt: a prompt scores as if it stood in every row, and the best one reaches the recipe that 03 takes."""
+
+import json
+
+import numpy as np
+
+from rolltune import recipe as recipes
+from rolltune.__main__ import main
+from rolltune.commands.search_prompt import read_prompts, score_prompts
+from rolltune.tiny.ads import write_sample_ads
+from rolltune.training import session
+
+ASKED = "Is there small print?"
+
+
+def test_a_prompt_scores_as_if_it_stood_in_every_row(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ROLLTUNE_CACHE", str(tmp_path / "cache"))
+    write_sample_ads(tmp_path / "drawn", seed=0)
+    rows = [json.loads(line) for line in (tmp_path / "drawn/data.jsonl").read_text().splitlines()]
+    few = [row for row in rows if row["suffix"] == "yes"][:3] + [row for row in rows if row["suffix"] == "no"][:3]
+    for name, prompt in (("own", "zzz"), ("asked", ASKED)):
+        lines = (json.dumps(row | {"prefix": prompt}) + "\n" for row in few)
+        (tmp_path / f"drawn/{name}.jsonl").write_text("".join(lines))
+    recipe = recipes.Recipe()
+    read = lambda name: session.read_data({"train": tmp_path / f"drawn/{name}.jsonl"}, recipe, lambda text: None)
+    _, given = score_prompts(recipe, read("own"), ["", ASKED])
+    (standing,) = score_prompts(recipe, read("asked"), [""])
+    np.testing.assert_allclose(given.log_probs, standing.log_probs, atol=1e-5)
+
+    assert main(["search-prompt", "-d", "drawn/own.jsonl", ASKED, "what?", "--write", "mine.py"]) == 0
+    out = capsys.readouterr().out
+    assert "(each row's own)" in out and ASKED in out
+    if "best: " in out:  # the rows' own may win, and then there is nothing to write
+        assert repr(recipes.load("mine.py").prompt) in out
+
+
+def test_prompts_come_once_and_the_rows_own_is_always_tried(tmp_path):
+    (tmp_path / "prompts.txt").write_text("b\n\n a \n")
+    assert read_prompts(["a", "c"], tmp_path / "prompts.txt") == ["", "a", "c", "b"]

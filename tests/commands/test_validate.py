@@ -1,0 +1,53 @@
+"""04-validate on a roll of the built-in model: the roll's own prompt, answers and base, whatever the data says."""
+
+import json
+
+import pytest
+
+from rolltune.__main__ import main
+from rolltune.tiny.ads import PROMPT, write_sample_ads
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with dataset/set1 of twelve sample ads and checkpoints/first.npz, trained on them for two steps."""
+    folder = tmp_path_factory.mktemp("validate")
+    write_sample_ads(folder / "drawn", seed=0)
+    rows = [json.loads(line) for line in (folder / "drawn/data.jsonl").read_text().splitlines()]
+    few = [row for row in rows if row["suffix"] == "yes"][:6] + [row for row in rows if row["suffix"] == "no"][:6]
+    (folder / "drawn/few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in few))
+    (folder / "drawn/asked.jsonl").write_text("".join(json.dumps(row | {"prefix": "what?"}) + "\n" for row in few))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("ROLLTUNE_CACHE", str(folder / "cache"))
+        steps = ["--config.steps=2", "--config.log_every=2"]
+        assert main(["learn", "-d", "drawn/few.jsonl", "-w", "first", *steps]) == 0
+        yield folder
+
+
+def blocks(text: str) -> list[str]:
+    return [part.split("\n", 1)[1] for part in text.split("Result: ")[1:]]
+
+
+def test_the_roll_keeps_its_prompt_and_its_figures(trained, capsys):
+    assert (
+        main(["validate", "-m", "checkpoints/*.npz", "drawn/few.jsonl", "drawn/asked.jsonl", "--json", "t.json"]) == 0
+    )
+    few, asked = (part.split("predicted:")[0] for part in blocks(capsys.readouterr().out)[:2])
+    assert few == asked  # another question in the data changes nothing: the roll brings its own
+    cells = json.loads((trained / "t.json").read_text())
+    assert PROMPT not in json.dumps(cells) and "checkpoints/first.npz" in json.dumps(cells)
+
+
+def test_rolls_and_data_are_told_apart_where_a_shell_expanded_the_pattern(trained, capsys):
+    assert main(["validate", "-m", "checkpoints/first.npz", "drawn/few.jsonl"]) == 0
+    assert capsys.readouterr().out.count("Result: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["-m", "nothing/*.npz", "drawn/few.jsonl"], "no file has such a name"), (["-m", "a.npz", "b.jsonl"], "a.npz")],
+)
+def test_what_is_missing_is_named(trained, capsys, arguments, said):
+    assert main(["validate", *arguments]) == 2
+    assert said in capsys.readouterr().err
