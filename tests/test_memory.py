@@ -1,0 +1,33 @@
+"""How many rolls fit: from the compiled step, never more than the free memory holds."""
+
+import json
+
+import pytest
+
+from rolltune import memory
+from rolltune.recipe import Recipe
+from rolltune.tiny.ads import write_sample_ads
+from rolltune.training import session
+
+
+def test_rolls_fill_the_free_memory_and_no_more(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROLLTUNE_CACHE", str(tmp_path / "cache"))
+    write_sample_ads(tmp_path, seed=0)
+    rows = [json.loads(line) for line in (tmp_path / "data.jsonl").read_text().splitlines()]
+    few = [row for row in rows if row["suffix"] == "yes"][:2] + [row for row in rows if row["suffix"] == "no"][:2]
+    (tmp_path / "few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in few))
+    recipe = Recipe()
+    data = session.read_data({"train": tmp_path / "few.jsonl"}, recipe, lambda text: None)
+    run = session.prepare(recipe, data, 1).run
+    one, two = memory.step_bytes(run, 1), memory.step_bytes(run, 2)
+    assert one < two < 3 * one
+    room = (one + 4.5 * (two - one)) / memory.HEADROOM
+    monkeypatch.setattr(memory, "free_bytes", lambda: room)
+    assert memory.fit_rolls(run)[0] == 5
+    monkeypatch.setattr(memory, "free_bytes", lambda: one // 2)
+    assert memory.fit_rolls(run)[0] == 1  # one is always tried: the device's own message is clearer than ours
+
+
+@pytest.mark.skipif(memory.free_bytes() is not None, reason="this device says how much memory it has")
+def test_a_device_that_does_not_say_gets_four():
+    assert memory.fit_rolls(None)[0] == 4
