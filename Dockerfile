@@ -10,10 +10,11 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 ENV PATH=/opt/venv/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
 RUN python3 -m venv /opt/venv
 COPY docker/requirements-${ACCELERATOR}.txt /opt/rolltune/requirements.txt
-# The cache is a mount and the certificate a secret: neither is left in the image.
+# The cache is a mount and the certificate a secret: neither is left in the image. The lock is complete: pip resolves
+# nothing (it would ask for the newest coverage[toml] beside the pinned coverage, and refuse that for want of a hash).
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=ca_bundle \
     if [ -s /run/secrets/ca_bundle ]; then export PIP_CERT=/run/secrets/ca_bundle; fi && \
-    pip install --require-hashes -r /opt/rolltune/requirements.txt
+    pip install --no-deps --require-hashes -r /opt/rolltune/requirements.txt
 
 FROM packages AS big-vision-no
 
@@ -23,7 +24,7 @@ ARG BIG_VISION_COMMIT=0127fb6b337ee2a27bf4e54dea79cff176527356
 COPY docker/requirements-big-vision.txt /opt/rolltune/
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=ca_bundle \
     if [ -s /run/secrets/ca_bundle ]; then export PIP_CERT=/run/secrets/ca_bundle; fi && \
-    pip install --require-hashes -r /opt/rolltune/requirements-big-vision.txt
+    pip install --no-deps --require-hashes -r /opt/rolltune/requirements-big-vision.txt
 ADD https://github.com/google-research/big_vision/archive/${BIG_VISION_COMMIT}.tar.gz /tmp/big_vision.tar.gz
 RUN mkdir /opt/big_vision && tar -xzf /tmp/big_vision.tar.gz --strip-components=1 -C /opt/big_vision && \
     rm /tmp/big_vision.tar.gz && \

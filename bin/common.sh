@@ -95,8 +95,9 @@ install_locked() {
   rm -f "$VENV/rolltune-installed"
   say "installing what ${lock#"$ROOT/"} pins (once; a minute or two)"
   log=$VENV/install.log
-  # No build isolation: setuptools is pinned by the lock too, so that nothing comes from outside it.
-  if ! "$PYTHON" -m pip install --disable-pip-version-check --require-hashes -r "$lock" >"$log" 2>&1 ||
+  # The lock is complete, so pip is to resolve nothing: for an extra (coverage[toml]) it would ask for the newest
+  # version beside the pinned one. No build isolation: setuptools is pinned too, and nothing comes from outside the lock.
+  if ! "$PYTHON" -m pip install --disable-pip-version-check --no-deps --require-hashes -r "$lock" >"$log" 2>&1 ||
     ! "$PYTHON" -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e "$ROOT" >>"$log" 2>&1; then
     tail -n 15 "$log" >&2
     if grep -qiE 'connection|resolve|timed? ?out|unreachable|No matching distribution' "$log"; then

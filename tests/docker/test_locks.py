@@ -61,6 +61,12 @@ def test_the_lock_has_what_the_project_asks_for(name):
             assert version and wanted.specifier.contains(version, prereleases=True), f"{wanted} on {python}: {version}"
 
 
+@pytest.mark.parametrize("installer", ["bin/common.sh", "Dockerfile"])
+def test_pip_resolves_nothing_beside_the_lock(installer):
+    lines = [line for line in (ROOT / installer).read_text().splitlines() if "--require-hashes" in line]
+    assert lines and all("--no-deps" in line for line in lines)
+
+
 def test_what_is_tested_is_what_is_shipped():
     tested = pins("test")
     for name in ("cpu", "cuda12", "cuda13", "big-vision"):
