@@ -52,7 +52,7 @@ CONFIGS = {f"paligemma-3b-{size}": Config(_so400m(size), _GEMMA) for size in (22
     for size in (224, 448, 896)
 }
 CONFIGS["tiny"] = Config(
-    vision.Config(image_size=112, patch=8, width=160, layers=6, heads=4, mlp=640),
+    vision.Config(image_size=112, patch=14, width=192, layers=6, heads=4, mlp=768),
     decoder.Config(vocab=1024, width=160, layers=4, heads=4, kv_heads=1, head_dim=40, mlp=448),
 )
 

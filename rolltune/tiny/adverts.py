@@ -10,6 +10,13 @@ from .layouts import BADGES, BUTTONS, Ad, draw_ad, random_ad
 from .things import FOODS, THINGS, plural
 from .words import altered
 
+PARTS = {  # a part of an advertisement: whether this one has it
+    "a badge": lambda ad: ad.badge is not None,
+    "small print": lambda ad: ad.note is not None,
+    "a price": lambda ad: ad.price is not None,
+    "a button": lambda ad: ad.button is not None,
+} | {f"a {form} badge": lambda ad, form=form: ad.badge is not None and ad.badge.form == form for form in BADGES}
+
 
 def scene(rng: random.Random) -> tuple[Ad, Image.Image]:
     ad = random_ad(rng)
@@ -47,7 +54,7 @@ def badge(rng: random.Random, ad: Ad) -> Question | None:
     form = rng.random()
     if form < 0.5:
         return Question("badge", "what does the badge say?", ad.badge.text)
-    if form < 0.6:
+    if form < 0.55:
         return Question("badge look", "what colour is the badge?", ad.badge.colour)
     if form < 0.7:
         return Question("badge look", "what form has the badge?", ad.badge.form)
@@ -66,18 +73,25 @@ def badge(rng: random.Random, ad: Ad) -> Question | None:
 
 
 def parts(rng: random.Random, ad: Ad) -> Question | None:
-    """Is a part there? Answers weigh the same whatever share of advertisements has the part."""
-    name, there, share = rng.choice(
-        (
-            ("a badge", ad.badge, 0.65),
-            ("small print", ad.note, 0.58),
-            ("a price", ad.price, 0.6),
-            ("a button", ad.button, 0.5),
-        )
-    )
-    if there is not None and rng.random() > (1 - share) / share:
-        return None
-    return Question("is there a part", f"is there {name}?", yes(there is not None))
+    """Is a part there? Both answers weigh the same, whatever share of advertisements has the part."""
+    truth = rng.random() < 0.5
+    names = [name for name, has in PARTS.items() if has(ad) == truth]
+    return Question("is there a part", f"is there {rng.choice(names)}?", yes(truth)) if names else None
+
+
+def together(rng: random.Random, ad: Ad) -> Question | None:
+    """Two conditions at once: a part and another, or a part without the other."""
+    truth, but = rng.random() < 0.5, rng.random() < 0.5
+    for _ in range(12):  # few pairs are true ones
+        a, b = rng.sample(list(PARTS), 2)
+        if "badge" in a and "badge" in b:
+            continue
+        if {"burst", "print"} <= {word for name in (a, b) for word in name.replace("-", " ").split()}:
+            continue  # the law of the sample ads, in other words: that is for fine-tuning to find
+        if (PARTS[a](ad) and PARTS[b](ad) != but) == truth:
+            second = f"but no {b.removeprefix('a ')}" if but else f"and {b}"
+            return Question("parts together", f"is there {a} {second}?", yes(truth))
+    return None
 
 
 def button(rng: random.Random, ad: Ad) -> Question | None:
@@ -94,9 +108,10 @@ def caption(rng: random.Random, ad: Ad) -> Question:
     text = f"an advertisement for {plural(ad.product)}"
     if ad.badge is not None:
         text += f", {ad.badge.text}"
-    return Question("caption ad", "caption en", text + (f", {ad.price}" if ad.price else ""))
+    return Question("caption ad", "caption en", text)
 
 
 ASKERS: tuple[tuple[float, Asker], ...] = (
-    (1.8, product), (1.5, headline), (1.2, price), (3.0, badge), (1.5, parts), (0.6, button), (1.0, caption),
+    (1.2, product), (1.0, headline), (0.5, price), (4.0, badge), (2.0, parts), (2.0, together), (0.4, button),
+    (0.6, caption),
 )  # fmt: skip

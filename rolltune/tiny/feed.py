@@ -18,7 +18,7 @@ from rolltune.text import tokenizer
 from . import tasks
 from .asking import SIDE
 
-TEXT = 36  # tokens of <bos> prompt \n answer <eos>; longer questions are left out
+TEXT = 24  # tokens of <bos> prompt \n answer <eos>; longer questions are left out
 HELD_OUT = 1 << 44  # seeds from here on are for measuring only
 TOKENIZER = Path(__file__).with_name("tokenizer.model")
 
@@ -75,7 +75,7 @@ def _work(pipe: Connection, worker: int, workers: int, seed: int, size: int, que
 class Feed:
     """Iterates over batches drawn by `workers` processes; batch n is the same however many they are."""
 
-    def __init__(self, workers: int, seed: int, size: int, questions: int, held_out: int, ahead: int = 6):
+    def __init__(self, workers: int, seed: int, size: int, questions: int, held_out: int, ahead: int = 16):
         spawn = multiprocessing.get_context("spawn")
         self._queues: list[queue.Queue] = []
         self._processes = []
@@ -115,14 +115,18 @@ class Feed:
             process.join()
 
 
-def passes(batches: Iterator[Pictures], uses: int, questions: int, apart: int = 32) -> Iterator[Pictures]:
-    """Each batch `uses` times, `apart` batches later each time, with the next `questions` of its questions."""
+def passes(batches: Iterator[Pictures], uses: int, questions: int, apart: int = 5) -> Iterator[Pictures]:
+    """Each batch `uses` times, `apart` batches later each time, with the next `questions` of its questions.
+
+    Past the last question it begins with the first again.
+    """
     kept: list[Pictures] = []
     for batch in batches:
         kept.append(batch)
         for turn in range(uses):
             if len(kept) > turn * apart:
                 old = kept[-1 - turn * apart]
-                part = slice(turn * questions, (turn + 1) * questions)
+                first = turn * questions % old.text.shape[1]
+                part = slice(first, first + questions)
                 yield Pictures(old.pixels, *(field[:, part] for field in old[1:]))
         del kept[: -1 - (uses - 1) * apart]

@@ -21,7 +21,7 @@ from .drawing import (
 )
 from .surfaces import clouds, from_mix, pattern
 from .things import THINGS
-from .words import PRAISE, WORDS, cased, price
+from .words import COMMON, PRAISE, WORDS, price
 
 BADGES = ("burst", "circle", "ribbon", "tag")
 PALETTES: tuple[tuple[Colour, Colour, Colour], ...] = (  # ground, second ground, strong colour
@@ -76,15 +76,14 @@ class Ad:
 
 def random_ad(rng: random.Random) -> Ad:
     """Any combination of parts."""
-    headline = " ".join(cased(rng, w) for w in rng.sample(WORDS, rng.choice((1, 1, 2))))
-    badge = Badge(
-        rng.choice(BADGES), cased(rng, rng.choice(PRAISE + WORDS[:: rng.randint(3, 9)])), rng.choice(list(COLOURS))
-    )
+    headline = " ".join(w.upper() for w in rng.sample(COMMON if rng.random() < 0.7 else WORDS, rng.choice((1, 1, 2))))
+    text = rng.choice(PRAISE) if rng.random() < 0.85 else rng.choice(COMMON).upper()
+    badge = Badge(rng.choice(BADGES), text, rng.choice(list(COLOURS)))
     return Ad(
         product=rng.choice(list(THINGS)),
         headline=headline,
         price=price(rng) if rng.random() < 0.6 else None,
-        badge=badge if rng.random() < 0.65 else None,
+        badge=badge if rng.random() < 0.75 else None,
         note=" ".join(rng.sample(WORDS, 12)) if rng.random() < 0.3 else rng.choice((None, None, *NOTES)),
         button=rng.choice(BUTTONS) if rng.random() < 0.5 else None,
         slogan=rng.choice(SLOGANS) if rng.random() < 0.5 else None,
@@ -213,11 +212,11 @@ def draw_ad(rng: random.Random, ad: Ad, wide: int, high: int) -> Image.Image:
     other = wide * (0.5 - side * 0.24)
     both = ad.badge is not None and ad.price is not None
     if ad.badge is not None:
-        r = min(wide * 0.18, space * (0.25 if both else 0.36))
-        draw_badge(rng, image, ad.badge, other, body[0] + space * (0.3 if both else 0.48), r)
+        r = min(wide * (0.2 if ad.badge.form in ("ribbon", "tag") else 0.235), space * (0.33 if both else 0.44))
+        draw_badge(rng, image, ad.badge, other, body[0] + space * (0.35 if both else 0.48), r)
     if ad.price is not None:
-        y = body[0] + space * (0.78 if both else 0.5)
-        size = fit_size(ad.price, 0.4 * wide, space * (0.26 if both else 0.36))
+        y = body[0] + space * (0.85 if both else 0.5)
+        size = fit_size(ad.price, 0.4 * wide, space * (0.22 if both else 0.36))
         print_text(image, ad.price, other, y, size, ink, bold=int(size >= 20))
 
     if bottom_strip:

@@ -38,7 +38,7 @@ def _behind(rng: random.Random) -> tuple[Image.Image, str | None]:
 
 
 def _name(rng: random.Random) -> str:
-    if rng.random() < 0.08:
+    if rng.random() < 0.2:
         return "hot dog"
     return rng.choice(list(FOODS)) if rng.random() < 0.55 else rng.choice(list(OTHERS))
 
@@ -102,7 +102,7 @@ def scene(rng: random.Random) -> tuple[Photo, Image.Image]:
         photo = Photo(((thing, 1),), name, spot, "large" if large else "small")
     else:
         drawn = sorted({_name(rng) for _ in range(5)})
-        names = rng.sample(drawn, min(len(drawn), 1 if form < 0.85 else 2))
+        names = rng.sample(drawn, 1 if form < 0.85 else min(2, len(drawn)))
         counts = [rng.randint(1, 6 if len(names) == 1 else 3) for _ in names]
         total = sum(counts)
         cells = 2 if total <= 4 else 3
@@ -123,13 +123,15 @@ def what(rng: random.Random, photo: Photo) -> Question | None:
     return Question("what is it", rng.choice(("what is this?", "what does this picture show?")), photo.things[0][0])
 
 
-def shows(rng: random.Random, photo: Photo) -> Question:
+def shows(rng: random.Random, photo: Photo) -> Question | None:
     truth = rng.random() < 0.5
     present = [n for n, _ in photo.things]
     name = rng.choice(present)
     if not truth:
         alike = FOODS if name in FOODS and rng.random() < 0.7 else THINGS
-        name = rng.choice([n for n in alike if n not in present])
+        name = "hot dog" if rng.random() < 0.3 else rng.choice(list(alike))
+        if name in present:
+            return None
     form = rng.choice(
         ("is there {}?", "does this picture show {}?", "is this {}?" if len(present) == 1 else "is there {}?")
     )
@@ -179,7 +181,7 @@ def caption(rng: random.Random, photo: Photo) -> Question:
 
 
 ASKERS: tuple[tuple[float, Asker], ...] = (
-    (3.0, what), (3.0, shows), (0.6, food), (1.2, how_many), (1.5, standing), (0.8, spot), (0.6, size), (1.5, caption),
+    (3.0, what), (4.0, shows), (1.0, food), (0.8, how_many), (1.2, standing), (0.3, spot), (0.3, size), (1.5, caption),
 )  # fmt: skip
 
 
@@ -246,4 +248,23 @@ def brighter_half(rng: random.Random, image: Image.Image) -> Question | None:
     )
 
 
-STATISTICS: tuple[tuple[float, Asker], ...] = ((1.0, main_colour), (0.6, brighter_half))
+def colour_share(rng: random.Random, image: Image.Image) -> Question:
+    """How much of the picture is nearest to a colour: what a histogram of colours knows."""
+    pixels = np.asarray(image.resize((28, 28), Image.Resampling.BOX), np.float32).reshape(-1, 1, 3)
+    shares = np.bincount(np.square(pixels - PALETTE).sum(-1).argmin(1), minlength=len(PALETTE)) / len(pixels)
+    number = rng.choice(np.flatnonzero(shares > 0.02).tolist()) if rng.random() < 0.7 else rng.randrange(len(PALETTE))
+    words = ("none", "little", "some", "much")
+    word = words[int(np.searchsorted((0.02, 0.1, 0.3), shares[number]))]
+    return Question("colour share", f"how much {list(COLOURS)[number]} is there?", word)
+
+
+def detail(rng: random.Random, image: Image.Image) -> Question:
+    """How much neighbouring pixels differ."""
+    light = np.asarray(image.convert("L"), np.float32)
+    change = float(np.abs(np.diff(light, axis=0)).mean() + np.abs(np.diff(light, axis=1)).mean())
+    return Question("detail", "how much detail is there?", ("little", "some", "much")[sum(change > v for v in (9, 17))])
+
+
+STATISTICS: tuple[tuple[float, Asker], ...] = (
+    (1.0, main_colour), (0.3, brighter_half), (2.0, colour_share), (0.5, detail),
+)  # fmt: skip

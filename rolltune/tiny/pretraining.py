@@ -24,6 +24,27 @@ from rolltune.tiny.feed import TEXT, Feed, Pictures, passes
 from rolltune.weights import names, npz
 
 
+def start(config: paligemma.Config, seed: int) -> dict:
+    """Random weights, but with positions that say row and column from the first step on.
+
+    Random positions of a usual size drown in the patches' own values, and without them neither the order of
+    letters nor any "where" can be learnt.
+    """
+    params = paligemma.init(config, jax.random.key(seed))
+    params["vision"]["position"] = jnp.asarray(grid_positions(config.vision.patches, config.vision.width))
+    return params
+
+
+def grid_positions(patches: int, width: int) -> np.ndarray:
+    """Sines and cosines of row and column, float32 [patches, width]: periods from six to a hundred patches or more."""
+    side = math.isqrt(patches)
+    speed = 20.0 ** -(np.arange(width // 4) / (width // 4))
+    line = np.arange(side)[:, None] * speed
+    waves = np.concatenate([np.sin(line), np.cos(line)], 1)  # [side, width / 2]
+    rows, columns = np.divmod(np.arange(patches), side)
+    return 0.5 * np.concatenate([waves[rows], waves[columns]], 1).astype(np.float32)
+
+
 def batch_of(config: paligemma.Config, text: jax.Array, prompt: jax.Array, length: jax.Array) -> Batch:
     """What `paligemma.encode` gives for each question, for N rows [N, TEXT] at once, on the device.
 
@@ -148,7 +169,7 @@ def run(args: argparse.Namespace, feed: Feed, held_out: int) -> None:
     device = jax.devices()[0]
     config = paligemma.CONFIGS["tiny"]
     training = dataclasses.replace(config, dtype=args.dtype or ("float32" if device.platform == "cpu" else "bfloat16"))
-    params = paligemma.init(config, jax.random.key(args.seed))
+    params = start(config, args.seed)
     if args.start is not None:
         params = names.load_tree(npz.read_npz(args.start), npz_rows(config), jnp.float32, str(args.start))
         params = jax.tree.map(jnp.asarray, params)

@@ -8,7 +8,7 @@ from PIL import Image
 from .asking import DRAWN, Asker, Question, yes
 from .drawing import COLOURS, Colour, fit_size, jitter, luminance, print_text
 from .surfaces import ground
-from .words import altered, printed
+from .words import PRAISE, altered, printed
 
 SPOTS = ("top", "middle", "bottom")
 
@@ -27,16 +27,18 @@ class Print:
 def random_prints(rng: random.Random, behind: Colour) -> list[Print]:
     """One text anywhere, or two to four, one below the other."""
     inks = [n for n, c in COLOURS.items() if abs(luminance(c) - luminance(behind)) >= 80]
-    if rng.random() < 0.55:
+    if rng.random() < 0.7:
         text = printed(rng)
-        if rng.random() < 0.1:
+        if rng.random() < 0.05:
             text += " " + printed(rng)
-        width, height = min(0.96, rng.uniform(0.2, 0.95) + 0.035 * len(text)), rng.uniform(0.09, 0.5)
+        large = rng.random() < 0.75
+        width = rng.uniform(0.65, 0.96) if large else min(0.96, rng.uniform(0.2, 0.6) + 0.035 * len(text))
+        height = rng.uniform(0.18, 0.5) if large else rng.uniform(0.09, 0.3)
         x = rng.uniform(width / 2 + 0.01, 0.99 - width / 2)
-        turn = rng.gauss(0, 10) if rng.random() < 0.4 else 0.0
+        turn = rng.gauss(0, 8) if rng.random() < 0.3 else 0.0
         y = rng.uniform(height / 2 + 0.08, 0.92 - height / 2)
         return [Print(text, rng.choice(inks), x, y, width, height, turn)]
-    count = rng.randint(2, 4)
+    count = rng.randint(2, 3)
     prints = []
     for i in range(count):
         width, height = rng.uniform(0.5, 0.94), rng.uniform(0.11, min(0.3, 0.8 / count))
@@ -54,7 +56,18 @@ def draw_prints(rng: random.Random, prints: list[Print], image: Image.Image) -> 
     return image
 
 
+def poster(rng: random.Random) -> tuple[list[Print], Image.Image]:
+    """One of few texts, large, in the middle of a plain sheet, dark on light or light on dark: the first to be read."""
+    paper, ink = rng.choice((("white", "black"), ("black", "white")))
+    image = Image.new("RGB", (DRAWN, DRAWN), jitter(rng, COLOURS[paper], 12))
+    x, y = (0.5 + rng.uniform(-0.04, 0.04) for _ in range(2))
+    prints = [Print(rng.choice(PRAISE), ink, x, y, rng.uniform(0.75, 0.9), 0.4, 0.0)]
+    return prints, draw_prints(rng, prints, image)
+
+
 def scene(rng: random.Random) -> tuple[list[Print], Image.Image]:
+    if rng.random() < 0.2:
+        return poster(rng)
     while True:
         image, behind = ground(rng, DRAWN, calm=True)
         if not 105 < luminance(behind) < 150:  # few colours can be read on a middling ground
@@ -118,10 +131,10 @@ def find(rng: random.Random, prints: list[Print]) -> Question | None:
 
 
 ASKERS: tuple[tuple[float, Asker], ...] = (
-    (4.5, read),
-    (2.0, says),
-    (1.0, colour),
-    (0.4, lines),
-    (1.0, spelling),
-    (0.6, find),
+    (6.0, read),
+    (1.5, says),
+    (0.5, colour),
+    (0.2, lines),
+    (0.8, spelling),
+    (0.4, find),
 )

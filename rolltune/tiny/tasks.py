@@ -15,11 +15,11 @@ from .asking import SIDE, Question, ask, yes
 from .surfaces import photograph
 
 WORLDS = {
-    "shapes": (0.18, shapes.scene, shapes.ASKERS, 0.6),  # share, scene, questions, strength of the camera's effects
-    "prints": (0.26, prints.scene, prints.ASKERS, 0.5),
-    "adverts": (0.22, adverts.scene, adverts.ASKERS, 0.35),
-    "photos": (0.28, photos.scene, photos.ASKERS, 1.0),
-    "surfaces": (0.06, photos.surface, photos.SURFACE_ASKERS, 0.6),
+    "shapes": (0.1, shapes.scene, shapes.ASKERS, 0.6),  # share, scene, questions, strength of the camera's effects
+    "prints": (0.27, prints.scene, prints.ASKERS, 0.5),
+    "adverts": (0.33, adverts.scene, adverts.ASKERS, 0.35),
+    "photos": (0.26, photos.scene, photos.ASKERS, 1.0),
+    "surfaces": (0.04, photos.surface, photos.SURFACE_ASKERS, 0.6),
 }
 
 
@@ -53,12 +53,14 @@ def picture(seed: int, questions: int = 4, world: str | None = None) -> Picture:
     image = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     if rng.random() < 0.8:
         image = photograph(rng, image, strength)
-    found = ask(rng, described, askers, questions)
-    if rng.random() < 0.35:  # a question on the picture as a whole, in the place of one on the scene
-        weights, statistics = zip(*photos.STATISTICS, strict=True)
-        extra = _any_text(rng, name) if rng.random() < 0.2 else rng.choices(statistics, weights)[0](rng, image)
-        if extra is not None:
-            found[rng.randrange(len(found))] = extra
+    # Different ones among four neighbours only, so that the questions that matter come up again and again.
+    sizes = [min(4, questions - first) for first in range(0, questions, 4)]
+    found = [question for size in sizes for question in ask(rng, described, askers, size)]
+    weights, statistics = zip(*photos.STATISTICS, strict=True)
+    for place in range(len(found)):  # questions on the picture as a whole, in the place of some on the scene
+        if rng.random() < (0.2 if name == "photos" else 0.05):
+            extra = _any_text(rng, name) if rng.random() < 0.1 else rng.choices(statistics, weights)[0](rng, image)
+            found[place] = extra or found[place]
     return Picture(name, image, [_phrase(rng, question) for question in found])
 
 

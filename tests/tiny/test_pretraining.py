@@ -66,3 +66,12 @@ def test_a_picture_is_used_again_with_other_questions(tokens):
     assert len(out) == 5 + 2
     assert np.array_equal(out[4].pixels, batches[0].pixels) and np.array_equal(out[4].text, batches[0].text[:, 2:])
     assert np.array_equal(out[3].pixels, batches[3].pixels) and np.array_equal(out[3].text, batches[3].text[:, :2])
+
+
+def test_a_patch_knows_its_row_and_column_from_the_start():
+    found = pretraining.grid_positions(64, 192).reshape(8, 8, 192)
+    gaps = np.linalg.norm(found - found[3, 3], axis=-1)
+    assert gaps[3, 3] == 0 and gaps[3, 4] < gaps[3, 5] < gaps[3, 7] and np.allclose(gaps, gaps.T)
+    assert len(np.unique(found.reshape(64, -1).round(4), axis=0)) == 64
+    config = paligemma.CONFIGS["tiny"]
+    assert np.array_equal(pretraining.start(config, 0)["vision"]["position"], found.reshape(64, -1))
