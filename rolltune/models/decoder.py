@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from rolltune.models import layers as nn
 
@@ -73,23 +73,38 @@ class Cache(NamedTuple):
     at: Int[Array, ""]
 
 
-def layer(config: Config, p: dict, x: Float[Array, "b t d"], angles, mask, past=None):
-    """One block. `past` is (keys, values, slot) of this layer; returns the states and the keys and values seen."""
+def layer(config: Config, p: dict, x: Float[Array, "b t d"], angles, mask, past=None, at=None):
+    """One block. `past` is (keys, values, slot) of this layer; returns the states and the keys and values seen.
+
+    With `at` [B, M], the states at these places only: nothing but keys and values is worked out elsewhere.
+    """
     norm = lambda name, y: nn.rms_norm(y, p[name]["scale"], config.norm_eps)
     heads = lambda y: y.reshape(*y.shape[:-1], -1, config.head_dim)
-
-    q, k, v = map(heads, nn.linears([p["attn"][name] for name in "qkv"], norm("pre_attn_norm", x)))
-    q, k = nn.rotate(q, angles), nn.rotate(k, angles)
+    attn, y = p["attn"], norm("pre_attn_norm", x)
+    if at is None:
+        q, k, v = map(heads, nn.linears([attn["q"], attn["k"], attn["v"]], y))
+        asked = angles
+    else:
+        k, v = map(heads, nn.linears([attn["k"], attn["v"]], y))
+        x, y, mask = (places(part, at) for part in (x, y, mask))
+        q = heads(nn.linear(attn["q"], y))
+        asked = tuple(jnp.take_along_axis(part, at[:, :, None, None], 1) for part in angles)
+    q, k = nn.rotate(q, asked), nn.rotate(k, angles)
     if past is not None:
-        keys, values, at = past
-        k = jax.lax.dynamic_update_slice_in_dim(keys, k.astype(keys.dtype), at, 1)
-        v = jax.lax.dynamic_update_slice_in_dim(values, v.astype(values.dtype), at, 1)
+        keys, values, slot = past
+        k = jax.lax.dynamic_update_slice_in_dim(keys, k.astype(keys.dtype), slot, 1)
+        v = jax.lax.dynamic_update_slice_in_dim(values, v.astype(values.dtype), slot, 1)
     y = nn.attend(q, k, v, mask, config.attn_scale, config.attn_softcap)
-    y = nn.linear(p["attn"]["o"], y.reshape(*y.shape[:2], -1))
+    y = nn.linear(attn["o"], y.reshape(*y.shape[:2], -1))
     x = x + (norm("post_attn_norm", y) if config.post_norms else y)
     gate, up = nn.linears([p["mlp"]["gate"], p["mlp"]["up"]], norm("pre_mlp_norm", x))
-    y = nn.linear(p["mlp"]["down"], nn.gelu_gated(gate, up))
+    y = nn.gelu_gated_product(gate, up, p["mlp"]["down"]["kernel"])
     return x + (norm("post_mlp_norm", y) if config.post_norms else y), (k, v)
+
+
+def places(x: Num[Array, "b t x"], at: Int[Array, "b m"]) -> Num[Array, "b m x"]:
+    """The rows of x at these places."""
+    return jnp.take_along_axis(x, at[:, :, None], 1)
 
 
 def depth(layers: Any) -> int:
@@ -107,21 +122,23 @@ def run(
     cache: Cache | None = None,
     keep_kv: bool = False,
     remat: bool = False,
+    at: Int[Array, "b m"] | None = None,
 ) -> tuple[Float[Array, "b t d"], Any]:
     """Runs the layers, which are numbers `first`, `first` + 1, ... of the model (odd and even ones may differ).
 
     `layers` is a tree stacked on axis 0, scanned: compiled once for all layers; or a list of trees, one a
     layer, unrolled: longer to compile, and no layer's weights are copied out of the stack at run time.
-    Returns the states and, with `keep_kv` or a `cache`, keys and values [L, B, S, K, H] of all layers.
+    Returns the states and, with `keep_kv` or a `cache`, keys and values [L, B, S, K, H] of all layers. With `at`,
+    the states at these places only [B, M, D]; the last layer of a list then works out no others.
     """
     keep_kv = keep_kv or cache is not None
 
-    def block(x, p, sliding, past):
+    def block(x, p, sliding, past, at=None):
         mask = context.mask
         if context.local is not None:
             mask = jnp.where(sliding, context.local, context.mask)
         past = None if past is None else (*past, cache.at)
-        x, kv = layer(config, p, x, context.angles, mask, past)
+        x, kv = layer(config, p, x, context.angles, mask, past, at)
         return x, kv if keep_kv else None
 
     if remat:
@@ -132,10 +149,12 @@ def run(
     if isinstance(layers, list | tuple):
         kept = []
         for i, p in enumerate(layers):
-            x, kv = block(x, p, sliding[i], jax.tree.map(lambda c, i=i: c[i], past))
+            own = jax.tree.map(lambda c, i=i: c[i], past)
+            x, kv = block(x, p, sliding[i], own, at if i == n - 1 else None)
             kept.append(kv)
         return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *kept) if keep_kv else None
-    return jax.lax.scan(lambda x, each: block(x, *each), x, (layers, sliding, past))
+    x, kept = jax.lax.scan(lambda x, each: block(x, *each), x, (layers, sliding, past))
+    return x if at is None else places(x, at), kept
 
 
 def embed(config: Config, p: dict, tokens: Int[Array, "b t"], dtype: Any) -> Float[Array, "b t d"]:
@@ -154,16 +173,15 @@ TARGETS_AT_ONCE = 2048  # rows of [*, V] float32 logits held at a time: 2 GiB at
 
 
 def target_log_probs(
-    config: Config, p: dict, x: Float[Array, "b t d"], predict: Int[Array, "b m"], targets: Int[Array, "b m"]
+    config: Config, p: dict, states: Float[Array, "b m d"], targets: Int[Array, "b m"]
 ) -> Float[Array, "b m"]:
-    """Log-probability of each target, in float32. Logits exist for the predicted tokens only, a chunk at a time."""
+    """Log-probability of each target given the state that predicts it, in float32. Logits come a chunk at a time."""
 
     def some(states, wanted):
         out = logits(config, p, states)
         return jnp.take_along_axis(out, wanted[:, None], -1)[:, 0] - jax.nn.logsumexp(out, -1)
 
-    states = jnp.take_along_axis(x, predict[:, :, None], 1).reshape(-1, x.shape[-1])
-    wanted = targets.reshape(-1)
+    states, wanted = states.reshape(-1, states.shape[-1]), targets.reshape(-1)
     count = wanted.size
     if count <= TARGETS_AT_ONCE:
         return some(states, wanted).reshape(targets.shape)

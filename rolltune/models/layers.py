@@ -90,7 +90,7 @@ def _rms_norm_forward(x, scale, eps):
 
 
 def _rms_norm_backward(eps, saved, dy):
-    (x, scale), dy = jax.lax.optimization_barrier((saved, dy))  # as in _gelu_gated_backward
+    (x, scale), dy = jax.lax.optimization_barrier((saved, dy))  # as in _gelu_gated_product_backward
     normed, inverse = _normed(x, eps)
     dy = dy.astype(jnp.float32)
     dscale = jnp.sum((dy * normed).reshape(-1, x.shape[-1]), 0)
@@ -110,29 +110,38 @@ def layer_norm(p: dict, x: Float[Array, "*b d"], eps: float) -> Float[Array, "*b
 
 
 @jax.custom_vjp
-def gelu_gated(gate: Float[Array, "*b f"], up: Float[Array, "*b f"]) -> Float[Array, "*b f"]:
-    """`gelu_tanh(gate) * up` (Shazeer 2020, arXiv:2002.05202). Keeps its two inputs for the way back, nothing else."""
+def gelu_gated_product(gate: Float[Array, "*b f"], up: Float[Array, "*b f"], w: Any) -> Float[Array, "*b o"]:
+    """`(gelu_tanh(gate) * up) @ w` (Shazeer 2020, arXiv:2002.05202). Keeps gate and up for the way back, nothing else.
+
+    The product's input is as wide as they are and costs one more pass to work out again: a third of what a layer keeps.
+    """
+    return product(_gated(gate, up), w)
+
+
+def _gated(gate, up):
     return (jax.nn.gelu(gate.astype(jnp.float32)) * up.astype(jnp.float32)).astype(gate.dtype)
 
 
-def _gelu_gated_forward(gate, up):
-    return gelu_gated(gate, up), (gate, up)
+def _gelu_gated_product_forward(gate, up, w):
+    return gelu_gated_product(gate, up, w), (gate, up, w)
 
 
-def _gelu_gated_backward(saved, dy):
+def _gelu_gated_product_backward(saved, dy):
+    gate, up, w = saved
     # Without the barrier XLA shares float32 copies of gate and up between the two ways, and keeps them.
-    saved, dy = jax.lax.optimization_barrier((saved, dy))
-    gate, up = (s.astype(jnp.float32) for s in saved)
-    dy = dy.astype(jnp.float32)
+    (gate, up), dy = jax.lax.optimization_barrier(((gate, up), dy))
+    dgated, dw = jax.vjp(product, _gated(gate, up), w)[1](dy)
+    dtypes = gate.dtype, up.dtype
+    gate, up, dgated = (s.astype(jnp.float32) for s in (gate, up, dgated))
     inner = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)
     tanh = jnp.tanh(inner)
     slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * gate**2)
     gelu = 0.5 * gate * (1 + tanh)
     dgelu = 0.5 * (1 + tanh) + 0.5 * gate * (1 - tanh**2) * slope
-    return (dy * up * dgelu).astype(saved[0].dtype), (dy * gelu).astype(saved[1].dtype)
+    return (dgated * up * dgelu).astype(dtypes[0]), (dgated * gelu).astype(dtypes[1]), dw
 
 
-gelu_gated.defvjp(_gelu_gated_forward, _gelu_gated_backward)
+gelu_gated_product.defvjp(_gelu_gated_product_forward, _gelu_gated_product_backward)
 
 
 def rope_angles(positions: Int[Array, "b t"], head_dim: int, theta: float) -> tuple[Float[Array, "b t 1 h"], ...]:
@@ -158,19 +167,47 @@ def attend(
     softcap: float | None = None,
 ) -> Float[Array, "b t n h"]:
     """Grouped-query attention: each key head serves n/k consecutive query heads. Logits and softmax in float32."""
+    grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[-1])
+    return _attend(grouped, k, v, mask, scale, softcap).reshape(q.shape)
 
-    @jax.checkpoint
-    def core(q, k, v):
-        grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[-1])
-        logits = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32) * scale
-        if softcap:
-            logits = softcap * jnp.tanh(logits / softcap)
-        if mask is not None:
-            logits = jnp.where(mask[:, None, None], logits, NEVER)
-        weights = jax.nn.softmax(logits, -1).astype(v.dtype)
-        return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(q.shape)
 
-    return core(q, k, v)
+# Weights are [B, K, T, G, S]: with one key head, queries of all heads are then rows of one product as they lie there.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _attend(q, k, v, mask, scale, softcap):
+    weights, _ = _attention_weights(q, k, mask, scale, softcap)
+    return jnp.einsum("bktgs,bskh->btkgh", weights.astype(v.dtype), v)
+
+
+def _attention_weights(q, k, mask, scale, softcap):
+    """Float32 weights, and the slope of the soft cap."""
+    logits = jnp.einsum("btkgh,bskh->bktgs", q, k, preferred_element_type=jnp.float32) * scale
+    slope = 1.0
+    if softcap:
+        capped = jnp.tanh(logits / softcap)
+        logits, slope = softcap * capped, 1 - capped**2
+    if mask is not None:
+        logits = jnp.where(mask[:, None, :, None], logits, NEVER)
+    return jax.nn.softmax(logits, -1), slope
+
+
+def _attend_forward(q, k, v, mask, scale, softcap):
+    return _attend(q, k, v, mask, scale, softcap), (q, k, v, mask)
+
+
+def _attend_backward(scale, softcap, saved, dy):
+    """As FlashAttention's (Dao et al. 2022, arXiv:2205.14135): weights again, and products in the inputs' dtype."""
+    (q, k, v), dy = jax.lax.optimization_barrier((saved[:3], dy))
+    weights, slope = _attention_weights(q, k, saved[3], scale, softcap)
+    dv = jnp.einsum("bktgs,btkgh->bskh", weights.astype(dy.dtype), dy)
+    dweights = jnp.einsum("btkgh,bskh->bktgs", dy, v, preferred_element_type=jnp.float32)
+    dlogits = weights * (dweights - jnp.sum(weights * dweights, -1, keepdims=True)) * slope * scale
+    dlogits = dlogits.astype(q.dtype)
+    dq = jnp.einsum("bktgs,bskh->btkgh", dlogits, k)
+    dk = jnp.einsum("bktgs,btkgh->bskh", dlogits, q)
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
 
 
 @jax.custom_vjp

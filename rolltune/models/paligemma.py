@@ -153,9 +153,18 @@ def features_of(config: Config, params: dict, images: Array, table: Table) -> Fl
 
 
 def hidden(
-    config: Config, params: dict, batch: Batch, table: Table | States = None, *, remat: bool = False
+    config: Config,
+    params: dict,
+    batch: Batch,
+    table: Table | States = None,
+    *,
+    at: Int[Array, "b m"] | None = None,
+    remat: bool = False,
 ) -> Float[Array, "b t d"]:
-    """Decoder states before the final norm. Layers in `text/lower` are run first: nothing in them is trained."""
+    """Decoder states before the final norm, with `at` [B, M] at these places only.
+
+    Layers in `text/lower` are run first: nothing in them is trained.
+    """
     here = context(config, batch)
     lower = params["text"].get("lower")
     if isinstance(table, States):
@@ -165,7 +174,7 @@ def hidden(
         first, x = 0, embed(config, params, batch, features_of(config, params, batch.images, table))
         if lower is not None:
             first, (x, _) = decoder.depth(lower), decoder.run(config.text, lower, x, here)
-    return decoder.run(config.text, params["text"]["layers"], x, here, first=first, remat=remat)[0]
+    return decoder.run(config.text, params["text"]["layers"], x, here, first=first, remat=remat, at=at)[0]
 
 
 def lower_states(config: Config, params: dict, batch: Batch, table: Table = None) -> Float[Array, "b t d"]:
@@ -179,8 +188,8 @@ def log_probs(
     config: Config, params: dict, batch: Batch, table: Table | States = None, *, remat: bool = False
 ) -> Float[Array, "b m"]:
     """Log-probability of each of the batch's targets, float32."""
-    x = hidden(config, params, batch, table, remat=remat)
-    return decoder.target_log_probs(config.text, params["text"], x, batch.predict, batch.targets)
+    states = hidden(config, params, batch, table, at=batch.predict, remat=remat)
+    return decoder.target_log_probs(config.text, params["text"], states, batch.targets)
 
 
 def logits(config: Config, params: dict, hidden_at: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
@@ -201,10 +210,11 @@ def generate(
     text, layers = params["text"], params["text"]["layers"]
     lengths = jnp.sum(batch.segments == 0, 1)  # [B]
     x = embed(config, params, batch, features)
-    x, (k, v) = decoder.run(config.text, layers, x, context(config, batch), keep_kv=True)
-    first = jnp.argmax(logits(config, params, jnp.take_along_axis(x, lengths[:, None, None] - 1, 1)[:, 0]), -1)
+    last = lengths[:, None] - 1
+    x, (k, v) = decoder.run(config.text, layers, x, context(config, batch), keep_kv=True, at=last)
+    first = jnp.argmax(logits(config, params, x[:, 0]), -1)
     room = lambda kv: jnp.pad(kv, ((0, 0), (0, 0), (0, steps), (0, 0), (0, 0)))
-    prompt = x.shape[1]
+    prompt = batch.tokens.shape[1]
     cache = decoder.Cache(room(k), room(v), jnp.asarray(prompt))
     slots = jnp.arange(prompt + steps)
 

@@ -105,7 +105,7 @@ def test_chunks_of_targets_equal_all_at_once(monkeypatch):
 
     def loss(x, head):
         text = params["text"] | {"embed": {"embedding": head}}
-        found = decoder.target_log_probs(CONFIG.text, text, x, places, targets)
+        found = decoder.target_log_probs(CONFIG.text, text, decoder.places(x, places), targets)
         return jnp.sum(found * jnp.arange(1, 8)), found
 
     run = lambda: jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x, params["text"]["embed"]["embedding"])

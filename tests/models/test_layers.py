@@ -16,15 +16,31 @@ def plain_rms_norm(x, scale):
     return x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6) * (1 + scale)
 
 
-def plain_gated(gate, up):
-    return 0.5 * gate * (1 + jnp.tanh(jnp.sqrt(2 / jnp.pi) * (gate + 0.044715 * gate**3))) * up
+def plain_gated(gate, up, w):
+    return (0.5 * gate * (1 + jnp.tanh(jnp.sqrt(2 / jnp.pi) * (gate + 0.044715 * gate**3))) * up) @ w
+
+
+def plain_attention(q, k, v):
+    """Two heads of queries on one of keys, causal, with a soft cap."""
+    logits = 2.0 * jnp.tanh(0.3 * jnp.einsum("btnh,bsh->bnts", q, k[:, :, 0]) / 2.0)
+    weights = jax.nn.softmax(jnp.where(causal(q.shape[1]), logits, -1e30), -1)
+    return jnp.einsum("bnts,bsh->btnh", weights, v[:, :, 0])
+
+
+def causal(t: int) -> jax.Array:
+    return jnp.tril(jnp.ones((t, t), bool))
 
 
 @pytest.mark.parametrize(
     ("ours", "plain", "shapes"),
     [
         (lambda x, s: nn.rms_norm(x, s, 1e-6), plain_rms_norm, [(3, 5, 8), (8,)]),
-        (nn.gelu_gated, plain_gated, [(3, 5, 8), (3, 5, 8)]),
+        (nn.gelu_gated_product, plain_gated, [(3, 5, 8), (3, 5, 8), (8, 4)]),
+        (
+            lambda q, k, v: nn.attend(q, k, v, causal(5)[None], 0.3, 2.0),
+            plain_attention,
+            [(1, 5, 2, 6), *[(1, 5, 1, 6)] * 2],
+        ),
         (nn.tied_logits, lambda x, table: x @ table.T, [(3, 5, 8), (11, 8)]),
     ],
 )
@@ -40,10 +56,9 @@ def test_values_and_gradients_equal_the_plain_formula(ours, plain, shapes):
 
 def test_gradients_take_the_dtype_of_what_they_belong_to():
     x, scale = draw(0, 2, 8).astype(jnp.bfloat16), draw(1, 8)
-    for run in (lambda x, s: nn.rms_norm(x, s, 1e-6), nn.gelu_gated, lambda x, s: nn.tied_logits(x, s[None])):
-        dx, dscale = jax.grad(lambda x, s, run=run: jnp.sum(run(x, s).astype(jnp.float32)), (0, 1))(
-            x, jnp.broadcast_to(scale, x.shape) if run is nn.gelu_gated else scale
-        )
+    gated = lambda x, s: nn.gelu_gated_product(x, x, s[:, None])
+    for run in (lambda x, s: nn.rms_norm(x, s, 1e-6), gated, lambda x, s: nn.tied_logits(x, s[None])):
+        dx, dscale = jax.grad(lambda x, s, run=run: jnp.sum(run(x, s).astype(jnp.float32)), (0, 1))(x, scale)
         assert (dx.dtype, dscale.dtype) == (jnp.bfloat16, jnp.float32)
 
 

@@ -70,8 +70,8 @@ def everything(config, params, batch, pixels):
     def losses(params):
         features = paligemma.image_features(config, params, pixels[:, None])
         states = paligemma.hidden(config, params, batch, paligemma.Features(features))
-        text = params["text"]
-        lp = paligemma.decoder.target_log_probs(config.text, text, states, batch.predict, batch.targets)
+        at = paligemma.decoder.places(states, batch.predict)
+        lp = paligemma.decoder.target_log_probs(config.text, params["text"], at, batch.targets)
         sums = [targets_loss(Plan(None, None, average=kind), lp, batch) for kind in ("token", "example")]
         found = jnp.stack([loss / weight for loss, weight in sums])
         return found, (features, paligemma.logits(config, params, states), found)
