@@ -51,21 +51,21 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
+    began = time.perf_counter()
     asked = sys.argv[1:] if argv is None else argv
     args, rest = parser().parse_known_args(asked)
     overrides = split_overrides(rest, parser())
     given = {name: getattr(args, name) for name in ("model", "metric", "positive", "seed")}
     recipe = recipes.load(args.config, overrides, **given)
     set_up_jax()
-    return learn(args, recipe, " ".join(["./03-do_learn.py", *asked]))
+    return learn(args, recipe, " ".join(["./03-do_learn.py", *asked]), began)
 
 
-def learn(args: argparse.Namespace, recipe: recipes.Recipe, command: str) -> int:
+def learn(args: argparse.Namespace, recipe: recipes.Recipe, command: str, began: float) -> int:
     from rolltune.training import checkpoints, session
     from rolltune.training.loop import new_state, train
 
     say = lambda text: print(text, flush=True)
-    began = time.perf_counter()
     out = Outputs(args.write)
     if not args.resume and checkpoints.exists(out.state):
         raise UserError(f"{out.state}: an interrupted run is there; go on with --resume, or delete the folder")
@@ -90,18 +90,23 @@ def learn(args: argparse.Namespace, recipe: recipes.Recipe, command: str) -> int
         say(f"going on from step {state.step}")
     judging = ready.judge(recipe.metric, folds)
     judge = lambda rolls, some, final: judging(rolls, some, final, [slot.draw for slot in state.slots])
+    ready_after = time.perf_counter() - began
     with Log(out, args, recipe, state, fresh_log=not args.resume) as log, Interrupts(log.say) as interrupts:
-        finished, waiting = train(
+        finished, spent = train(
             ready.run, state, judge, log.step, log.say, interrupts.asked,
             lambda now: checkpoints.save(out.state, now, recipe, lambda kept: kept and _pack(kept)),
         )  # fmt: skip
     if not finished:
         say(f"stopped at step {state.step}; go on with the same command and --resume")
         return INTERRUPTED
-    seconds = time.perf_counter() - began
     from rolltune.commands.learn_results import conclude
 
-    facts = {"seconds": round(seconds, 1), "waiting for data": f"{waiting:.1%}"}
+    facts = {
+        "seconds": round(time.perf_counter() - began, 1),
+        "first step after": f"{ready_after + spent.first_step:.1f} s",
+        "waiting for data": f"{spent.waiting:.1%}",
+    } | _device_facts()
+    say("  ".join(f"{name}: {value}" for name, value in facts.items()))
     status = conclude(args, ready, state, before, passes, folds, log.curves, facts, command, out, say)
     if status == 0:
         checkpoints.remove(out.state)
@@ -273,6 +278,15 @@ def _fit_rolls(ready: Any, say: Any) -> int:
     count, text = fit_rolls(ready.run)
     say(text)
     return count
+
+
+def _device_facts() -> dict[str, Any]:
+    import jax
+
+    device = jax.devices()[0]
+    peak = (device.memory_stats() or {}).get("peak_bytes_in_use")
+    facts = {"peak GiB": round(peak / 2**30, 2)} if peak else {}
+    return facts | {"device": device.device_kind, "jax": jax.__version__}
 
 
 def _first(trainable: Any) -> Any:

@@ -200,11 +200,6 @@ def _report(args, ready, board, ended, before, after, passes, curves, facts, com
     states = {one.draw.roll: ("died" if one.reason else "alive") for one in ended}
     shown_split = "test" if "test" in data.spans else "valid" if "valid" in data.spans else "train"
     rows = data.of(shown_split)
-    device = jax.devices()[0]
-    peak = (device.memory_stats() or {}).get("peak_bytes_in_use")
-    facts = {"device": device.device_kind, "jax": jax.__version__} | facts
-    if peak:
-        facts["peak GiB"] = round(peak / 2**30, 2)
     card = _card(ready, next(one for one in ended if one.draw.roll == board.chosen.roll), passes, board.chosen)
     write_report(
         out.report,

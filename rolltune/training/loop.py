@@ -64,6 +64,14 @@ class Judgement:
 
 
 @dataclasses.dataclass(frozen=True)
+class Spent:
+    """Where the time of a training went."""
+
+    first_step: float  # seconds until the first step was done, compiling included
+    waiting: float  # share of the time in which the device had nothing to do for want of data
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
     """What stays the same. `loader` gives a draw's batches of batch * accumulate rows."""
 
@@ -97,13 +105,14 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     save: Callable[[State], None] | None = None,
     save_seconds: float = 600.0,
-) -> tuple[bool, float]:
-    """Runs until no slot holds a roll, or `stop()`. Returns (whether it ran to the end, share of time without data).
+) -> tuple[bool, Spent]:
+    """Runs until no slot holds a roll, or `stop()`. Returns (whether it ran to the end, where the time went).
 
     `judge(rolls, slots, final)` evaluates the rolls of these slots; `log` is called at every logged
     step; `save`, where given, now and then and at a stop.
     """
-    waited, began, saved = 0.0, time.perf_counter(), time.perf_counter()
+    waited, began, saved, first = 0.0, time.perf_counter(), time.perf_counter(), None
+    spent = lambda: Spent(first, waited / max(time.perf_counter() - began, 1e-9))
     while any(slot.draw is not None for slot in state.slots):
         length = _until_next_look(run.recipe, state)
         batches = _batches(run, state, length)
@@ -114,6 +123,9 @@ def train(
             waited += time.perf_counter() - asked
             state.rolls, report = run.step(run.base, run.table, state.rolls, batch)
             state.step += 1
+            if first is None:
+                jax.block_until_ready(report)
+                first = time.perf_counter() - began
             for slot in state.slots:
                 slot.step += 1
             if stop():
@@ -124,8 +136,8 @@ def train(
             save(state)
             saved = time.perf_counter()
         if stop():
-            return False, waited / max(time.perf_counter() - began, 1e-9)
-    return True, waited / max(time.perf_counter() - began, 1e-9)
+            return False, spent()
+    return True, spent()
 
 
 def _until_next_look(recipe: Recipe, state: State) -> int:

@@ -1,0 +1,158 @@
+"""Times the whole job at real size: load, compile, train, evaluate before and after, rank, save, report.
+
+    python benchmarks/whole_job.py --folder /tmp/job                       # eight rolls, cold and then warm
+    python benchmarks/whole_job.py --folder /tmp/job --rolls 1 --cap 12    # one roll, the device capped at 12 GiB
+    python benchmarks/whole_job.py --folder /tmp/job --peer path/to/peer_hf.py
+
+Ours is the command a person types, started anew, on the 96 sample ads and a file of random weights (5.8 GB, written
+once). The peer (transformers + PEFT + torch.compile) does its runs one after the other in one process, which compiles
+once; its weights are made on the device and its rows are random, so that neither loading nor decoding is counted.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS, STEPS, ANSWERS = 96, 256, 2
+
+
+def prepare(folder: Path) -> None:
+    """The files of the job: weights, tokenizer, a shuffled data set."""
+    if (folder / "dataset/set1/train.jsonl").exists():
+        return
+    from load_memory import random_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    random_file(folder / "random.npz", "bfloat16", None)
+    shutil.copy(ROOT / "rolltune/tiny/tokenizer.model", folder)
+    for command in (["sample-ads", "dataset"], ["shuffle", "-v", "10", "-n", "set1", "--seed", "1"]):
+        subprocess.run([sys.executable, "-m", "rolltune", *command], cwd=folder, env=environment(), check=True)
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+
+def ours(folder: Path, rolls: int, steps: int, cap: float | None, extra: list[str]) -> dict:
+    """One run of the command."""
+    name = f"job-{rolls}-{len(list(folder.glob('checkpoints/*.npz')))}"
+    settings = {"model": "random.npz", "rank": 16, "alpha": 32.0, "steps": steps, "batch": 2, "log_every": 32}
+    command = [sys.executable, "-m", "rolltune", "learn", "-d", "dataset/set1", "-w", name, "--rolls", str(rolls)]
+    command += [f"--config.{key}={value}" for key, value in settings.items()] + ["--config.rate_range=(5e-5,5e-4)"]
+    variables = environment() | {"ROLLTUNE_CACHE": str(folder / "cache")}
+    if cap:
+        query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+        total = float(subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0])
+        variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{cap * 1024 / total:.5f}"
+    began = time.perf_counter()
+    with (folder / f"{name}.log").open("w") as log:
+        process = subprocess.Popen(
+            command + extra, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for line in process.stdout:
+            log.write(f"{time.perf_counter() - began:7.2f} {line}")
+    seconds = time.perf_counter() - began
+    printed = (folder / f"{name}.log").read_text()
+    found = {"who": "ours", "rolls": rolls, "steps": steps, "cap_gib": cap, "status": process.wait()}
+    found["seconds"] = round(seconds, 1)
+    for fact in ("first step after", "waiting for data", "peak GiB"):
+        match = re.search(rf"{fact}: ([\d.]+)", printed)
+        found[fact.replace(" ", "_")] = float(match[1]) if match else None
+    return found
+
+
+def peer(script: Path, runs: int, steps: int) -> dict:
+    """`runs` runs in this process; eight take what these do, building and compiling once."""
+    spec = importlib.util.spec_from_file_location("peer_hf", script)
+    hf = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(script.parent))
+    spec.loader.exec_module(hf)
+    import torch
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    args = hf.parser().parse_args(["--model=paligemma-3b", "--method=lora", "--batch=2", "--seq=16", "--compile=1"])
+    args.seed = 0
+    began = time.perf_counter()
+    m = hf.shapes.MODELS[args.model]
+    model, params = hf.choose_trainable(hf.build(args, m), args)
+    model.train()
+    hf.compile_regions(model)
+    loss_of = torch.compile(hf.cross_entropy, dynamic=False)
+    config = model.get_base_model().config
+    batches = [hf.make_batch(args, m, config) for _ in range(16)]
+    args.batch = 16  # eight rows with two answers each
+    scored = [hf.make_batch(args, m, config) for _ in range(ROWS * ANSWERS // 16)]
+    first = [p.detach().clone() for p in params]
+    torch.cuda.synchronize()
+    built = time.perf_counter() - began
+
+    def evaluate() -> float:
+        begin = time.perf_counter()
+        model.eval()
+        # Eager, since the layers would be compiled anew for this shape.
+        with torch.no_grad(), torch.autocast("cuda", torch.bfloat16), torch.compiler.set_stance("force_eager"):
+            for inputs, targets, _ in scored:
+                logits = model(**inputs).logits.float()
+                torch.log_softmax(logits, -1).gather(-1, targets[..., None]).cpu()
+        model.train()
+        return time.perf_counter() - begin
+
+    evaluate()
+    before = evaluate()
+    trained, after, compiled = [], [], 0.0
+    for _ in range(runs):
+        for p, start in zip(params, first, strict=True):
+            p.data.copy_(start)
+        optimizer = torch.optim.AdamW(params, lr=1e-4, weight_decay=0.0, fused=True)
+        begin = time.perf_counter()
+        for step in range(steps):
+            inputs, targets, _ = batches[step % len(batches)]
+            with torch.autocast("cuda", torch.bfloat16):
+                loss = loss_of(model(**inputs).logits, targets)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if step == 0 and not compiled:
+                torch.cuda.synchronize()
+                compiled = time.perf_counter() - begin
+                begin = time.perf_counter()
+        torch.cuda.synchronize()
+        trained.append(time.perf_counter() - begin)
+        after.append(evaluate())
+    once, each = built + compiled + before, statistics.median(trained) + statistics.median(after)
+    found = {"who": "peer", "built_s": built, "first_step_s": compiled, "before_s": before}
+    found |= {"steps_s": statistics.median(trained), "after_s": statistics.median(after), "eight_s": once + 8 * each}
+    return {name: round(value, 2) if isinstance(value, float) else value for name, value in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="where weights, data and results go")
+    parser.add_argument("--rolls", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--cap", type=float, help="GiB of device memory that may be used")
+    parser.add_argument("--times", type=int, default=2, help="how often ours is run: the first compiles (%(default)s)")
+    parser.add_argument("--peer", type=Path, help="the peer's script")
+    parser.add_argument("--peer-runs", type=int, default=2, help="runs of the peer that are timed (%(default)s)")
+    args, extra = parser.parse_known_args()
+    prepare(args.folder)
+    results = []
+    for _ in range(args.times):
+        results.append(ours(args.folder.resolve(), args.rolls, args.steps, args.cap, extra))
+        print(json.dumps(results[-1]), flush=True)
+    if args.peer:
+        found = peer(args.peer.resolve(), args.peer_runs, args.steps)
+        print(json.dumps(found | {"ratio": round(found["eight_s"] / results[-1]["seconds"], 2)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
