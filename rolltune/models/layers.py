@@ -42,24 +42,28 @@ def product(x: Float[Array, "*b i"], w: Any) -> Float[Array, "*b o"]:
 
 
 def products(x: Float[Array, "*b i"], weights: Sequence[Any]) -> list[Float[Array, "*b o"]]:
-    """`x @ w` for each of the weights; the inputs of adapters without dropout share one pass over x."""
+    """`x @ w` for each of the weights; the inputs of adapters without dropout share one pass over x.
+
+    All rows are one dimension here: for gradients that sum over two, XLA would write a transposed copy of x.
+    """
+    rows = x.reshape(-1, x.shape[-1])
     shared = [w for w in weights if isinstance(w, LoRA) and w.key is None]
     inner: Iterator[Array] = iter(())
     if shared:
-        joined = x @ jnp.concatenate([w.a.astype(x.dtype) for w in shared], -1)
+        joined = rows @ jnp.concatenate([w.a.astype(x.dtype) for w in shared], -1)
         cuts = np.cumsum([w.a.shape[-1] for w in shared])[:-1]
         inner = iter(jnp.split(joined, cuts, -1))
     out = []
     for w in weights:
         if not isinstance(w, LoRA):
-            out.append(x @ w.astype(x.dtype))
-            continue
-        if w.key is None:
-            low = next(inner)
+            y = rows @ w.astype(x.dtype)
+        elif w.key is None:
+            y = product(rows, w.base) + next(inner) @ w.b.astype(x.dtype)
         else:
-            keep = jax.random.bernoulli(w.key, 1 - w.dropout, x.shape)
-            low = jnp.where(keep, x / (1 - w.dropout), 0).astype(x.dtype) @ w.a.astype(x.dtype)
-        out.append(product(x, w.base) + low @ w.b.astype(x.dtype))
+            keep = jax.random.bernoulli(w.key, 1 - w.dropout, rows.shape)
+            dropped = jnp.where(keep, rows / (1 - w.dropout), 0).astype(x.dtype)
+            y = product(rows, w.base) + dropped @ w.a.astype(x.dtype) @ w.b.astype(x.dtype)
+        out.append(y.reshape(*x.shape[:-1], -1))
     return out
 
 
@@ -130,14 +134,15 @@ def _gelu_gated_product_backward(saved, dy):
     gate, up, w = saved
     # Without the barrier XLA shares float32 copies of gate and up between the two ways, and keeps them.
     (gate, up), dy = jax.lax.optimization_barrier(((gate, up), dy))
-    dgated, dw = jax.vjp(product, _gated(gate, up), w)[1](dy)
     dtypes = gate.dtype, up.dtype
-    gate, up, dgated = (s.astype(jnp.float32) for s in (gate, up, dgated))
+    gate, up = gate.astype(jnp.float32), up.astype(jnp.float32)
     inner = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)
     tanh = jnp.tanh(inner)
     slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * gate**2)
     gelu = 0.5 * gate * (1 + tanh)
     dgelu = 0.5 * (1 + tanh) + 0.5 * gate * (1 - tanh**2) * slope
+    dgated, dw = jax.vjp(product, (gelu * up).astype(dtypes[0]), w)[1](dy)
+    dgated = dgated.astype(jnp.float32)
     return (dgated * up * dgelu).astype(dtypes[0]), (dgated * gelu).astype(dtypes[1]), dw
 
 

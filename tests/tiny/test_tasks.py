@@ -94,8 +94,8 @@ def test_prints_and_adverts_answer_with_what_they_print():
     assert answers["what is the price?"] == "$5"
     assert answers["what does the badge say?"] == "SALE"
     assert answers["is there small print?"] == "no" and answers["is there a button?"] == "yes"
-    assert answers["is there a burst badge but no small print?"] == "yes"
-    assert answers["is there a burst badge and small print?"] == "no"
+    assert answers["is there a button but no small print?"] == "yes"
+    assert answers["is there a price and small print?"] == "no"
 
 
 def test_statistics_are_those_of_the_pixels():
