@@ -172,26 +172,35 @@ def attend(
     softcap: float | None = None,
 ) -> Float[Array, "b t n h"]:
     """Grouped-query attention: each key head serves n/k consecutive query heads. Logits and softmax in float32."""
-    grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[-1])
-    return _attend(grouped, k, v, mask, scale, softcap).reshape(q.shape)
+    b, t, _, h = q.shape
+    heads = k.shape[2]
+    # A key head's queries of all tokens are the rows of one matrix: with one key head, as they lie there.
+    rows = q.reshape(b, t, heads, -1, h).swapaxes(1, 2).reshape(b, heads, -1, h)
+    out = _attend(rows, k.swapaxes(1, 2), v.swapaxes(1, 2), mask, scale, softcap)
+    return out.reshape(b, heads, t, -1, h).swapaxes(1, 2).reshape(q.shape)
 
 
-# Weights are [B, K, T, G, S]: with one key head, queries of all heads are then rows of one product as they lie there.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _attend(q, k, v, mask, scale, softcap):
-    weights, _ = _attention_weights(q, k, mask, scale, softcap)
-    return jnp.einsum("bktgs,bskh->btkgh", weights.astype(v.dtype), v)
+    """q [B, K, M, H], k and v [B, K, S, H] -> [B, K, M, H]; the M rows are T tokens of M/T heads each."""
+    return _multiply(_attention_weights(q, k, mask, scale, softcap)[0].astype(v.dtype), v, 3, 2)
+
+
+def _multiply(x, y, x_axis, y_axis, dtype=None):
+    """Sums over these axes, for each B and K. einsum would be free to swap the two and to transpose what comes out."""
+    return jax.lax.dot_general(x, y, (((x_axis,), (y_axis,)), ((0, 1), (0, 1))), preferred_element_type=dtype)
 
 
 def _attention_weights(q, k, mask, scale, softcap):
-    """Float32 weights, and the slope of the soft cap."""
-    logits = jnp.einsum("btkgh,bskh->bktgs", q, k, preferred_element_type=jnp.float32) * scale
+    """Float32 weights [B, K, M, S], and the slope of the soft cap."""
+    logits = _multiply(q, k, 3, 3, jnp.float32) * scale
     slope = 1.0
     if softcap:
         capped = jnp.tanh(logits / softcap)
         logits, slope = softcap * capped, 1 - capped**2
     if mask is not None:
-        logits = jnp.where(mask[:, None, :, None], logits, NEVER)
+        by_token = logits.reshape(*logits.shape[:2], mask.shape[1], -1, logits.shape[-1])
+        logits = jnp.where(mask[:, None, :, None], by_token, NEVER).reshape(logits.shape)
     return jax.nn.softmax(logits, -1), slope
 
 
@@ -203,13 +212,11 @@ def _attend_backward(scale, softcap, saved, dy):
     """As FlashAttention's (Dao et al. 2022, arXiv:2205.14135): weights again, and products in the inputs' dtype."""
     (q, k, v), dy = jax.lax.optimization_barrier((saved[:3], dy))
     weights, slope = _attention_weights(q, k, saved[3], scale, softcap)
-    dv = jnp.einsum("bktgs,btkgh->bskh", weights.astype(dy.dtype), dy)
-    dweights = jnp.einsum("btkgh,bskh->bktgs", dy, v, preferred_element_type=jnp.float32)
+    dv = _multiply(weights.astype(dy.dtype), dy, 2, 2)
+    dweights = _multiply(dy, v, 3, 3, jnp.float32)
     dlogits = weights * (dweights - jnp.sum(weights * dweights, -1, keepdims=True)) * slope * scale
     dlogits = dlogits.astype(q.dtype)
-    dq = jnp.einsum("bktgs,bskh->btkgh", dlogits, k)
-    dk = jnp.einsum("bktgs,btkgh->bskh", dlogits, q)
-    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
+    return _multiply(dlogits, k, 3, 2), _multiply(dlogits, q, 2, 2), dv, None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
