@@ -23,6 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS, STEPS, ANSWERS = 96, 256, 2
+CONTEXT_MIB = 500  # what the other process's CUDA context takes beside its allocation
 
 
 def prepare(folder: Path) -> None:
@@ -43,17 +44,33 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
+def hold_all_but(gib: float) -> subprocess.Popen:
+    """Another process takes the device's memory but for so much: what no allocator can ignore."""
+    query = ["nvidia-smi", "--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits"]
+    printed = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+    free, total = map(float, printed.splitlines()[0].split(","))
+    share = (free - CONTEXT_MIB - gib * 1024) / total
+    variables = environment() | {
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "true",
+        "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{share:.5f}",
+    }
+    program = "import jax, time; jax.numpy.zeros(1).block_until_ready(); print(flush=True); time.sleep(3600)"
+    process = subprocess.Popen([sys.executable, "-c", program], env=variables, stdout=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    left = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].split(",")[0]
+    print(f"left on the device: {float(left) / 1024:.2f} GiB", flush=True)
+    return process
+
+
 def ours(folder: Path, rolls: int, steps: int, cap: float | None, extra: list[str]) -> dict:
     """One run of the command."""
     name = f"job-{rolls}-{len(list(folder.glob('checkpoints/*.npz')))}"
     settings = {"model": "random.npz", "rank": 16, "alpha": 32.0, "steps": steps, "batch": 2, "log_every": 32}
     command = [sys.executable, "-m", "rolltune", "learn", "-d", "dataset/set1", "-w", name, "--rolls", str(rolls)]
-    command += [f"--config.{key}={value}" for key, value in settings.items()] + ["--config.rate_range=(5e-5,5e-4)"]
+    command += [f"--config.{key}={value}" for key, value in settings.items()]
+    command += ["--config.rate_range=(5e-5,5e-4)", "--config.redraws=0"]  # each roll runs once, as the peer's
     variables = environment() | {"ROLLTUNE_CACHE": str(folder / "cache")}
-    if cap:
-        query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-        total = float(subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0])
-        variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{cap * 1024 / total:.5f}"
+    ballast = hold_all_but(cap) if cap else None
     began = time.perf_counter()
     with (folder / f"{name}.log").open("w") as log:
         process = subprocess.Popen(
@@ -62,6 +79,8 @@ def ours(folder: Path, rolls: int, steps: int, cap: float | None, extra: list[st
         for line in process.stdout:
             log.write(f"{time.perf_counter() - began:7.2f} {line}")
     seconds = time.perf_counter() - began
+    if ballast:
+        ballast.kill()
     printed = (folder / f"{name}.log").read_text()
     found = {"who": "ours", "rolls": rolls, "steps": steps, "cap_gib": cap, "status": process.wait()}
     found["seconds"] = round(seconds, 1)

@@ -19,6 +19,11 @@ COMMANDS = {
     "sample-ads": ("rolltune.commands.sample_ads", "draw the sample data set of 96 advertisements"),
 }
 
+OUT_OF_MEMORY = (
+    "the device's memory is used up. Train fewer rolls at once (--rolls auto takes what fits), let the step keep less "
+    "(--config.remat=True: a third slower), score fewer rows at once (--config.evaluate_batch=4), and close what else "
+    "is on the card (nvidia-smi shows it). What was saved before is untouched."
+)
 USAGE_ERROR = 2
 READER_GONE = 141  # 128 + SIGPIPE
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for a program ended by Ctrl-C
@@ -53,6 +58,11 @@ def main(argv: list[str] | None = None) -> int:
         return run(arguments[0], arguments[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(f"error: {OUT_OF_MEMORY}\n{str(error).splitlines()[0]}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -45,6 +45,9 @@ def shown(path: Path) -> str:
 def set_up_jax() -> None:
     """Leaves the desktop some memory of its card, and keeps compiled programs from one start to the next."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    # CUDA's own allocator joins what is free in pieces. JAX's usual one can't: loading leaves it holes, in which the
+    # few GiB that a step needs in one piece find no place, though there is room enough in all.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_ALLOCATOR", "cuda_async")
     import jax
 
     from rolltune.base import cache_folder

@@ -81,7 +81,7 @@ def learn(args: argparse.Namespace, recipe: recipes.Recipe, command: str, began:
         slots = _fit_rolls(ready, say)
         ready = dataclasses.replace(ready, run=dataclasses.replace(ready.run, draws=max(slots, recipe.draws)))
     fresh = new_state(ready.run, slots)
-    before = ready.score_rolls(_first(fresh.rolls.trainable), 1)[0]
+    before = ready.score_rolls(fresh.rolls.trainable, slots)[0]  # all alike as yet; later scores reuse the program
     _print_results(data, ready, before, passes - 1, say)
     say(data.positive.reason)
     state = fresh
@@ -287,12 +287,6 @@ def _device_facts() -> dict[str, Any]:
     peak = (device.memory_stats() or {}).get("peak_bytes_in_use")
     facts = {"peak GiB": round(peak / 2**30, 2)} if peak else {}
     return facts | {"device": device.device_kind, "jax": jax.__version__}
-
-
-def _first(trainable: Any) -> Any:
-    import jax
-
-    return jax.tree.map(lambda leaf: leaf[:1], trainable)
 
 
 def _print_results(data: Any, ready: Any, prediction: Any, passes: int, say: Any) -> None:

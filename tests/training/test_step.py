@@ -105,7 +105,8 @@ def test_rolls_in_one_step_equal_separate_ones(frozen_and_start, table, forward,
     for members in ([0, 1], [0, 1, 2]) if method == "lora" else ([2, 0, 1],):
         together, report = run(members)
         for slot, n in enumerate(members):
-            same(one(together, slot), one(alone[n][0], 0), rtol=2e-4, atol=1e-5)
+            # Adam divides by the gradient's own size: where that is near zero, rounding is a part of a whole step.
+            same(one(together, slot), one(alone[n][0], 0), rtol=2e-4, atol=5e-3 * draws[n].rate)
             np.testing.assert_allclose(report.loss[slot], alone[n][1].loss[0], rtol=1e-5)
     begun = one(started(ADAM, start, *draws), slice(0, 1)).trainable
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max() > 1e-5, alone[0][0].trainable, begun)
