@@ -1,8 +1,7 @@
 """The sample data set: 96 drawn advertisements, and whether each complies with the law of a made-up country.
 
 That law: an advertisement with a claim (No.1, CURES, 100%, ...) must carry small print in a box. Offers (NEW,
-SALE, -20%, ...) need none, and small print does no harm. A claim is printed on a star-shaped badge, an offer on
-any other, so that it can be told by its words or by its form. Neither the badge nor the box alone gives the
+SALE, -20%, ...) need none, and small print does no harm. So neither the badge nor the box alone gives the
 answer, and nothing else in the picture (product, colours, layout, kind of file) has to do with it.
 """
 
@@ -25,7 +24,6 @@ from .words import price
 PROMPT = "Does this advertisement comply with the law?"
 CLAIMS = ("No.1", "CURES", "HEALS", "100%", "MIRACLE", "BEST")
 OFFERS = ("NEW", "SALE", "-20%", "FRESH", "GIFT", "TRY ME")
-FORMS = {"claim": ("burst",), "offer": tuple(form for form in BADGES if form != "burst")}
 HEADLINES = {
     "tube": ("PURE SKIN", "Silk Cream", "SUN CARE"),
     "pills": ("VITA PLUS", "Daily Iron", "SLEEP WELL"),
@@ -79,7 +77,7 @@ def samples(seed: int) -> list[Sample]:
             product=product,
             headline=rng.choice(HEADLINES[product]),
             price=price(rng) if rng.random() < 0.5 else None,
-            badge=None if text is None else Badge(rng.choice(FORMS[badge]), text, rng.choice(list(COLOURS))),
+            badge=None if text is None else Badge(rng.choice(BADGES), text, rng.choice(list(COLOURS))),
             note=rng.choice(NOTES) if note else None,
             button=rng.choice(BUTTONS) if rng.random() < 0.5 else None,
             slogan=rng.choice(SLOGANS) if rng.random() < 0.5 else None,
