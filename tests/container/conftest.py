@@ -195,3 +195,17 @@ def image(engine: Engine, person: Person) -> str:
     base.unlink()
     person.build()
     return "rolltune:latest"
+
+
+@pytest.fixture(scope="session")
+def compose(engine: Engine) -> str:
+    """Docker Compose 2, which this Debian has not: the program alone, out of the package of the next one."""
+    folder = engine.folder / "compose"
+    made = subprocess.run(
+        ["mmdebstrap", "--variant=extract", "--include=docker-compose", "trixie", str(folder)],
+        capture_output=True,
+        text=True,
+    )
+    if made.returncode:
+        cannot(f"mmdebstrap could not fetch Docker Compose:\n{made.stderr[-2000:]}")
+    return str(folder / "usr/libexec/docker/cli-plugins/docker-compose")

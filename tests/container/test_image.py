@@ -89,6 +89,34 @@ def test_a_terminal_comes_through(image, person):
     assert done.returncode == 5
 
 
+def test_compose_works_on_the_same_folders(image, person, compose):
+    (person.clone / "playground/checkpoints").mkdir(exist_ok=True)
+    os.chown(person.clone / "playground/checkpoints", person.uid, person.uid)
+    network = person.engine.folder / "network.yaml"  # the engine has no bridge
+    network.write_text("services: {rolltune: {network_mode: none}, rolltune-gpu: {network_mode: none}}")
+    settings = {"ROLLTUNE_UID": str(person.uid), "ROLLTUNE_GID": str(person.uid), "HOME": str(person.home)}
+    script = "ls ./03-do_learn.py && touch dataset/x ../cache/x checkpoints/x && exit 7"
+    done = subprocess.run(
+        [
+            *(*person.user, compose, "-f", "docker/compose.yaml", "-f", str(network)),
+            *("run", "--rm", "--no-TTY", "rolltune", "bash", "-c", script),
+        ],
+        env=person.engine.environment | settings,
+        cwd=person.clone,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (7, "./03-do_learn.py\n"), done.stderr
+    made = [person.clone / folder / "x" for folder in ("playground/dataset", "cache", "checkpoints")]
+    assert [path.stat().st_uid for path in made] == [person.uid] * 3
+
+
+def test_the_packages_agree_with_each_other(image, person):
+    """pip resolved nothing when it installed the lock: what it would have noticed is looked for here."""
+    done = person.run("pip", "check")
+    assert (done.returncode, done.stdout) == (0, "No broken requirements found.\n"), done.stdout
+
+
 def test_credentials_are_mounted_read_only(image, person):
     (person.home / ".kaggle").mkdir()
     (person.home / ".kaggle/kaggle.json").write_text("kaggle's")
