@@ -79,8 +79,9 @@ if [ "$gpu" = yes ] || { [ "$gpu" = look ] && gpu_present; }; then command+=(--g
 mount "$playground" /rolltune/playground
 mount "$cache" /rolltune/cache
 mount "$checkpoints" /rolltune/playground/checkpoints
-if [ -d "$HOME/.kaggle" ]; then mount "$HOME/.kaggle" /home/rolltune/.kaggle readonly; fi
-token=${HF_TOKEN_PATH:-${HF_HOME:-$HOME/.cache/huggingface}/token}
+home=${HOME:-/nonexistent} # a service may have none
+if [ -d "$home/.kaggle" ]; then mount "$home/.kaggle" /home/rolltune/.kaggle readonly; fi
+token=${HF_TOKEN_PATH:-${HF_HOME:-$home/.cache/huggingface}/token}
 if [ -f "$token" ]; then
   mount "$token" /home/rolltune/huggingface-token readonly
   command+=(--env HF_TOKEN_PATH=/home/rolltune/huggingface-token)
@@ -99,11 +100,13 @@ if [ "$dry_run" = yes ]; then
   exit 0
 fi
 if ! "$DOCKER" image inspect "$IMAGE" >/dev/null 2>&1; then
+  accelerator=cuda12
+  if [ "$gpu" = no ] || { [ "$gpu" = look ] && ! gpu_present; }; then accelerator=cpu; fi
   say "there is no image $IMAGE yet"
   answer=no
-  if [ -t 0 ]; then read -r -p "Build it now? [y/N] " answer; fi
+  if [ -t 0 ]; then read -r -p "Build it now, for $accelerator? [y/N] " answer || answer=no; fi
   case "$answer" in
-    y* | Y*) "$ROOT/bin/docker-build.sh" ;;
+    y* | Y*) "$ROOT/bin/docker-build.sh" "$accelerator" ;;
     *) fail "build it first: ./bin/docker-build.sh (or ./bin/docker-build.sh cpu without a GPU)" ;;
   esac
 fi

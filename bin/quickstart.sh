@@ -40,6 +40,11 @@ while [ $# -gt 0 ]; do
   shift
 done
 
+if [ "$accelerator" != cpu ] && [ "$(uname -s)" != Linux ]; then
+  fail "JAX computes on an NVIDIA GPU under Linux only, and this is $(uname -s)" \
+    "On Windows work in the container (./bin/docker-build.sh), or run this inside WSL2; here: --with cpu"
+fi
+
 # Shows a command as one would type it, and runs it.
 run() {
   local word line=""

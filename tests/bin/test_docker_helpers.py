@@ -7,9 +7,11 @@ import itertools
 import os
 import pty
 import subprocess
+from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[2]
 DOCKER = """
 case "$1" in
   version) echo "${ENGINE:-24.0.5}" ;;
@@ -144,6 +146,30 @@ def test_no_docker_at_all_names_the_other_way(bare_machine):
 def test_a_missing_image_names_the_command(linux):
     done, given = run(linux, "true", IMAGE_MISSING="1")
     assert done.returncode == 1 and given == [] and "./bin/docker-build.sh" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("card", "flags", "accelerator"),
+    [("No devices", [], "cpu"), ("GPU 0: NVIDIA H200", [], "cuda12"), ("GPU 0: NVIDIA H200", ["--cpu"], "cpu")],
+)
+def test_the_build_that_is_offered_suits_the_machine(linux, card, flags, accelerator):
+    linux.add("nvidia-smi", f'echo "{card}"')
+    linux.add("docker", DOCKER.replace('exit "${IMAGE_MISSING:-0}"', "exit 1").replace('"$RECORD"', '"$RECORD.$1"'))
+    ours, theirs = pty.openpty()
+    os.write(ours, b"y\n")
+    done, _ = run(linux, *flags, "true", terminal=theirs)
+    os.close(theirs)
+    os.close(ours)
+    assert done.returncode == 0, done.stderr
+    built = (linux.folder / "record.build").read_text().splitlines()
+    assert f"ACCELERATOR={accelerator}" in built
+    assert (linux.folder / "record.run").read_text().splitlines()[-1] == "true"
+
+
+def test_a_service_without_a_home_can_run_it(linux):
+    command = ["env", "--unset=HOME", "/bin/bash", str(ROOT / "bin/docker-run.sh"), "--dry-run", "true"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_windows_paths_gpu_and_no_rewriting(windows):

@@ -76,3 +76,12 @@ def test_an_unknown_argument_is_an_error(machine, argument):
 def test_with_takes_an_accelerator(machine):
     done = machine.run("bin/quickstart.sh", "--with", "rocm")
     assert done.returncode == 1 and "cuda12" in done.stderr and "'rocm'" in done.stderr
+
+
+@pytest.mark.parametrize("system", ["MINGW64_NT-10.0-22631", "Darwin"])
+def test_a_gpu_that_jax_cannot_use_is_refused_before_anything_is_fetched(machine, system):
+    """The CUDA wheels are for Linux: pip would say that it found none, as if there were no network."""
+    machine.add("uname", f"echo {system}")
+    done = machine.run("bin/quickstart.sh", "--with", "cuda12", ROLLTUNE_VENV=str(machine.folder / "venv"))
+    assert done.returncode == 1 and system in done.stderr and "WSL2" in done.stderr
+    assert not (machine.folder / "venv").exists()
