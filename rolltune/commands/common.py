@@ -27,6 +27,8 @@ def find_dataset(name: str, root: Path = Path("dataset")) -> dict[str, Path]:
     path = root / name if not Path(name).exists() else Path(name)
     if path.is_file():
         return {"train": path}
+    if not path.is_dir() and not root.is_dir():
+        raise UserError(f"{name}: no such data set, and no folder {root} in {Path.cwd()}: cd into playground first")
     if not path.is_dir():
         raise UserError(f"{path}: no such data set; ./02-shuffle_data.sh -v 10 -n {Path(name).name} makes it")
     files = {split: path / f"{split}.jsonl" for split in ("train", "valid", "test")}

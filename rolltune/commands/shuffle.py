@@ -59,6 +59,11 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     folder = options.dataset_folder or default_folder()
     data = options.data or str(folder / "data.jsonl")
+    if not options.data and not Path(data).exists():
+        raise UserError(
+            f"{data}: there is no such file; write it there beside your images (docs/data.md says how), "
+            "name other data, or draw 96 sample advertisements: rolltune sample-ads dataset"
+        )
     if safe_name(options.name) != options.name:
         raise UserError(f"-n {options.name!r}: expected a plain folder name, such as {safe_name(options.name)!r}")
     if sum(bool(way) for way in (options.folds, options.mod, options.ratios, options.valid or options.test)) > 1:

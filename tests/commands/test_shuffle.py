@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from rolltune.commands.common import find_dataset
 from rolltune.commands.shuffle import main
 from rolltune.data.examples import read_examples
 from rolltune.errors import UserError
@@ -74,6 +75,20 @@ def test_every_bad_row_is_told_and_nothing_written(dataset):
         main(["-v", "4", "--dataset-folder", str(dataset)])
     assert "data.jsonl:6:" in str(caught.value) and "data.jsonl:7:" in str(caught.value)
     assert not (dataset / "set1").exists()
+
+
+def test_a_newcomer_without_data_is_told_where_it_comes_from(tmp_path):
+    with pytest.raises(UserError, match=r"data\.jsonl: there is no such file.*rolltune sample-ads dataset"):
+        main(["-n", "set1", "--dataset-folder", str(tmp_path)])
+
+
+def test_a_set_is_looked_for_in_the_playground(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="cd into playground"):
+        find_dataset("set1")
+    (tmp_path / "dataset").mkdir()
+    with pytest.raises(UserError, match=r"02-shuffle_data\.sh -v 10 -n set1 makes it"):
+        find_dataset("set1")
 
 
 def test_a_folder_of_someone_else_is_not_replaced(dataset):
