@@ -81,16 +81,17 @@ install_locked() {
   local lock=$1 python state log
   VENV=${ROLLTUNE_VENV:-$ROOT/.venv}
   PYTHON=$(venv_python "$VENV")
-  if ! supported "$PYTHON"; then
+  state=$(printf '%s\n' "$ROOT" && cat "$lock" "$ROOT/pyproject.toml")
+  if supported "$PYTHON" && [ -f "$VENV/rolltune-installed" ] && [ "$state" = "$(cat "$VENV/rolltune-installed")" ]; then
+    return
+  fi
+  # One without pip is what a first try leaves where python3-venv is missing.
+  if ! supported "$PYTHON" || ! "$PYTHON" -c 'import pip' >/dev/null 2>&1; then
     python=$(find_python) || exit 1
     say "making a virtual environment in $VENV with $("$python" --version)"
     "$python" -m venv --clear "$VENV" || fail "could not make a virtual environment in $VENV" \
       "Debian and Ubuntu keep that part of Python apart: sudo apt install python3-venv"
     PYTHON=$(venv_python "$VENV")
-  fi
-  state=$(printf '%s\n' "$ROOT" && cat "$lock" "$ROOT/pyproject.toml")
-  if [ -f "$VENV/rolltune-installed" ] && [ "$state" = "$(cat "$VENV/rolltune-installed")" ]; then
-    return
   fi
   rm -f "$VENV/rolltune-installed"
   say "installing what ${lock#"$ROOT/"} pins (once; a minute or two)"

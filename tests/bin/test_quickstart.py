@@ -31,6 +31,16 @@ def test_python_without_venv_names_the_package(machine):
     assert done.returncode == 1 and "apt install python3-venv" in done.stderr
 
 
+def test_a_half_made_environment_is_made_again(machine):
+    """What is left where python3-venv is missing: a Python without pip. Installing the package must be enough."""
+    venv = machine.folder / "venv"
+    (venv / "bin").mkdir(parents=True)
+    machine.add("python3.13", '[[ "$*" != *pip* ]] || exit 1; [ "$2" != venv ] || echo "making it anew" >&2')
+    shutil.copy(machine.programs / "python3.13", venv / "bin/python")
+    done = machine.run("bin/quickstart.sh", "--install-only", ROLLTUNE_VENV=str(venv))
+    assert "making it anew" in done.stderr
+
+
 def test_no_network_is_said_and_the_log_named(machine):
     """A real pip, sent to an address where nothing listens."""
     venv = machine.folder / "venv"
