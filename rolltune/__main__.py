@@ -1,6 +1,7 @@
 """The `rolltune` command: names its parts, imports only the one that is asked for, and turns errors into advice."""
 
 import importlib
+import importlib.util
 import os
 import sys
 
@@ -77,6 +78,7 @@ def run(name: str, arguments: list[str]) -> int:
     """Import the command's module and call its `main`; an unknown name or a missing package is a UserError."""
     if name not in COMMANDS:
         raise UserError(f"there is no command {name!r}; the commands are {', '.join(COMMANDS)}")
+    hush_false_alarm()
     try:
         command = importlib.import_module(COMMANDS[name][0])
     except ModuleNotFoundError as missing:
@@ -87,6 +89,15 @@ def run(name: str, arguments: list[str]) -> int:
             "then `source .venv/bin/activate`, or work in the container: ./bin/docker-run.sh"
         ) from missing
     return command.main(arguments)
+
+
+def hush_false_alarm() -> None:
+    """On a CPU, XLA shows two pages on each program that it finds in its cache, about features that are preferences.
+
+    They are errors to its log and to nobody else: real ones are raised. It reads the level when it is imported.
+    """
+    if os.environ.get("JAX_PLATFORMS") == "cpu" or importlib.util.find_spec("jax_plugins") is None:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 if __name__ == "__main__":

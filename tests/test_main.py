@@ -1,5 +1,6 @@
 """The `rolltune` command: what it prints and the exit status that scripts rely on."""
 
+import os
 import subprocess
 import sys
 import types
@@ -41,6 +42,15 @@ def test_arguments_and_exit_status_pass_through(command):
     command(lambda argv: seen.append(argv) or 7)
     assert program.main(["learn", "-d", "set 1"]) == 7
     assert seen == [["-d", "set 1"]]
+
+
+@pytest.mark.parametrize(("platforms", "level"), [("cpu", "3"), ("cuda,cpu", None)])
+def test_a_cpu_is_spared_the_log_of_programs_found_in_the_cache(command, monkeypatch, platforms, level):
+    monkeypatch.setattr(program.importlib.util, "find_spec", lambda name: "a plug-in for a GPU")
+    monkeypatch.setattr(os, "environ", {"JAX_PLATFORMS": platforms})
+    command(lambda argv: 0)
+    program.main(["learn"])
+    assert os.environ.get("TF_CPP_MIN_LOG_LEVEL") == level
 
 
 def test_a_user_error_is_one_line_and_status_2(command, capsys):
