@@ -63,6 +63,10 @@ def test_the_lock_has_what_the_project_asks_for(name):
             assert version and wanted.specifier.contains(version, prereleases=True), f"{wanted} on {python}: {version}"
 
 
+def test_the_image_is_labelled_with_the_projects_version():
+    assert f"\nARG VERSION={PROJECT['version']}\n" in (ROOT / "Dockerfile").read_text()
+
+
 @pytest.mark.parametrize("installer", ["bin/common.sh", "Dockerfile"])
 def test_pip_resolves_nothing_beside_the_lock(installer):
     lines = [line for line in (ROOT / installer).read_text().splitlines() if "--require-hashes" in line]
