@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Published weights and tokenizer into the cache folder. Try: ./01-download_models.py --help"""
 
+import os
 import sys
 from pathlib import Path
 
@@ -8,4 +9,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without in
 
 from rolltune.__main__ import main
 
-sys.exit(main(["download", *sys.argv[1:]]))
+# Where the recipes look for it: ../cache.
+cache = os.environ.get("ROLLTUNE_CACHE") or str(Path(__file__).resolve().parents[1] / "cache")
+sys.exit(main(["download", "--cache", cache, *sys.argv[1:]]))

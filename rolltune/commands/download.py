@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from rolltune.weights import catalogue
 from rolltune.weights.download import HUBS, Hub, credentials, download, gigabytes
 
 HELP = """\
-Downloads PaliGemma's weights and tokenizer into the cache folder ($ROLLTUNE_CACHE, or ./cache).
+Downloads PaliGemma's weights and tokenizer into the cache folder: $ROLLTUNE_CACHE, or cache/ beside playground/ (for
+`rolltune download` in another place: ./cache).
 
 An interrupted download goes on where it stopped; the SHA-256 of each file is recorded beside it and checked again when
 the command is repeated. Kaggle has big_vision's .npz files, Hugging Face folders of .safetensors; rolltune reads both.
@@ -25,6 +27,7 @@ examples:
 
 then:
   02-shuffle_data.sh -v 10 -n set1
+  03-do_learn.py -d set1 -w trained-set1 --config recipes/paligemma_ads.py --model ../cache/paligemma-3b-pt-224.bf16.npz
 """
 
 
@@ -71,6 +74,8 @@ def main(argv: list[str] | None = None, hubs: dict[str, Callable[[], Hub]] | Non
         print("\nStopped. What came so far is kept: the same command goes on where it stopped.")
         return 130
     print("Ready:", ", ".join(str(path) for path in paths))
+    weights = shlex.quote(str(paths[-1]))
+    print(f"next: ./03-do_learn.py -d set1 -w trained-set1 --config recipes/paligemma_ads.py --model {weights}")
     return 0
 
 

@@ -1,5 +1,8 @@
 """01-download_models.py as a person runs it."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -8,6 +11,8 @@ import pytest
 from rolltune.commands.download import main
 from rolltune.weights.catalogue import Source
 from rolltune.weights.download import RemoteFile
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class FakeHub:
@@ -41,7 +46,16 @@ def test_the_default_brings_weights_and_tokenizer(hubs, tmp_path, capsys):
     assert main([], hubs) == 0
     assert FakeHub.asked == [("web", "paligemma_tokenizer.model"), ("kaggle", "paligemma-3b-pt-224.bf16.npz")]
     assert (tmp_path / "cache/paligemma-3b-pt-224.bf16.npz").read_bytes() == b"abc"
-    assert "Ready:" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Ready:" in said and f"--model {tmp_path}/cache/paligemma-3b-pt-224.bf16.npz\n" in said
+
+
+@pytest.mark.parametrize("setting", [{}, {"ROLLTUNE_CACHE": "/elsewhere"}])
+def test_the_script_puts_them_where_the_recipes_look(setting, tmp_path):
+    kept = {name: value for name, value in os.environ.items() if name != "ROLLTUNE_CACHE"}
+    script = [sys.executable, str(ROOT / "playground/01-download_models.py"), "--list"]
+    said = subprocess.check_output(script, cwd=tmp_path, env=kept | setting, text=True)
+    assert f"They go to {setting.get('ROLLTUNE_CACHE', ROOT / 'cache')}. " in said
 
 
 def test_auto_goes_where_credentials_are(hubs, monkeypatch, tmp_path):
