@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Build the container image.
 #
-#   ./bin/docker-build.sh             for NVIDIA GPUs, driver 525 or newer (about 6 GB on disk)
-#   ./bin/docker-build.sh cuda13      for NVIDIA GPUs, driver 580 or newer (about 5 GB)
+#   ./bin/docker-build.sh             for NVIDIA GPUs, driver 525 or newer (6.3 GB on disk)
+#   ./bin/docker-build.sh cuda13      for NVIDIA GPUs, driver 580 or newer (5.2 GB)
 #   ./bin/docker-build.sh cpu         without GPU (1.1 GB)
 #
 #   --big-vision     add big_vision, the reference implementation, for its parity test

@@ -91,7 +91,8 @@ def environment(clone: Path, tmp_path: Path) -> dict[str, str]:
     program.chmod(0o755)
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "CI")}
     paths = {"PATH": f"{venv}/bin:{os.environ['PATH']}", "VIRTUAL_ENV": str(venv), "ROLLTUNE_VENV": str(venv)}
-    return kept | paths | {"NO_COLOR": "1", "COLUMNS": "120", "JAX_PLATFORMS": "cpu"}
+    settings = {"NO_COLOR": "1", "COLUMNS": "120", "JAX_PLATFORMS": "cpu", "ROLLTUNE_CACHE": str(tmp_path / "cache")}
+    return kept | paths | settings
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: str(page.relative_to(ROOT)))
