@@ -88,6 +88,10 @@ install_locked() {
   # One without pip is what a first try leaves where python3-venv is missing.
   if ! supported "$PYTHON" || ! "$PYTHON" -c 'import pip' >/dev/null 2>&1; then
     python=$(find_python) || exit 1
+    if [ "$VENV" != "${VENV//:/}" ] && ! on_windows; then
+      fail "Python makes no virtual environment below a folder with a colon in its name: $VENV" \
+        "Keep it elsewhere, now and later: export ROLLTUNE_VENV=\$HOME/rolltune-venv"
+    fi
     say "making a virtual environment in $VENV with $("$python" --version)"
     "$python" -m venv --clear "$VENV" || fail "could not make a virtual environment in $VENV" \
       "Debian and Ubuntu keep that part of Python apart: sudo apt install python3-venv"

@@ -31,6 +31,11 @@ def test_python_without_venv_names_the_package(machine):
     assert done.returncode == 1 and "apt install python3-venv" in done.stderr
 
 
+def test_a_colon_in_the_path_is_named_with_the_way_round_it(machine):
+    done = machine.run("bin/quickstart.sh", ROLLTUNE_PYTHON=sys.executable, ROLLTUNE_VENV=str(machine.folder / "1:2"))
+    assert done.returncode == 1 and "a colon" in done.stderr and "export ROLLTUNE_VENV=$HOME/" in done.stderr
+
+
 def test_a_half_made_environment_is_made_again(machine):
     """What is left where python3-venv is missing: a Python without pip. Installing the package must be enough."""
     venv = machine.folder / "venv"
