@@ -18,7 +18,7 @@ def test_compose_mounts_and_settings_are_those_of_docker_run():
         assert service["environment"] == passed_on.replace("\\\n", "").split()
         assert "--init\n" in command and service["init"] and f"--shm-size\n{service['shm_size']}\n" in command
         for volume in service["volumes"]:
-            source = (ROOT / "docker" / volume["source"]).resolve()
+            source = str((ROOT / "docker" / volume["source"]).resolve()).replace('"', '""')
             assert f'type=bind,"source={source}",target={volume["target"]}\n' in command, name
     assert services["rolltune-gpu"]["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
     assert "deploy" not in services["rolltune"]
