@@ -40,13 +40,14 @@ LABEL org.opencontainers.image.title="rolltune" \
       org.opencontainers.image.version="${VERSION}" \
       rolltune.accelerator="${ACCELERATOR}"
 # Any numeric user must be able to work here: a home that everybody may write to, and a USER for programs that look up
-# a name in /etc/passwd. The card is shared with a desktop, so JAX must not take three quarters of it at once.
+# a name in /etc/passwd. The card is shared with a desktop, so JAX must not take three quarters of it at once;
+# CUDA's own allocator joins free pieces, as rolltune's commands have it outside the container, too.
 ENV HOME=/home/rolltune USER=rolltune \
     ROLLTUNE_ACCELERATOR=${ACCELERATOR} \
     ROLLTUNE_CACHE=/rolltune/cache \
     HF_HOME=/rolltune/cache/huggingface KAGGLEHUB_CACHE=/rolltune/cache/kagglehub \
     JAX_COMPILATION_CACHE_DIR=/rolltune/cache/xla \
-    XLA_PYTHON_CLIENT_PREALLOCATE=false \
+    XLA_PYTHON_CLIENT_PREALLOCATE=false XLA_PYTHON_CLIENT_ALLOCATOR=cuda_async \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 RUN mkdir -p /home/rolltune /rolltune/cache /rolltune/checkpoints /rolltune/playground && \
     chmod 0777 /home/rolltune /rolltune/cache /rolltune/checkpoints /rolltune/playground

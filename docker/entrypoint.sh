@@ -59,8 +59,10 @@ report() {
     fi
   done <<<"$cards"
   if on_wsl; then
-    say "WSL2: Windows moves GPU memory to RAM without an error when it runs short, and training gets ten times slower;"
-    say "  if allocations fail although memory is free, set XLA_PYTHON_CLIENT_ALLOCATOR=cuda_async"
+    say "WSL2: Windows moves GPU memory to RAM without an error when it runs short, and training gets ten times slower"
+    if [ "${XLA_PYTHON_CLIENT_ALLOCATOR:-cuda_async}" != cuda_async ]; then
+      say "  if allocations fail although memory is free, take XLA_PYTHON_CLIENT_ALLOCATOR=cuda_async again"
+    fi
   fi
   if [ "$problem" = yes ]; then say "JAX will probably compute on the CPU"; fi
 }

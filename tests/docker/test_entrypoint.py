@@ -76,7 +76,9 @@ def test_no_card_in_a_gpu_image(report):
 
 def test_wsl_with_a_card_names_its_two_traps(report):
     said = report("RTX 4070, 12282 MiB, 560.94, 8.9", wsl=True, ROLLTUNE_ACCELERATOR="cuda12")
-    assert "ten times slower" in said and "XLA_PYTHON_CLIENT_ALLOCATOR=cuda_async" in said
+    assert "ten times slower" in said and "ALLOCATOR" not in said
+    card, other = "RTX 4070, 12282 MiB, 560.94, 8.9", {"XLA_PYTHON_CLIENT_ALLOCATOR": "bfc"}
+    assert "ALLOCATOR=cuda_async again" in report(card, wsl=True, ROLLTUNE_ACCELERATOR="cuda12", **other)
 
 
 def test_the_cpu_image_and_silence(report):
