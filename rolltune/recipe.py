@@ -55,6 +55,8 @@ class Recipe:
     # rolls
     rates: tuple[float, ...] = ()  # one a roll, in turn; empty: `rate`, or drawn from `rate_range`
     rate_range: tuple[float, ...] = ()  # (low, high): each roll's rate is drawn log-uniformly
+    alphas: tuple[float, ...] = ()  # one a roll, in turn; empty: `alpha`
+    weight_decays: tuple[float, ...] = ()  # one a roll, in turn; empty: `weight_decay`
     redraws: int = 8  # of several rolls, those that diverge are drawn again, at most this often in all
     redraw_factor: float = 0.5  # of the rate, each time a slot is drawn again
     explosion_factor: float = 3.0  # a roll dies where its running loss is over factor * max(lowest, 1) + margin
@@ -167,7 +169,9 @@ def _check(r: Recipe) -> None:
         need(getattr(r, name) >= 0, name, "a number from 0")
     for name in ("rate", "alpha", "explosion_factor"):
         need(0 < getattr(r, name) < math.inf, name, "a number above 0")
-    need(all(0 < rate < math.inf for rate in r.rates), "rates", "numbers above 0")
+    for name in ("rates", "alphas"):
+        need(all(0 < value < math.inf for value in getattr(r, name)), name, "numbers above 0")
+    need(all(0 <= value < math.inf for value in r.weight_decays), "weight_decays", "numbers from 0")
     need(len(r.rate_range) in (0, 2), "rate_range", "two numbers, low and high")
     need(not r.rate_range or 0 < r.rate_range[0] <= r.rate_range[1] < math.inf, "rate_range", "0 < low <= high")
     need(0 <= r.dropout < 1, "dropout", "a share from 0, below 1")

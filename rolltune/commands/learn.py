@@ -81,7 +81,7 @@ def learn(args: argparse.Namespace, recipe: recipes.Recipe, command: str, began:
         slots = _fit_rolls(ready, say)
         ready = dataclasses.replace(ready, run=dataclasses.replace(ready.run, draws=max(slots, recipe.draws)))
     fresh = new_state(ready.run, slots)
-    before = ready.score_rolls(fresh.rolls.trainable, slots)[0]  # all alike as yet; later scores reuse the program
+    before = ready.score_rolls(fresh.rolls)[0]  # all alike as yet; later scores reuse the program
     _print_results(data, ready, before, passes - 1, say)
     say(data.positive.reason)
     state = fresh
@@ -222,7 +222,8 @@ def _second_pass(args: Any, recipe: recipes.Recipe, say: Any) -> tuple[dict[str,
     passes = int(roll.card.metrics.get("passes", 1)) + 1
     keep = ("method", "rules", "rank", "alpha", "rslora", "first_layer", "prompt", "model", "tokenizer", "answers")
     same = {name: getattr(old, name) for name in keep}
-    recipe = dataclasses.replace(recipe, **same, rate=old.rate / 10, rates=tuple(r / 10 for r in old.rates))
+    # What differs by roll would take the place of what the saved one had.
+    recipe = dataclasses.replace(recipe, **same, rate=old.rate / 10, rates=(), rate_range=(), alphas=())
     return nested_lora(flatten(roll.tree)), passes, recipe
 
 

@@ -223,10 +223,10 @@ def _end(run, state, number, reason, say, trainable=None, judged=None) -> None:
     state.ended.append(Ended(old, step, reason, again, trainable, judged))
     new = None
     if again:
-        # Its number is new, so its seed is; only the rate remembers.
+        # Its number is new, so its seed is; its settings are those of the one that died, at a lower rate.
         new = lottery.draw(recipe, state.drawn + state.redraws, old.attempt + 1, old.fold)
         rate = old.rate * recipe.redraw_factor
-        new = dataclasses.replace(new, rate=rate)
+        new = dataclasses.replace(new, rate=rate, alpha=old.alpha, weight_decay=old.weight_decay)
         state.redraws += 1
     elif not died and state.drawn < run.draws:
         new = lottery.draw(recipe, state.drawn + state.redraws, fold=_fold(run, state.drawn))

@@ -77,14 +77,14 @@ class Session:
     def measure(self, prediction: Prediction, places: Sequence[int]) -> Metrics:
         return measuring.measure(subset(prediction, places), self.data.positive.answer)
 
-    def score_rolls(self, trainables: Any, count: int) -> list[Prediction]:
-        return self.score(trainables, jnp.full((count,), self.recipe.scale, jnp.float32))
+    def score_rolls(self, rolls: step.Roll) -> list[Prediction]:
+        return self.score(rolls.trainable, rolls.scale)
 
     def judge(self, metric: str, folds: Sequence[int] | None) -> Callable[..., dict[int, Judgement]]:
         """Evaluates the rolls of some slots: on the validation rows, or a fold's own, or else on the training rows."""
 
         def judging(rolls: step.Roll, slots: Sequence[int], final: bool, draws: Sequence[Draw | None]) -> dict:
-            predictions = self.score_rolls(rolls.trainable, len(rolls.step))
+            predictions = self.score_rolls(rolls)
             verdicts = {}
             for slot in slots:
                 places = judged_rows(self.data, folds, draws[slot])

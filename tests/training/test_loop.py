@@ -64,11 +64,13 @@ def same(a, b):
 
 
 def test_two_rolls_equal_two_runs_of_one(make_run):
-    together, _, _ = go(make_run(draws=2, rates=(0.05, 0.02)))
-    for number, rate in enumerate((0.05, 0.02)):
-        alone, _, _ = go(make_run(draws=1, seed=number, rates=(rate,)), slots=1)
+    own = [("rate", (0.05, 0.02)), ("alpha", (4.0, 16.0)), ("weight_decay", (3.0, 0.0))]
+    together, _, _ = go(make_run(draws=2, **{f"{name}s": values for name, values in own}))
+    for number in range(2):
+        single = {name: values[number] for name, values in own}
+        alone, _, _ = go(make_run(draws=1, seed=number, **single), slots=1)
         found = next(one for one in together.ended if one.draw.roll == number)
-        assert (found.reason, found.step, found.draw.rate) == ("", 6, rate)
+        assert (found.reason, found.step) == ("", 6) and single.items() <= dataclasses.asdict(found.draw).items()
         for path, leaf in alone.ended[0].trainable.items():
             for name in ("a", "b"):
                 np.testing.assert_allclose(found.trainable[path][name], leaf[name], rtol=1e-4, atol=1e-6)
@@ -76,7 +78,7 @@ def test_two_rolls_equal_two_runs_of_one(make_run):
 
 @pytest.mark.parametrize("at", [1, 4, 5])
 def test_resumed_equals_uninterrupted(make_run, tmp_path, at):
-    run = make_run(draws=3, redraws=0, rungs=(0.5,))
+    run = make_run(draws=3, redraws=0, rungs=(0.5,), alphas=(4.0, 8.0, 2.0), weight_decays=(0.0, 0.5))
     whole, _, finished = go(run)
     assert finished and len(whole.ended) == 3
 
@@ -106,7 +108,8 @@ def test_resumed_equals_uninterrupted(make_run, tmp_path, at):
 
 def test_rolls_that_diverge_are_drawn_again_at_a_lower_rate(make_run):
     healthy, _, _ = go(make_run(draws=2))
-    state, said, _ = go(make_run(draws=2, rates=(0.05, 1e30), redraw_factor=1e-16))
+    run = make_run(draws=2, rates=(0.05, 1e30), redraw_factor=1e-16, alphas=(RECIPE.alpha, 3.0))
+    state, said, _ = go(run)
     good = next(one for one in state.ended if one.draw.roll == 0)
     same(good.trainable, next(one for one in healthy.ended if one.draw.roll == 0).trainable)
     dead = [one for one in state.ended if one.reason]
@@ -114,6 +117,7 @@ def test_rolls_that_diverge_are_drawn_again_at_a_lower_rate(make_run):
     assert dead[0].reason == "loss or gradient not finite" and dead[0].step == 1 and dead[0].trainable is None
     after = [one.draw for one in state.ended if one.draw.attempt]
     assert [one.roll for one in after] == [one.seed for one in after] == list(range(2, 2 + len(after)))
+    assert {one.alpha for one in after} == {3.0}  # a lower rate, and all else as it was
     np.testing.assert_allclose([one.rate for one in after], [1e30 * 1e-16**n for n in range(1, len(after) + 1)])
     assert state.ended[-1].reason == "" and state.ended[-1].step == 6
     assert "roll 1: loss or gradient not finite at step 1/6 (lr 1e+30); its slot draws roll 2, lr 1e+14" in said
@@ -161,3 +165,5 @@ def test_draws_depend_on_their_number_alone():
     assert rates.min() >= 1e-4 and rates.max() <= 1e-2 and len(set(rates)) == 40
     assert abs(np.log10(rates).mean() + 3) < 0.3 and [one.seed for one in draws] == list(range(7, 47))
     assert [lottery.draw(Recipe(rates=(1.0, 2.0)), n).rate for n in range(3)] == [1.0, 2.0, 1.0]
+    listed = [lottery.draw(Recipe(alphas=(4.0, 16.0), weight_decays=(0.0, 0.1, 0.2)), n) for n in range(3)]
+    assert [(one.alpha, one.weight_decay) for one in listed] == [(4.0, 0.0), (16.0, 0.1), (4.0, 0.2)]
