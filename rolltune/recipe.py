@@ -64,6 +64,7 @@ class Recipe:
     rungs: tuple[float, ...] = ()  # shares of the steps at which losers stop, e.g. (0.25, 0.5); empty: none
     keep_share: float = 0.5  # of the rolls that reached a rung, those that go on
     draws: int = 0  # rolls in all when rungs free slots; 0: as many as slots
+    fold_by: str = "auto"  # of --folds: "auto" spreads answers and keeps groups whole, "id" is id % folds
     metric: str = "f-measure"  # ranks the rolls: f-measure, precision, recall, accuracy or log-loss
     log_every: int = 32
     evaluate_batch: int = 8
@@ -162,6 +163,7 @@ def _check(r: Recipe) -> None:
     need(r.metric in METRICS, "metric", f"one of {', '.join(METRICS)}")
     need(r.average in ("example", "token"), "average", "example or token")
     need(r.balance in ("none", "sample", "weight"), "balance", "none, sample or weight")
+    need(r.fold_by in ("auto", "id"), "fold_by", "auto or id")
     need(r.dtype in ("auto", "float32", "bfloat16"), "dtype", "auto, float32 or bfloat16")
     for name in ("rank", "batch", "accumulate", "steps", "log_every", "evaluate_batch", "max_tokens"):
         need(getattr(r, name) >= 1, name, "a number from 1")

@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         help="go on with a saved roll (the one named like -w, or the latest) at a tenth of the rate",
     )  # fmt: skip
     p.add_argument("--rolls", default="1", help='how many to train at once, or "auto" for what fits the memory')
-    p.add_argument("--folds", type=int, help="the rolls are the folds of a stratified, grouped split of all rows")
+    p.add_argument("--folds", type=int, help="the rolls are the folds of all rows (recipe: fold_by)")
     p.add_argument("--repeat", type=int, default=1, help="with --folds or --rolls: the spread over this many seeds")
     p.add_argument("--keep", default="best", help="best, all, or how many of the ranking to save")
     p.add_argument("--metric", help="what ranks the rolls: f-measure, precision, recall, accuracy, log-loss")
@@ -73,7 +73,7 @@ def learn(args: argparse.Namespace, recipe: recipes.Recipe, command: str, began:
         raise UserError(f"{out.state}: no interrupted run is there to go on with; start without --resume")
     continued, passes, recipe = _second_pass(args, recipe, say)
     data = session.read_data(find_dataset(args.dataset), recipe, say)
-    folds = _folds(args, recipe, data)
+    folds = _folds(args, recipe, data, say)
     slots = _slots(args, recipe)
     draws = max(slots, recipe.draws) * (args.repeat if args.folds else 1)
     ready = session.prepare(recipe, data, draws, folds=folds, fold_count=args.folds, continued=continued)
@@ -252,15 +252,23 @@ def nested_lora(flat: dict[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _folds(args: Any, recipe: recipes.Recipe, data: Any) -> list[int] | None:
+def _folds(args: Any, recipe: recipes.Recipe, data: Any, say: Any) -> list[int] | None:
     if args.folds is None:
         return None
     if args.rolls != "1":
         raise UserError("--folds makes the rolls the folds: leave --rolls away")
-    from rolltune.data.splits import cluster_rows, fold_rows
+    from rolltune.data.splits import cluster_rows, fold_by_id, fold_rows
 
     examples = [data.examples[place] for place in data.seen]
-    return fold_rows([one.answer for one in examples], cluster_rows(examples), args.folds, recipe.seed)
+    clusters = cluster_rows(examples)
+    if recipe.fold_by == "auto":
+        return fold_rows([one.answer for one in examples], clusters, args.folds, recipe.seed)
+    ids = [data.id_in_file(place) for place in data.seen]
+    folds = fold_by_id(ids, [one.source for one in examples], args.folds)
+    torn = len(set(zip(clusters, folds, strict=True))) - len(set(clusters))
+    if torn:
+        say(f"groups of rows are torn apart by id % {args.folds}: a roll is judged on what it nearly saw")
+    return folds
 
 
 def _slots(args: Any, recipe: recipes.Recipe) -> int:

@@ -36,6 +36,10 @@ class Data:
     def of(self, split: str) -> list[Example]:
         return [self.examples[place] for place in self.spans[split]]
 
+    def id_in_file(self, place: int) -> str:
+        """A row's id as its file has it, without the split's name."""
+        return self.examples[place].id.partition("/")[2]
+
     @property
     def seen(self) -> list[int]:
         """The rows that may choose a roll: all but the test split's."""
