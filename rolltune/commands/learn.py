@@ -80,13 +80,12 @@ def learn(args: argparse.Namespace, recipe: recipes.Recipe, command: str, began:
     if args.rolls == "auto":
         slots = _fit_rolls(ready, say)
         ready = dataclasses.replace(ready, run=dataclasses.replace(ready.run, draws=max(slots, recipe.draws)))
-    fresh = new_state(ready.run, slots)
-    before = ready.score_rolls(fresh.rolls)[0]  # all alike as yet; later scores reuse the program
+    state = new_state(ready.run, slots)
+    before = ready.score_rolls(state.rolls)[0]  # all alike as yet; later scores reuse the program
     _print_results(data, ready, before, passes - 1, say)
     say(data.positive.reason)
-    state = fresh
     if args.resume:
-        state = checkpoints.load(out.state, recipe, fresh, lambda kept: kept and _unpack(kept, before))
+        state = checkpoints.load(out.state, recipe, state, lambda kept: kept and _unpack(kept, before))
         say(f"going on from step {state.step}")
     judging = ready.judge(recipe.metric, folds)
     judge = lambda rolls, some, final: judging(rolls, some, final, [slot.draw for slot in state.slots])
@@ -146,7 +145,8 @@ class Log:
         if args.wandb:
             sinks.append(tracking.WeightsAndBiases(out.wandb, args.wandb, args.write, dataclasses.asdict(recipe)))
         self._opened = tracking.open_sinks(sinks)
-        self._live = tracking.LiveRolls(recipe.steps, [slot.draw.roll if slot.draw else -1 for slot in state.slots])
+        numbers = [slot.draw.roll for slot in state.slots if slot.draw is not None]
+        self._live = tracking.LiveRolls(recipe.steps, numbers, several=state.width > 1)
         self._recipe = recipe
         self.curves: dict[int, tuple[list[int], list[float]]] = {}
         self.say = self._live.say
@@ -174,7 +174,7 @@ class Log:
         words = ["alive" if states[n] == ALIVE else REASONS[states[n]] for n in here]
         steps = [state.slots[n].step for n in here]
         self._live.show(max(steps), losses[here], rates[here], words, steps)
-        figures = by_roll(numbers, loss=losses[here], lr=rates[here], step=[float(s) for s in steps])
+        figures = by_roll(numbers, state.width > 1, loss=losses[here], lr=rates[here], step=[float(s) for s in steps])
         self._sinks.log(state.step, figures)
         for n, number in zip(here, numbers, strict=True):
             own, curve = self.curves.setdefault(number, ([], []))

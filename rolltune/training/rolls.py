@@ -106,6 +106,12 @@ def mark(rolls: Roll, slot: Any, state: Any) -> Roll:
     return rolls._replace(state=rolls.state.at[slot].set(state))
 
 
+@jax.jit
+def take(rolls: Roll, slots: Any) -> Roll:
+    """The rolls of these slots alone."""
+    return jax.tree.map(lambda leaf: leaf[slots], rolls)
+
+
 def trainable_of(rolls: Roll, slot: int) -> dict[str, Any]:
     """What one roll trained, on the host."""
     return jax.tree.map(lambda leaf: np.asarray(leaf[slot]), rolls.trainable)

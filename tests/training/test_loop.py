@@ -15,7 +15,7 @@ from rolltune.recipe import Recipe
 from rolltune.training import checkpoints, loop
 from rolltune.training import rolls as lottery
 from rolltune.training.loop import Judgement, Run
-from rolltune.training.step import REASONS, STOPPED, Plan, compile_step
+from rolltune.training.step import REASONS, STOPPED, Forward, Plan, compile_step
 
 ANSWERS = ("yes", "no", "Zeb", "a", "bcd")
 RECIPE = Recipe(
@@ -76,11 +76,19 @@ def test_two_rolls_equal_two_runs_of_one(make_run):
                 np.testing.assert_allclose(found.trainable[path][name], leaf[name], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("at", [1, 4, 5])
-def test_resumed_equals_uninterrupted(make_run, tmp_path, at):
-    run = make_run(draws=3, redraws=0, rungs=(0.5,), alphas=(4.0, 8.0, 2.0), weight_decays=(0.0, 0.5))
+HALVED = dict(draws=3, redraws=0, rungs=(0.5,), alphas=(4.0, 8.0, 2.0), weight_decays=(0.0, 0.5))
+DRAWN_AGAIN = dict(draws=2, redraws=1, rates=(0.05, 1e30), redraw_factor=1e-31)
+
+
+@pytest.mark.parametrize(
+    ("at", "left", "changes"),
+    [(1, 2, HALVED), (4, 2, HALVED), (7, 1, HALVED), (2, 2, DRAWN_AGAIN), (8, 1, DRAWN_AGAIN)],
+)
+def test_resumed_equals_uninterrupted(make_run, tmp_path, monkeypatch, at, left, changes):
+    monkeypatch.setattr(loop, "WORTH_A_PROGRAM", 1)
+    run = make_run(**changes)
     whole, _, finished = go(run)
-    assert finished and len(whole.ended) == 3
+    assert finished and len(whole.ended) == 3 and len(whole.slots) == 1
 
     state, asked = loop.new_state(run, 2), itertools.count(1)
     keep = lambda now: checkpoints.save(tmp_path / "kept", now, run.recipe, lambda judged: judged)
@@ -88,22 +96,63 @@ def test_resumed_equals_uninterrupted(make_run, tmp_path, at):
     state, _, finished = go(run, state=state, stop=stop, save=keep)
     assert not finished and state.step == at and checkpoints.exists(tmp_path / "kept")
     loaded = checkpoints.load(tmp_path / "kept", run.recipe, loop.new_state(run, 2), lambda judged: judged)
-    assert loaded.slots == state.slots and loaded.reached == state.reached
+    assert loaded.slots == state.slots and len(loaded.slots) == left and loaded.reached == state.reached
     same(loaded.rolls, state.rolls)
     resumed, _, finished = go(run, state=loaded)
-    assert finished
+    assert finished and resumed.step == whole.step
     same(resumed.rolls, whole.rolls)
     assert len(resumed.ended) == len(whole.ended)
     for one, other in zip(resumed.ended, whole.ended, strict=True):
         plain = lambda x: dataclasses.replace(x, trainable=None)
         assert plain(one) == plain(other)
         same(one.trainable, other.trainable)
+    with pytest.raises(UserError, match="begun with 2 rolls at once, not 3"):
+        checkpoints.load(tmp_path / "kept", run.recipe, loop.new_state(run, 3), lambda judged: judged)
     with pytest.raises(UserError, match=r"rate was 0\.05, is 0\.1"):
         checkpoints.load(
             tmp_path / "kept", dataclasses.replace(run.recipe, rate=0.1), loop.new_state(run, 2), lambda j: j
         )
     checkpoints.remove(tmp_path / "kept")
     assert not checkpoints.exists(tmp_path / "kept")
+
+
+def test_empty_slots_are_left_out_and_nothing_else_changes(make_run, forward, table, monkeypatch):
+    widths, traces = [], []
+
+    def counting(params, batch, table):
+        traces.append(len(widths))
+        return forward.log_probs(params, batch, table)
+
+    compiled = compile_step(PLAN, Forward(counting))
+
+    def step(base, table, rolls, batch):
+        widths.append(len(rolls.step))
+        return compiled(base, table, rolls, batch)
+
+    def run_to_the_end():
+        widths.clear()
+        run = dataclasses.replace(make_run(draws=4, rungs=(1 / 3, 2 / 3)), step=step)
+        return go(run, slots=4, figures=lambda draw: draw.roll)[0]
+
+    kept = run_to_the_end()
+    assert widths == [4] * 6 and len(set(traces)) == 1  # so few steps are not worth another program
+    monkeypatch.setattr(loop, "WORTH_A_PROGRAM", 1)
+    closed = run_to_the_end()
+    assert widths == [4, 4, 2, 2, 1, 1] and sorted(set(traces)) == [1, 3, 5]
+    assert traces.count(3) == traces.count(5) == traces.count(1)  # one program a halving
+    for one, other in zip(closed.ended, kept.ended, strict=True):
+        assert dataclasses.replace(one, trainable=None) == dataclasses.replace(other, trainable=None)
+    for found, expected in zip(
+        jax.tree.leaves(closed.ended[-1].trainable), jax.tree.leaves(kept.ended[-1].trainable), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_last_roll_of_several_is_still_drawn_again(make_run, monkeypatch):
+    monkeypatch.setattr(loop, "WORTH_A_PROGRAM", 1)
+    state, _, _ = go(make_run(draws=2, redraws=3, rates=(0.05, 1e30), redraw_factor=0.9))
+    again = {one.draw.roll: one.redrawn for one in state.ended}
+    assert again == {1: True, 2: True, 0: False, 3: True, 4: False} and len(state.slots) == 1
 
 
 def test_rolls_that_diverge_are_drawn_again_at_a_lower_rate(make_run):
