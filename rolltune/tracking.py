@@ -32,6 +32,11 @@ def progress(items: Iterable[Item], what: str, total: int, console: Console | No
         yield from bar.track(items, total=total, description=what)
 
 
+def note(text: str) -> None:
+    """Something to know that is no result and no error: on standard error, as the progress is."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+
+
 def _bar(console: Console, transient: bool) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, TimeRemainingColumn(), console=console, transient=transient)

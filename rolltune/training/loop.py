@@ -164,7 +164,7 @@ def _batches(run: Run, state: State, length: int):
     loaders = [run.loader(slot.draw or last) for slot in state.slots]
     steps = [slot.step for slot in state.slots]
     make = lambda ahead: joint_batch(loaders, [step + ahead for step in steps], run.recipe.accumulate)
-    return prefetch(make, range(length))
+    return prefetch(make, range(length), size=sum(one.batch * one.rows[0].pixels.nbytes for one in loaders))
 
 
 def joint_batch(loaders: Sequence[Loader], steps: Sequence[int], accumulate: int) -> Batch:

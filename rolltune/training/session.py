@@ -135,7 +135,7 @@ def prepare(
     scoring_shapes = scoring_rows.shapes()
 
     params = adapters.split_layers(model.params, recipe.first_layer)
-    if images.table is not None and not tower:
+    if images.opened and not tower:
         params.pop("vision")  # its work is done; the memory is the rolls'
     lora = {path: leaf.shape for path, leaf in adapters.flatten(params).items() if words.get(path) == "lora"}
     frozen, full = adapters.partition(params, words)

@@ -23,7 +23,9 @@ def trained(tmp_path_factory):
         patch.setenv("ROLLTUNE_CACHE", str(folder / "cache"))
         steps = ["--config.steps=2", "--config.log_every=2", "--config.warmup=0", "--config.rate=3e-3"]
         rolls = ["--rolls", "2", "--keep", "all", "--config.redraws=0", "--config.alphas=(4, 32)"]
-        assert main(["learn", "-d", "drawn/few.jsonl", "-w", "first", *steps, *rolls]) == 0
+        on_disk = ["--config.table_gib=0"]  # of learning, and of validating with these rolls
+        assert main(["learn", "-d", "drawn/few.jsonl", "-w", "first", *steps, *rolls, *on_disk]) == 0
+        assert len(list((folder / "cache/features").glob("*/*"))) == 12 + 1
         yield folder
 
 
