@@ -51,10 +51,12 @@ class Recipe:
     dtype: str = "auto"  # of the frozen base and the activations: bfloat16 on a GPU, float32 elsewhere
     remat: bool = False  # work activations out again instead of keeping them: half the memory, a third slower
     max_tokens: int = 2048  # a longer row is an error, never cut
-    table_gib: float = 2.0  # image features up to this size stay on the device
+    table_gib: float = 2.0  # image features up to this size stay on the device, more lie on the disk
     # rolls
     rates: tuple[float, ...] = ()  # one a roll, in turn; empty: `rate`, or drawn from `rate_range`
     rate_range: tuple[float, ...] = ()  # (low, high): each roll's rate is drawn log-uniformly
+    alphas: tuple[float, ...] = ()  # one a roll, in turn; empty: `alpha`
+    weight_decays: tuple[float, ...] = ()  # one a roll, in turn; empty: `weight_decay`
     redraws: int = 8  # of several rolls, those that diverge are drawn again, at most this often in all
     redraw_factor: float = 0.5  # of the rate, each time a slot is drawn again
     explosion_factor: float = 3.0  # a roll dies where its running loss is over factor * max(lowest, 1) + margin
@@ -62,6 +64,7 @@ class Recipe:
     rungs: tuple[float, ...] = ()  # shares of the steps at which losers stop, e.g. (0.25, 0.5); empty: none
     keep_share: float = 0.5  # of the rolls that reached a rung, those that go on
     draws: int = 0  # rolls in all when rungs free slots; 0: as many as slots
+    fold_by: str = "auto"  # of --folds: "auto" spreads answers and keeps groups whole, "id" is id % folds
     metric: str = "f-measure"  # ranks the rolls: f-measure, precision, recall, accuracy or log-loss
     log_every: int = 32
     evaluate_batch: int = 8
@@ -160,6 +163,7 @@ def _check(r: Recipe) -> None:
     need(r.metric in METRICS, "metric", f"one of {', '.join(METRICS)}")
     need(r.average in ("example", "token"), "average", "example or token")
     need(r.balance in ("none", "sample", "weight"), "balance", "none, sample or weight")
+    need(r.fold_by in ("auto", "id"), "fold_by", "auto or id")
     need(r.dtype in ("auto", "float32", "bfloat16"), "dtype", "auto, float32 or bfloat16")
     for name in ("rank", "batch", "accumulate", "steps", "log_every", "evaluate_batch", "max_tokens"):
         need(getattr(r, name) >= 1, name, "a number from 1")
@@ -167,7 +171,9 @@ def _check(r: Recipe) -> None:
         need(getattr(r, name) >= 0, name, "a number from 0")
     for name in ("rate", "alpha", "explosion_factor"):
         need(0 < getattr(r, name) < math.inf, name, "a number above 0")
-    need(all(0 < rate < math.inf for rate in r.rates), "rates", "numbers above 0")
+    for name in ("rates", "alphas"):
+        need(all(0 < value < math.inf for value in getattr(r, name)), name, "numbers above 0")
+    need(all(0 <= value < math.inf for value in r.weight_decays), "weight_decays", "numbers from 0")
     need(len(r.rate_range) in (0, 2), "rate_range", "two numbers, low and high")
     need(not r.rate_range or 0 < r.rate_range[0] <= r.rate_range[1] < math.inf, "rate_range", "0 < low <= high")
     need(0 <= r.dropout < 1, "dropout", "a share from 0, below 1")

@@ -32,6 +32,11 @@ def progress(items: Iterable[Item], what: str, total: int, console: Console | No
         yield from bar.track(items, total=total, description=what)
 
 
+def note(text: str) -> None:
+    """Something to know that is no result and no error: on standard error, as the progress is."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+
+
 def _bar(console: Console, transient: bool) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, TimeRemainingColumn(), console=console, transient=transient)
@@ -52,11 +57,13 @@ class LiveRolls:
     """Shows R rolls as they train: a live table on a terminal, plain lines elsewhere.
 
     One roll prints its line of every logged step, on a terminal above a progress bar. Use as a
-    context; messages in between go through `say`, which does not tear the table.
+    context; messages in between go through `say`, which does not tear the table. `several` names
+    the rolls also where only one is left.
     """
 
-    def __init__(self, total: int, rolls: Sequence[int], console: Console | None = None) -> None:
+    def __init__(self, total: int, rolls: Sequence[int], console: Console | None = None, several: bool = False) -> None:
         self.total, self.rolls = total, list(rolls)
+        self.several = several or len(rolls) > 1
         self.console = console or Console(highlight=False, soft_wrap=True)
         self._live: Live | None = None
         self._bar = _bar(self.console, transient=False)
@@ -95,9 +102,9 @@ class LiveRolls:
         rows = list(zip(self.rolls, steps, losses, rates, states, strict=True))
         self._rows = {roll: (own, float(loss), float(rate), state) for roll, own, loss, rate, state in rows}
         self._bar.update(self._task, completed=step)
-        if self._live is None or len(self.rolls) == 1:
+        if self._live is None or not self.several:
             for roll, own, loss, rate, state in rows:
-                line = step_line(own, self.total, float(rate), float(loss), roll if len(rows) > 1 else None)
+                line = step_line(own, self.total, float(rate), float(loss), roll if self.several else None)
                 self.say(line if state == "alive" else f"{line}   {state}")
         if self._live is not None:
             self._live.update(self._drawn())
@@ -108,7 +115,7 @@ class LiveRolls:
         self._rows.pop(old, None)
 
     def _drawn(self) -> Group:
-        if len(self.rolls) == 1:
+        if not self.several:
             return Group(self._bar)
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
         for heading in ("roll", "step", "lr", "loss"):
@@ -240,9 +247,12 @@ class Sinks:
             sink.log(step, figures)
 
 
-def by_roll(rolls: Sequence[int], **figures: Sequence[float]) -> dict[str, float]:
-    """`by_roll([0, 1], loss=[0.5, 0.4])` is {"roll 0/loss": 0.5, "roll 1/loss": 0.4}; one roll has bare names."""
-    if len(rolls) == 1:
+def by_roll(rolls: Sequence[int], several: bool = False, **figures: Sequence[float]) -> dict[str, float]:
+    """`by_roll([0, 1], loss=[0.5, 0.4])` is {"roll 0/loss": 0.5, "roll 1/loss": 0.4}; one roll has bare names.
+
+    With `several`, the one is the last of them and is named.
+    """
+    if len(rolls) == 1 and not several:
         return {name: float(values[0]) for name, values in figures.items()}
     return {
         f"roll {roll}/{name}": float(value)

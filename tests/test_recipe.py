@@ -60,8 +60,11 @@ def test_overrides_are_python_values_or_words():
         ("--config.dropout=1", r"dropout: 1\.0; expected"),
         ("--config.optimizer=lion", r"optimizer: 'lion'"),
         ("--config.schedule=steps", r"schedule: 'steps'"),
+        ("--config.fold_by=answer", r"fold_by: 'answer'; expected auto or id"),
         ("--config.metric=f1", r"metric: 'f1'"),
         ("--config.alpha=0", r"alpha: 0\.0"),
+        ("--config.alphas=(4, 0)", r"alphas: \(4\.0, 0\.0\); expected numbers above 0"),
+        ("--config.weight_decays=(-1,)", r"weight_decays: \(-1\.0,\); expected numbers from 0"),
     ],
 )
 def test_a_bad_value_names_its_entry(text, message):

@@ -43,6 +43,14 @@ def test_several_rolls_print_a_line_each_without_a_terminal():
     ]
 
 
+def test_the_last_of_several_rolls_is_named():
+    out = console(terminal=False)
+    with tracking.LiveRolls(256, [3], out, several=True) as live:
+        live.show(32, [0.5], [0.03])
+    assert out.file.getvalue() == "roll: 3   step: 32/256   lr: 0.03000   loss: 0.5000\n"
+    assert tracking.by_roll([3], True, loss=[0.5]) == {"roll 3/loss": 0.5}
+
+
 def test_a_terminal_gets_a_table_of_all_rolls_and_no_lines():
     out = console(terminal=True)
     with tracking.LiveRolls(256, [0, 1], out) as live:

@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         help="go on with a saved roll (the one named like -w, or the latest) at a tenth of the rate",
     )  # fmt: skip
     p.add_argument("--rolls", default="1", help='how many to train at once, or "auto" for what fits the memory')
-    p.add_argument("--folds", type=int, help="the rolls are the folds of a stratified, grouped split of all rows")
+    p.add_argument("--folds", type=int, help="the rolls are the folds of all rows (recipe: fold_by)")
     p.add_argument("--repeat", type=int, default=1, help="with --folds or --rolls: the spread over this many seeds")
     p.add_argument("--keep", default="best", help="best, all, or how many of the ranking to save")
     p.add_argument("--metric", help="what ranks the rolls: f-measure, precision, recall, accuracy, log-loss")
@@ -73,20 +73,19 @@ def learn(args: argparse.Namespace, recipe: recipes.Recipe, command: str, began:
         raise UserError(f"{out.state}: no interrupted run is there to go on with; start without --resume")
     continued, passes, recipe = _second_pass(args, recipe, say)
     data = session.read_data(find_dataset(args.dataset), recipe, say)
-    folds = _folds(args, recipe, data)
+    folds = _folds(args, recipe, data, say)
     slots = _slots(args, recipe)
     draws = max(slots, recipe.draws) * (args.repeat if args.folds else 1)
     ready = session.prepare(recipe, data, draws, folds=folds, fold_count=args.folds, continued=continued)
     if args.rolls == "auto":
         slots = _fit_rolls(ready, say)
         ready = dataclasses.replace(ready, run=dataclasses.replace(ready.run, draws=max(slots, recipe.draws)))
-    fresh = new_state(ready.run, slots)
-    before = ready.score_rolls(fresh.rolls.trainable, slots)[0]  # all alike as yet; later scores reuse the program
+    state = new_state(ready.run, slots)
+    before = ready.score_rolls(state.rolls)[0]  # all alike as yet; later scores reuse the program
     _print_results(data, ready, before, passes - 1, say)
     say(data.positive.reason)
-    state = fresh
     if args.resume:
-        state = checkpoints.load(out.state, recipe, fresh, lambda kept: kept and _unpack(kept, before))
+        state = checkpoints.load(out.state, recipe, state, lambda kept: kept and _unpack(kept, before))
         say(f"going on from step {state.step}")
     judging = ready.judge(recipe.metric, folds)
     judge = lambda rolls, some, final: judging(rolls, some, final, [slot.draw for slot in state.slots])
@@ -146,7 +145,8 @@ class Log:
         if args.wandb:
             sinks.append(tracking.WeightsAndBiases(out.wandb, args.wandb, args.write, dataclasses.asdict(recipe)))
         self._opened = tracking.open_sinks(sinks)
-        self._live = tracking.LiveRolls(recipe.steps, [slot.draw.roll if slot.draw else -1 for slot in state.slots])
+        numbers = [slot.draw.roll for slot in state.slots if slot.draw is not None]
+        self._live = tracking.LiveRolls(recipe.steps, numbers, several=state.width > 1)
         self._recipe = recipe
         self.curves: dict[int, tuple[list[int], list[float]]] = {}
         self.say = self._live.say
@@ -174,7 +174,7 @@ class Log:
         words = ["alive" if states[n] == ALIVE else REASONS[states[n]] for n in here]
         steps = [state.slots[n].step for n in here]
         self._live.show(max(steps), losses[here], rates[here], words, steps)
-        figures = by_roll(numbers, loss=losses[here], lr=rates[here], step=[float(s) for s in steps])
+        figures = by_roll(numbers, state.width > 1, loss=losses[here], lr=rates[here], step=[float(s) for s in steps])
         self._sinks.log(state.step, figures)
         for n, number in zip(here, numbers, strict=True):
             own, curve = self.curves.setdefault(number, ([], []))
@@ -222,7 +222,8 @@ def _second_pass(args: Any, recipe: recipes.Recipe, say: Any) -> tuple[dict[str,
     passes = int(roll.card.metrics.get("passes", 1)) + 1
     keep = ("method", "rules", "rank", "alpha", "rslora", "first_layer", "prompt", "model", "tokenizer", "answers")
     same = {name: getattr(old, name) for name in keep}
-    recipe = dataclasses.replace(recipe, **same, rate=old.rate / 10, rates=tuple(r / 10 for r in old.rates))
+    # What differs by roll would take the place of what the saved one had.
+    recipe = dataclasses.replace(recipe, **same, rate=old.rate / 10, rates=(), rate_range=(), alphas=())
     return nested_lora(flatten(roll.tree)), passes, recipe
 
 
@@ -251,15 +252,23 @@ def nested_lora(flat: dict[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _folds(args: Any, recipe: recipes.Recipe, data: Any) -> list[int] | None:
+def _folds(args: Any, recipe: recipes.Recipe, data: Any, say: Any) -> list[int] | None:
     if args.folds is None:
         return None
     if args.rolls != "1":
         raise UserError("--folds makes the rolls the folds: leave --rolls away")
-    from rolltune.data.splits import cluster_rows, fold_rows
+    from rolltune.data.splits import cluster_rows, fold_by_id, fold_rows
 
     examples = [data.examples[place] for place in data.seen]
-    return fold_rows([one.answer for one in examples], cluster_rows(examples), args.folds, recipe.seed)
+    clusters = cluster_rows(examples)
+    if recipe.fold_by == "auto":
+        return fold_rows([one.answer for one in examples], clusters, args.folds, recipe.seed)
+    ids = [data.id_in_file(place) for place in data.seen]
+    folds = fold_by_id(ids, [one.source for one in examples], args.folds)
+    torn = len(set(zip(clusters, folds, strict=True))) - len(set(clusters))
+    if torn:
+        say(f"groups of rows are torn apart by id % {args.folds}: a roll is judged on what it nearly saw")
+    return folds
 
 
 def _slots(args: Any, recipe: recipes.Recipe) -> int:

@@ -23,6 +23,7 @@ from rolltune.evaluation.report_pictures import pictures
 from rolltune.evaluation.report_tables import SplitResult
 from rolltune.evaluation.scoring import subset
 from rolltune.training.loop import Ended
+from rolltune.training.rolls import own_recipe
 from rolltune.training.session import Session, judged_rows
 from rolltune.training.step import REASONS, STOPPED
 from rolltune.weights.adapters import RollCard, save_roll
@@ -101,7 +102,10 @@ def _entry(ready: Session, one: Ended, folds: Sequence[int] | None) -> Entry:
         train = ready.measure(judged, trained)
         valid = ready.measure(judged, held_out) if folds or "valid" in data.spans else None
         ranked = subset(judged, held_out)
-    settings = {"fold": one.draw.fold} if one.draw.fold is not None else {}
+    recipe, draw = ready.recipe, one.draw
+    settings: dict[str, object] = {"fold": draw.fold} if draw.fold is not None else {}
+    settings |= {"alpha": draw.alpha} if recipe.alphas else {}
+    settings |= {"weight_decay": draw.weight_decay} if recipe.weight_decays else {}
     return Entry(one.draw.roll, one.draw.seed, one.draw.rate, status, train, valid, ranked, settings=settings)
 
 
@@ -167,7 +171,7 @@ def _card(ready: Session, ended: Ended, passes: int, entry: Entry) -> RollCard:
     return RollCard(
         base=ready.model.base,
         method=recipe.method,
-        recipe=dataclasses.asdict(recipe) | {"rate": ended.draw.rate, "seed": ended.draw.seed, "rates": ()},
+        recipe=dataclasses.asdict(own_recipe(recipe, ended.draw)),
         prompt=prompt,
         answers=list(data.answers),
         metrics={"passes": passes, "positive": data.positive.answer, "files": files} | figures,
@@ -185,7 +189,8 @@ def _save_whole(ready: Session, ended: Ended, path: Path, say: Callable[[str], N
     recipe = ready.recipe
     with jax.default_device(jax.devices("cpu")[0]):
         model = base.load(recipe.model, recipe.tokenizer, base.choose_dtype(recipe.dtype))
-        merged = adapters.merge(model.params, ended.trainable, recipe.scale, recipe.first_layer)
+        scale = own_recipe(recipe, ended.draw).scale
+        merged = adapters.merge(model.params, ended.trainable, scale, recipe.first_layer)
         write_npz(path, to_file(merged, npz_rows(model.config)), prefix="params/")
     say(f"saved the whole model for big_vision: {shown(path)}")
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -37,7 +37,7 @@ class Row(NamedTuple):
     targets: np.ndarray  # int32 [M]
     candidates: np.ndarray  # int32 [M]; 0.. the candidate that targets[m] belongs to
     label: int  # the candidate that is right
-    pixels: np.ndarray  # uint8 or float32 in 0..255, [I, H, W, 3]; I = 0 without images
+    pixels: Any  # what `np.asarray` makes an item of `Batch.images` of; of pixels uint8 or float32 in 0..255
 
 
 class Batch(NamedTuple):
@@ -53,11 +53,12 @@ class Batch(NamedTuple):
     weights: np.ndarray  # float32 [B, M]; 0 is padding
     label: np.ndarray  # int32 [B]
     valid: np.ndarray  # bool [B]; False for rows that fill up the last batch
-    images: np.ndarray  # pixels [B, I, H, W, 3], or int32 [B, I]: rows of a table cached on the device
+    images: np.ndarray  # pixels [B, I, H, W, 3], features [B, I, P, D], or int32 [B, I]: rows of a table on the device
 
 
 MULTIPLE = 16  # token counts are rounded up to it: odd shapes cost kernels more than the padding does
 TARGET_MULTIPLE = 4
+AHEAD_BYTES = 2**30  # of batches that wait for their turn
 WORTH_A_SHAPE = 0.1  # every shape is compiled for itself, which takes tens of seconds at real size
 
 
@@ -101,7 +102,8 @@ def collate(encoded: Sequence[Row], tokens: int, targets: int, rows: int) -> Bat
 
 
 def _stacked(pixels: list[np.ndarray]) -> np.ndarray:
-    """[B, I, H, W, 3], rows with fewer images filled up with black ones, which no token stands for."""
+    """[B, I, ...], rows with fewer images filled up with black ones, which no token stands for."""
+    pixels = [np.asarray(images) for images in pixels]  # features are read from the disk here
     most = max(pixels, key=len)
     if all(len(images) == len(most) for images in pixels):
         return np.stack(pixels)
@@ -284,18 +286,20 @@ class Rows:
 
 
 def prefetch(
-    make: Callable[[Item], Made], items: Iterable[Item], workers: int | None = None, ahead: int | None = None
+    make: Callable[[Item], Made], items: Iterable[Item], workers: int | None = None, size: int = 0
 ) -> Iterator[Made]:
     """make(item) in the order of the items, worked out ahead on a few threads; a failure is raised in its turn.
 
-    Threads serve because decoding and resizing happen outside Python's lock.
+    Threads serve because decoding and resizing happen outside Python's lock. An item made takes about
+    `size` bytes: fewer wait where they are large.
     """
     workers = workers or min(8, os.cpu_count() or 1)
+    ahead = max(2, min(2 * workers, AHEAD_BYTES // max(size, 1)))
     waiting: collections.deque = collections.deque()
     coming = iter(items)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="rows")
     try:
-        for item in itertools.islice(coming, ahead or 2 * workers):
+        for item in itertools.islice(coming, ahead):
             waiting.append(pool.submit(make, item))
         while waiting:
             done = waiting.popleft().result()
@@ -383,4 +387,4 @@ def evaluation_batches(rows: Rows, batch: int, shapes: Shapes) -> Iterator[tuple
         (tokens, targets), places = part
         return np.array(places), collate([rows[place] for place in places], tokens, targets, batch)
 
-    return prefetch(make, parts)
+    return prefetch(make, parts, size=batch * rows[0].pixels.nbytes if len(rows) else 0)

@@ -285,6 +285,22 @@ def fold_rows(answers: Sequence[str], clusters: Sequence[int], folds: int, seed:
     return fold_of
 
 
+def fold_by_id(ids: Sequence[str], sources: Sequence[str], folds: int) -> list[int]:
+    """The fold of each row is its id modulo `folds`. `sources` say where the rows stand, for messages."""
+    if folds < 2:
+        raise UserError(f"{folds} folds: expected 2 or more")
+    for id, source in zip(ids, sources, strict=True):
+        if not re.fullmatch(r"-?\d+", id):
+            raise UserError(
+                f'{source}: the id {id!r} is not a whole number, so there is no id % {folds}: give every row an "id" '
+                'such as 17, or leave the folds to rolltune (fold_by "auto")'
+            )
+    fold_of = [int(id) % folds for id in ids]
+    if empty := sorted(set(range(folds)) - set(fold_of)):
+        raise UserError(f"no row has an id with id % {folds} = {empty[0]}: fewer folds, or other ids")
+    return fold_of
+
+
 def modulo_rows(examples: Sequence[Example], divisor: int, remainder: int = 0) -> dict[str, list[int]]:
     """ "valid" where the row's number modulo `divisor` is `remainder`, in the order given.
 

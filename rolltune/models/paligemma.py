@@ -140,13 +140,15 @@ class States(NamedTuple):
     values: Float[Array, "n t d"]
 
 
-Table = Pixels | Features | None  # None: the batch brings its pixels
+Table = Pixels | Features | None  # None: the batch brings its pixels, or their features
 
 
 def features_of(config: Config, params: dict, images: Array, table: Table) -> Float[Array, "b p d"]:
-    """The image features of a batch's `images`, out of the table or worked out here."""
+    """The image features of a batch's `images`: brought by it, out of the table, or worked out here."""
     if not images.shape[1]:
         return jnp.zeros((len(images), 0, config.text.width), config.dtype)
+    if images.ndim == 4:
+        return images.reshape(len(images), -1, config.text.width)
     if isinstance(table, Features):
         return table.values[images].reshape(len(images), -1, config.text.width)
     return image_features(config, params, images if table is None else table.values[images])

@@ -23,6 +23,7 @@ def save(folder: Path, state: State, recipe: Recipe, judged: Any) -> None:
     """
     notes = {
         "recipe": dataclasses.asdict(recipe),
+        "width": state.width,
         "step": state.step,
         "drawn": state.drawn,
         "redraws": state.redraws,
@@ -65,6 +66,10 @@ def load(folder: Path, recipe: Recipe, fresh: State, judged: Any) -> State:
         if changed:
             was = ", ".join(f"{name} was {notes['recipe'].get(name)!r}, is {now[name]!r}" for name in changed)
             raise UserError(f"{folder}: saved with another recipe ({was}); resume with the same, or start anew")
+        if notes["width"] != fresh.width:
+            raise UserError(
+                f"{folder}: begun with {notes['width']} rolls at once, not {fresh.width}; resume with the same"
+            )
         ended = [
             Ended(
                 **{k: v for k, v in one.items() if k != "whole"}
@@ -74,12 +79,20 @@ def load(folder: Path, recipe: Recipe, fresh: State, judged: Any) -> State:
         ]
         shape = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), fresh.rolls.trainable)
         kept = {str(n): shape for n, one in enumerate(ended) if notes["ended"][n]["whole"]}
-        template = {"rolls": jax.tree.map(ocp.utils.to_shape_dtype_struct, fresh.rolls._asdict()), "ended": kept}
+        # Slots that were left out on the way are not there any more.
+        rolls = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                (len(notes["slots"]), *leaf.shape[1:]), leaf.dtype, sharding=leaf.sharding
+            ),
+            fresh.rolls._asdict(),
+        )
+        template = {"rolls": rolls, "ended": kept}
         arrays = manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(template)))["arrays"]
     finished = {n: jax.tree.map(np.asarray, tree) for n, tree in arrays["ended"].items()}
     return State(
         rolls=type(fresh.rolls)(**arrays["rolls"]),
         slots=[Slot(Draw(**s["draw"]) if s["draw"] else None, s["step"], s["rungs"]) for s in notes["slots"]],
+        width=notes["width"],
         step=notes["step"],
         drawn=notes["drawn"],
         redraws=notes["redraws"],

@@ -1,8 +1,7 @@
-"""From examples to what the step takes: encoded rows, and a table of images that is worked out once."""
+"""From examples to what the step takes: encoded rows, and images that are worked out once."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,8 +13,8 @@ from rolltune.data.batches import Row, Rows, Shapes, evaluation_batches, prefetc
 from rolltune.data.examples import Example
 from rolltune.data.images import open_image
 from rolltune.tracking import progress
-
-Key = tuple[Path, int | None]  # an image file and its frame
+from rolltune.training import features
+from rolltune.training.features import Key, Stored
 
 
 def keys_of(example: Example) -> list[Key]:
@@ -24,16 +23,26 @@ def keys_of(example: Example) -> list[Key]:
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Every picture of the data once. `table` is None where they do not fit: then rows bring their pixels."""
+    """Every picture of the data once: in a table on the device, or as features on the disk, which rows bring.
+
+    Without either, rows bring their pixels.
+    """
 
     places: dict[Key, int]
-    table: Any
+    table: Any = None
+    stored: dict[Key, Stored] | None = None
+
+    @property
+    def opened(self) -> bool:
+        """Whether no picture has to be opened any more."""
+        return self.table is not None or self.stored is not None
 
 
 def prepare_images(model: Model, examples: Sequence[Example], trains_vision: bool, limit_gib: float) -> Images:
     """Decodes every picture once; with a frozen tower and projector, also runs them through it once.
 
-    The table stays on the device, so that no roll, epoch, prompt or evaluation does either again.
+    Up to `limit_gib` they stay on the device, so that no roll, epoch, prompt or evaluation does either again;
+    features of more pictures are kept on the disk, so that no later run does.
     """
     keys = list(dict.fromkeys(key for example in examples for key in keys_of(example)))
     places = {key: number for number, key in enumerate(keys)}
@@ -41,25 +50,13 @@ def prepare_images(model: Model, examples: Sequence[Example], trains_vision: boo
     size = config.vision.image_size**2 * 3
     if not trains_vision:
         size = config.image_tokens * config.text.width * jnp.dtype(config.dtype).itemsize
-    if not keys or size * len(keys) > limit_gib * 2**30:
-        return Images(places, None)
     decode = lambda key: family.pixels(config, open_image(*key))
+    if not keys or size * len(keys) > limit_gib * 2**30:
+        return Images(places, stored=features.on_disk(model, keys, decode) if keys and not trains_vision else None)
     decoded = progress(prefetch(decode, keys), "opening images", len(keys))
     if trains_vision:
         return Images(places, family.Pixels(jnp.asarray(np.stack(list(decoded)))))
-    return Images(places, family.Features(_features(model, decoded, len(keys))))
-
-
-def _features(model: Model, decoded: Any, count: int, batch: int = 8) -> jax.Array:
-    """[N, P, D]: a few pictures at a time, in one shape."""
-    run = jax.jit(lambda params, pixels: model.family.image_features(model.config, params, pixels[:, None]))
-    tower = {name: model.params[name] for name in ("vision", "projector")}
-    decoded, found = iter(decoded), []
-    for begin in range(0, count, batch):
-        some = [next(decoded) for _ in range(min(batch, count - begin))]
-        filled = np.stack(some + [some[-1]] * (batch - len(some)))
-        found.append(run(tower, filled)[: len(some)])
-    return jnp.concatenate(found)
+    return Images(places, family.Features(jnp.concatenate(list(features.work_out(model, decoded, len(keys))))))
 
 
 def encoder(model: Model, images: Images, prompt: str, answers: Sequence[str] | None) -> Callable[[Example, list], Row]:
@@ -74,11 +71,16 @@ def encoder(model: Model, images: Images, prompt: str, answers: Sequence[str] | 
         turns = [turn.text for turn in example.turns[:-2]]
         # Where a text says that an image stands, there is nothing to put: PaliGemma's images come before all text.
         asked = "\n".join([*turns, prompt or example.prompt]).replace("<image>", "").strip()
-        if images.table is None:
+        keys = keys_of(example)
+        pixels: Any
+        if images.table is not None:
+            pixels = np.array([images.places[key] for key in keys], np.int32)
+        elif images.stored is not None:
+            one = next(iter(images.stored.values()))
+            pixels = dataclasses.replace(one, paths=tuple(images.stored[key].paths[0] for key in keys))
+        else:
             shape = (config.vision.image_size, config.vision.image_size, 3)
             pixels = np.stack([family.pixels(config, image) for image in opened]) if opened else np.zeros((0, *shape))
-        else:
-            pixels = np.array([images.places[key] for key in keys_of(example)], np.int32)
         if answers is None:
             return family.encode(config, model.tokenizer, asked, [example.answer], 0, pixels)
         label = answers.index(example.answer) if example.answer in answers else 0
@@ -90,7 +92,7 @@ def encoder(model: Model, images: Images, prompt: str, answers: Sequence[str] | 
 def make_rows(
     model: Model, images: Images, examples: Sequence[Example], prompt: str = "", answers: Sequence[str] | None = None
 ) -> Rows:
-    opener = open_image if images.table is None else lambda path, frame: None
+    opener = (lambda path, frame: None) if images.opened else open_image
     return Rows(examples, encoder(model, images, prompt, answers), open_image=opener)
 
 

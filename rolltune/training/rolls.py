@@ -22,22 +22,33 @@ class Draw:
     roll: int
     seed: int
     rate: float
+    alpha: float
+    weight_decay: float
     attempt: int = 0
     fold: int | None = None
 
 
 def draw(recipe: Recipe, roll: int, attempt: int = 0, fold: int | None = None) -> Draw:
-    """The roll's seed and peak rate: the same for the same recipe and number, whatever else is drawn."""
+    """The roll's seed, peak rate, alpha and decay: the same for a recipe and number, whatever else is drawn."""
     seed = recipe.seed + roll
+    in_turn = lambda values, single: values[roll % len(values)] if values else single
     if recipe.rates:
-        rate = recipe.rates[roll % len(recipe.rates)]
+        rate = in_turn(recipe.rates, recipe.rate)
     elif recipe.rate_range:
         low, high = map(math.log, recipe.rate_range)
         share = np.random.Philox(key=np.array([recipe.seed, roll], np.uint64)).random_raw() / 2**64
         rate = math.exp(low + (high - low) * share)
     else:
         rate = recipe.rate
-    return Draw(roll, seed, rate * recipe.redraw_factor**attempt, attempt, fold)
+    alpha, decay = in_turn(recipe.alphas, recipe.alpha), in_turn(recipe.weight_decays, recipe.weight_decay)
+    return Draw(roll, seed, rate * recipe.redraw_factor**attempt, alpha, decay, attempt, fold)
+
+
+def own_recipe(recipe: Recipe, draw: Draw) -> Recipe:
+    """The recipe that trains this one roll alone: what is drawn, written as single values."""
+    single = {"rates": (), "rate_range": (), "alphas": (), "weight_decays": ()}
+    drawn = {"seed": draw.seed, "rate": draw.rate, "alpha": draw.alpha, "weight_decay": draw.weight_decay}
+    return dataclasses.replace(recipe, **single, **drawn)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,15 +63,19 @@ class Start:
 def begin(recipe: Recipe, plan: Plan, start: Start, draws: Sequence[Draw]) -> Roll:
     """Fresh rolls, every leaf [R, ...]."""
     seeds = jnp.asarray([one.seed for one in draws], jnp.uint32)
-    rates = jnp.asarray([one.rate for one in draws], jnp.float32)
-    return _begin(recipe, plan, tuple(sorted(start.lora.items())), start.full, start.adapters, seeds, rates)
+    own = [own_recipe(recipe, one) for one in draws]
+    numbers = {name: jnp.asarray([getattr(one, name) for one in own], jnp.float32) for name in NUMBERS}
+    return _begin(recipe.rank, plan, tuple(sorted(start.lora.items())), start.full, start.adapters, seeds, numbers)
+
+
+NUMBERS = ("rate", "scale", "weight_decay")  # of a roll's own recipe, that the step reads
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _begin(recipe, plan, lora, full, trained, seeds, rates):
-    def one(seed, rate):
+def _begin(rank, plan, lora, full, trained, seeds, numbers):
+    def one(seed, own):
         key = jax.random.PRNGKey(seed)
-        fresh = trained or adapters.init_lora(jax.random.fold_in(key, 0), dict(lora), recipe.rank)
+        fresh = trained or adapters.init_lora(jax.random.fold_in(key, 0), dict(lora), rank)
         trainable = full | fresh
         number = lambda value, kind=jnp.float32: jnp.asarray(value, kind)
         return Roll(
@@ -68,15 +83,15 @@ def _begin(recipe, plan, lora, full, trained, seeds, rates):
             optimizer=plan.transform.init(trainable),
             key=jax.random.fold_in(key, 1),
             step=number(0, jnp.int32),
-            rate=rate,
-            scale=number(recipe.scale),
-            decay=number(recipe.weight_decay),
+            rate=own["rate"],
+            scale=own["scale"],
+            decay=own["weight_decay"],
             fast=number(0),
             best=number(0),
             state=number(ALIVE, jnp.int32),
         )
 
-    return jax.vmap(one)(seeds, rates)
+    return jax.vmap(one)(seeds, numbers)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -89,6 +104,12 @@ def replace(rolls: Roll, slot: Any, fresh: Roll) -> Roll:
 def mark(rolls: Roll, slot: Any, state: Any) -> Roll:
     """`rolls` with `slot` ended: its updates are masked from now on."""
     return rolls._replace(state=rolls.state.at[slot].set(state))
+
+
+@jax.jit
+def take(rolls: Roll, slots: Any) -> Roll:
+    """The rolls of these slots alone."""
+    return jax.tree.map(lambda leaf: leaf[slots], rolls)
 
 
 def trainable_of(rolls: Roll, slot: int) -> dict[str, Any]:

@@ -36,6 +36,10 @@ class Data:
     def of(self, split: str) -> list[Example]:
         return [self.examples[place] for place in self.spans[split]]
 
+    def id_in_file(self, place: int) -> str:
+        """A row's id as its file has it, without the split's name."""
+        return self.examples[place].id.partition("/")[2]
+
     @property
     def seen(self) -> list[int]:
         """The rows that may choose a roll: all but the test split's."""
@@ -77,14 +81,14 @@ class Session:
     def measure(self, prediction: Prediction, places: Sequence[int]) -> Metrics:
         return measuring.measure(subset(prediction, places), self.data.positive.answer)
 
-    def score_rolls(self, trainables: Any, count: int) -> list[Prediction]:
-        return self.score(trainables, jnp.full((count,), self.recipe.scale, jnp.float32))
+    def score_rolls(self, rolls: step.Roll) -> list[Prediction]:
+        return self.score(rolls.trainable, rolls.scale)
 
     def judge(self, metric: str, folds: Sequence[int] | None) -> Callable[..., dict[int, Judgement]]:
         """Evaluates the rolls of some slots: on the validation rows, or a fold's own, or else on the training rows."""
 
         def judging(rolls: step.Roll, slots: Sequence[int], final: bool, draws: Sequence[Draw | None]) -> dict:
-            predictions = self.score_rolls(rolls.trainable, len(rolls.step))
+            predictions = self.score_rolls(rolls)
             verdicts = {}
             for slot in slots:
                 places = judged_rows(self.data, folds, draws[slot])
@@ -131,7 +135,7 @@ def prepare(
     scoring_shapes = scoring_rows.shapes()
 
     params = adapters.split_layers(model.params, recipe.first_layer)
-    if images.table is not None and not tower:
+    if images.opened and not tower:
         params.pop("vision")  # its work is done; the memory is the rolls'
     lora = {path: leaf.shape for path, leaf in adapters.flatten(params).items() if words.get(path) == "lora"}
     frozen, full = adapters.partition(params, words)

@@ -6,11 +6,12 @@ import pytest
 
 from rolltune.__main__ import main
 from rolltune.tiny.ads import PROMPT, write_sample_ads
+from rolltune.weights.adapters import read_card
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with dataset/set1 of twelve sample ads and checkpoints/first.npz, trained on them for two steps."""
+    """A folder with twelve sample ads and two rolls of two steps on them, checkpoints/first.npz and first-2.npz."""
     folder = tmp_path_factory.mktemp("validate")
     write_sample_ads(folder / "drawn", seed=0)
     rows = [json.loads(line) for line in (folder / "drawn/data.jsonl").read_text().splitlines()]
@@ -20,8 +21,11 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("ROLLTUNE_CACHE", str(folder / "cache"))
-        steps = ["--config.steps=2", "--config.log_every=2"]
-        assert main(["learn", "-d", "drawn/few.jsonl", "-w", "first", *steps]) == 0
+        steps = ["--config.steps=2", "--config.log_every=2", "--config.warmup=0", "--config.rate=3e-3"]
+        rolls = ["--rolls", "2", "--keep", "all", "--config.redraws=0", "--config.alphas=(4, 32)"]
+        on_disk = ["--config.table_gib=0"]  # of learning, and of validating with these rolls
+        assert main(["learn", "-d", "drawn/few.jsonl", "-w", "first", *steps, *rolls, *on_disk]) == 0
+        assert len(list((folder / "cache/features").glob("*/*"))) == 12 + 1
         yield folder
 
 
@@ -37,6 +41,22 @@ def test_the_roll_keeps_its_prompt_and_its_figures(trained, capsys):
     assert few == asked  # another question in the data changes nothing: the roll brings its own
     cells = json.loads((trained / "t.json").read_text())
     assert PROMPT not in json.dumps(cells) and "checkpoints/first.npz" in json.dumps(cells)
+
+
+def test_each_roll_is_scaled_by_its_own_alpha(trained):
+    cards = {path: read_card(path) for path in ("checkpoints/first.npz", "checkpoints/first-2.npz")}
+    assert {card.recipe["alpha"] for card in cards.values()} == {4.0, 32.0}
+    assert main(["validate", "-m", *cards, "drawn/few.jsonl", "--json", "both.json"]) == 0
+    board = json.loads((trained / "reports/first.leaderboard.json").read_text())
+    own = {roll["seed"]: roll["settings"] for roll in board["rolls"]}
+    losses = set()
+    for cell in json.loads((trained / "both.json").read_text())["cells"]:
+        card = cards[cell["checkpoint"].removeprefix("./")]
+        assert own[card.seed] == {"alpha": card.recipe["alpha"]} and card.recipe["alphas"] == []
+        loss = cell["metrics"]["log-loss"]
+        assert loss == pytest.approx(card.metrics["train"]["log-loss"], abs=1e-5)
+        losses.add(round(loss, 3))
+    assert len(losses) == 2
 
 
 def test_rolls_and_data_are_told_apart_where_a_shell_expanded_the_pattern(trained, capsys):

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from rolltune.data.examples import Example, Turn
 from rolltune.data.fingerprints import alike, fingerprint, fingerprints
-from rolltune.data.splits import cluster_rows, fold_rows, keys_of, modulo_rows, parse_amount, split_rows
+from rolltune.data.splits import cluster_rows, fold_by_id, fold_rows, keys_of, modulo_rows, parse_amount, split_rows
 from rolltune.errors import UserError
 
 ANSWERS = ["OK"] * 54 + ["NG"] * 42
@@ -69,6 +69,19 @@ def test_folds_spread_answers_and_keep_clusters():
     assert all(folds[2 * pair] == folds[2 * pair + 1] for pair in range(48))
     with pytest.raises(UserError, match="2 to 96"):
         fold_rows(ANSWERS, ALONE, 97, seed=2)
+
+
+def test_folds_by_id_are_the_remainders():
+    places = [f"set1/train.jsonl:{n}" for n in range(1, 5)]
+    assert fold_by_id(["7", "0", "12", "-1"], places, 3) == [1, 0, 0, 2]
+    with pytest.raises(
+        UserError, match=r"^set1/train\.jsonl:2: the id 'train\.jsonl:2' is not a whole number.* id % 3"
+    ):
+        fold_by_id(["7", "train.jsonl:2", "x", "1"], places, 3)
+    with pytest.raises(UserError, match=r"no row has an id with id % 2 = 1"):
+        fold_by_id(["2", "4", "6", "8"], places, 2)
+    with pytest.raises(UserError, match="1 folds"):
+        fold_by_id(["2", "4", "6", "8"], places, 1)
 
 
 def row(number, images=(), group=None, text="q"):

@@ -15,7 +15,7 @@ from rolltune.recipe import Recipe
 from rolltune.training import checkpoints, loop
 from rolltune.training import rolls as lottery
 from rolltune.training.loop import Judgement, Run
-from rolltune.training.step import REASONS, STOPPED, Plan, compile_step
+from rolltune.training.step import REASONS, STOPPED, Forward, Plan, compile_step
 
 ANSWERS = ("yes", "no", "Zeb", "a", "bcd")
 RECIPE = Recipe(
@@ -64,21 +64,31 @@ def same(a, b):
 
 
 def test_two_rolls_equal_two_runs_of_one(make_run):
-    together, _, _ = go(make_run(draws=2, rates=(0.05, 0.02)))
-    for number, rate in enumerate((0.05, 0.02)):
-        alone, _, _ = go(make_run(draws=1, seed=number, rates=(rate,)), slots=1)
+    own = [("rate", (0.05, 0.02)), ("alpha", (4.0, 16.0)), ("weight_decay", (3.0, 0.0))]
+    together, _, _ = go(make_run(draws=2, **{f"{name}s": values for name, values in own}))
+    for number in range(2):
+        single = {name: values[number] for name, values in own}
+        alone, _, _ = go(make_run(draws=1, seed=number, **single), slots=1)
         found = next(one for one in together.ended if one.draw.roll == number)
-        assert (found.reason, found.step, found.draw.rate) == ("", 6, rate)
+        assert (found.reason, found.step) == ("", 6) and single.items() <= dataclasses.asdict(found.draw).items()
         for path, leaf in alone.ended[0].trainable.items():
             for name in ("a", "b"):
                 np.testing.assert_allclose(found.trainable[path][name], leaf[name], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("at", [1, 4, 5])
-def test_resumed_equals_uninterrupted(make_run, tmp_path, at):
-    run = make_run(draws=3, redraws=0, rungs=(0.5,))
+HALVED = dict(draws=3, redraws=0, rungs=(0.5,), alphas=(4.0, 8.0, 2.0), weight_decays=(0.0, 0.5))
+DRAWN_AGAIN = dict(draws=2, redraws=1, rates=(0.05, 1e30), redraw_factor=1e-31)
+
+
+@pytest.mark.parametrize(
+    ("at", "left", "changes"),
+    [(1, 2, HALVED), (4, 2, HALVED), (7, 1, HALVED), (2, 2, DRAWN_AGAIN), (8, 1, DRAWN_AGAIN)],
+)
+def test_resumed_equals_uninterrupted(make_run, tmp_path, monkeypatch, at, left, changes):
+    monkeypatch.setattr(loop, "WORTH_A_PROGRAM", 1)
+    run = make_run(**changes)
     whole, _, finished = go(run)
-    assert finished and len(whole.ended) == 3
+    assert finished and len(whole.ended) == 3 and len(whole.slots) == 1
 
     state, asked = loop.new_state(run, 2), itertools.count(1)
     keep = lambda now: checkpoints.save(tmp_path / "kept", now, run.recipe, lambda judged: judged)
@@ -86,16 +96,18 @@ def test_resumed_equals_uninterrupted(make_run, tmp_path, at):
     state, _, finished = go(run, state=state, stop=stop, save=keep)
     assert not finished and state.step == at and checkpoints.exists(tmp_path / "kept")
     loaded = checkpoints.load(tmp_path / "kept", run.recipe, loop.new_state(run, 2), lambda judged: judged)
-    assert loaded.slots == state.slots and loaded.reached == state.reached
+    assert loaded.slots == state.slots and len(loaded.slots) == left and loaded.reached == state.reached
     same(loaded.rolls, state.rolls)
     resumed, _, finished = go(run, state=loaded)
-    assert finished
+    assert finished and resumed.step == whole.step
     same(resumed.rolls, whole.rolls)
     assert len(resumed.ended) == len(whole.ended)
     for one, other in zip(resumed.ended, whole.ended, strict=True):
         plain = lambda x: dataclasses.replace(x, trainable=None)
         assert plain(one) == plain(other)
         same(one.trainable, other.trainable)
+    with pytest.raises(UserError, match="begun with 2 rolls at once, not 3"):
+        checkpoints.load(tmp_path / "kept", run.recipe, loop.new_state(run, 3), lambda judged: judged)
     with pytest.raises(UserError, match=r"rate was 0\.05, is 0\.1"):
         checkpoints.load(
             tmp_path / "kept", dataclasses.replace(run.recipe, rate=0.1), loop.new_state(run, 2), lambda j: j
@@ -104,9 +116,49 @@ def test_resumed_equals_uninterrupted(make_run, tmp_path, at):
     assert not checkpoints.exists(tmp_path / "kept")
 
 
+def test_empty_slots_are_left_out_and_nothing_else_changes(make_run, forward, table, monkeypatch):
+    widths, traces = [], []
+
+    def counting(params, batch, table):
+        traces.append(len(widths))
+        return forward.log_probs(params, batch, table)
+
+    compiled = compile_step(PLAN, Forward(counting))
+
+    def step(base, table, rolls, batch):
+        widths.append(len(rolls.step))
+        return compiled(base, table, rolls, batch)
+
+    def run_to_the_end():
+        widths.clear()
+        run = dataclasses.replace(make_run(draws=4, rungs=(1 / 3, 2 / 3)), step=step)
+        return go(run, slots=4, figures=lambda draw: draw.roll)[0]
+
+    kept = run_to_the_end()
+    assert widths == [4] * 6 and len(set(traces)) == 1  # so few steps are not worth another program
+    monkeypatch.setattr(loop, "WORTH_A_PROGRAM", 1)
+    closed = run_to_the_end()
+    assert widths == [4, 4, 2, 2, 1, 1] and sorted(set(traces)) == [1, 3, 5]
+    assert traces.count(3) == traces.count(5) == traces.count(1)  # one program a halving
+    for one, other in zip(closed.ended, kept.ended, strict=True):
+        assert dataclasses.replace(one, trainable=None) == dataclasses.replace(other, trainable=None)
+    for found, expected in zip(
+        jax.tree.leaves(closed.ended[-1].trainable), jax.tree.leaves(kept.ended[-1].trainable), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_last_roll_of_several_is_still_drawn_again(make_run, monkeypatch):
+    monkeypatch.setattr(loop, "WORTH_A_PROGRAM", 1)
+    state, _, _ = go(make_run(draws=2, redraws=3, rates=(0.05, 1e30), redraw_factor=0.9))
+    again = {one.draw.roll: one.redrawn for one in state.ended}
+    assert again == {1: True, 2: True, 0: False, 3: True, 4: False} and len(state.slots) == 1
+
+
 def test_rolls_that_diverge_are_drawn_again_at_a_lower_rate(make_run):
     healthy, _, _ = go(make_run(draws=2))
-    state, said, _ = go(make_run(draws=2, rates=(0.05, 1e30), redraw_factor=1e-16))
+    run = make_run(draws=2, rates=(0.05, 1e30), redraw_factor=1e-16, alphas=(RECIPE.alpha, 3.0))
+    state, said, _ = go(run)
     good = next(one for one in state.ended if one.draw.roll == 0)
     same(good.trainable, next(one for one in healthy.ended if one.draw.roll == 0).trainable)
     dead = [one for one in state.ended if one.reason]
@@ -114,6 +166,7 @@ def test_rolls_that_diverge_are_drawn_again_at_a_lower_rate(make_run):
     assert dead[0].reason == "loss or gradient not finite" and dead[0].step == 1 and dead[0].trainable is None
     after = [one.draw for one in state.ended if one.draw.attempt]
     assert [one.roll for one in after] == [one.seed for one in after] == list(range(2, 2 + len(after)))
+    assert {one.alpha for one in after} == {3.0}  # a lower rate, and all else as it was
     np.testing.assert_allclose([one.rate for one in after], [1e30 * 1e-16**n for n in range(1, len(after) + 1)])
     assert state.ended[-1].reason == "" and state.ended[-1].step == 6
     assert "roll 1: loss or gradient not finite at step 1/6 (lr 1e+30); its slot draws roll 2, lr 1e+14" in said
@@ -161,3 +214,5 @@ def test_draws_depend_on_their_number_alone():
     assert rates.min() >= 1e-4 and rates.max() <= 1e-2 and len(set(rates)) == 40
     assert abs(np.log10(rates).mean() + 3) < 0.3 and [one.seed for one in draws] == list(range(7, 47))
     assert [lottery.draw(Recipe(rates=(1.0, 2.0)), n).rate for n in range(3)] == [1.0, 2.0, 1.0]
+    listed = [lottery.draw(Recipe(alphas=(4.0, 16.0), weight_decays=(0.0, 0.1, 0.2)), n) for n in range(3)]
+    assert [(one.alpha, one.weight_decay) for one in listed] == [(4.0, 0.0), (16.0, 0.1), (4.0, 0.2)]

@@ -26,15 +26,15 @@ def trained_on(data, make_rows, folds, draw) -> set[str]:
 
 
 def test_without_folds_the_training_split_is_trained_on_and_the_validation_rows_judge(data, make_rows):
-    assert trained_on(data, make_rows, None, Draw(0, 0, 1.0)) == {f"row{n}" for n in range(6)}
-    assert session.judged_rows(data, None, Draw(0, 0, 1.0)) == [6, 7]
+    assert trained_on(data, make_rows, None, Draw(0, 0, 1.0, 8.0, 0.0)) == {f"row{n}" for n in range(6)}
+    assert session.judged_rows(data, None, Draw(0, 0, 1.0, 8.0, 0.0)) == [6, 7]
 
 
 def test_a_fold_judges_the_roll_that_never_saw_it(data, make_rows):
     folds = [0, 1, 2, 0, 1, 2, 0, 1]
     judged = []
     for fold in range(3):
-        draw = Draw(fold, fold, 1.0, fold=fold)
+        draw = Draw(fold, fold, 1.0, 8.0, 0.0, fold=fold)
         own = session.judged_rows(data, folds, draw)
         assert own == [place for place in range(8) if folds[place] == fold]
         seen = trained_on(data, make_rows, folds, draw)

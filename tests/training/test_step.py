@@ -32,6 +32,10 @@ SGD = Plan(optim.Schedule("constant", 100, 0), optim.transform("sgd", None))
 ADAM = Plan(optim.Schedule("cosine", 4, 1), optim.transform("adamw", 1.0))
 
 
+def drawn(roll: int, seed: int, rate: float, alpha: float = 4.0, weight_decay: float = 0.0) -> Draw:
+    return Draw(roll, seed, rate, alpha, weight_decay)
+
+
 def row(number: int):
     return make_row("a b", ANSWERS[number], pixels=np.array([number], np.int32))
 
@@ -70,7 +74,7 @@ def same(a, b, **slack):
 def test_micro_batches_equal_one_large_batch(frozen_and_start, table, forward, average):
     frozen, start = frozen_and_start("lora")
     plan = dataclasses.replace(SGD, average=average)
-    roll = one(started(plan, start, Draw(0, 0, 1.0)), 0)
+    roll = one(started(plan, start, drawn(0, 0, 1.0)), 0)
     run = jax.jit(lambda batch: gradient(plan, forward, frozen, table, roll, batch))
     large, gradients = run(micro((0, 1, 2, 3, 4), size=5))
     accumulated, sums = run(micro((0, 1), (2, 3), (4,)))  # the last window is short: one row is not valid
@@ -90,7 +94,7 @@ def combined(frozen, roll):
 @pytest.mark.parametrize("method", ["lora", "attention", "rules"])
 def test_rolls_in_one_step_equal_separate_ones(frozen_and_start, table, forward, method):
     frozen, start = frozen_and_start(method)
-    draws = [Draw(n, seed, rate) for n, (seed, rate) in enumerate([(3, 0.01), (4, 0.03), (5, 0.002)])]
+    draws = [drawn(0, 3, 0.01, 4.0, 0.0), drawn(1, 4, 0.03, 16.0, 2.0), drawn(2, 5, 0.002, 1.0, 9.0)]
     batches = [micro((0, 1), (2,)), micro((3, 4), (5, 6)), micro((7, 0), (1, 2))]
     step = compile_step(ADAM, forward)
 
@@ -127,7 +131,7 @@ def counted(forward):
 
 @pytest.fixture
 def rates():
-    return [Draw(0, 0, 0.05), Draw(1, 1, 0.05), Draw(2, 2, 0.05)]
+    return [drawn(0, 0, 0.05), drawn(1, 1, 0.05), drawn(2, 2, 0.05)]
 
 
 def test_a_roll_that_dies_stops_and_changes_nothing_for_the_others(counted, frozen_and_start, table, rates):
@@ -158,7 +162,7 @@ def test_a_roll_that_dies_stops_and_changes_nothing_for_the_others(counted, froz
 
 def levels(losses) -> tuple[int, int]:
     """(state, steps done) of a roll that meets these losses."""
-    roll = lottery.begin(RECIPE, SGD, lottery.Start({}, {"text/norm/scale": jnp.ones(2)}), [Draw(0, 0, 1.0)])
+    roll = lottery.begin(RECIPE, SGD, lottery.Start({}, {"text/norm/scale": jnp.ones(2)}), [drawn(0, 0, 1.0)])
     roll = one(roll, 0)
     for loss in losses:
         fast, best, state = (np.asarray(x) for x in watch(SGD, roll, jnp.float32(loss), jnp.float32(1)))
@@ -191,7 +195,7 @@ def test_a_huge_rate_ends_its_roll_alone(counted, frozen_and_start, table, rates
 def test_nothing_changes_after_the_last_step(frozen_and_start, table, forward):
     frozen, start = frozen_and_start("lora")
     step = compile_step(ADAM, forward)
-    rolls = started(ADAM, start, Draw(0, 0, 0.01))
+    rolls = started(ADAM, start, drawn(0, 0, 0.01))
     for _ in range(4):
         rolls, _ = step(frozen, table, rolls, stacked(micro((0, 1))))
     done = one(rolls, 0)
@@ -202,7 +206,7 @@ def test_nothing_changes_after_the_last_step(frozen_and_start, table, forward):
 
 def test_scores_are_sums_of_each_candidates_tokens(frozen_and_start, table, forward):
     frozen, start = frozen_and_start("lora")
-    rolls = started(SGD, start, Draw(0, 0, 1.0), Draw(1, 1, 1.0))
+    rolls = started(SGD, start, drawn(0, 0, 1.0), drawn(1, 1, 1.0))
     both = make_row("a b", "abc", "d", pixels=np.array([0], np.int32))
     batch = collate([both], 24, 8, 2)
     scores = compile_score(forward, 2)(frozen, table, rolls.trainable, rolls.scale, batch)
@@ -217,7 +221,7 @@ def test_dropout_differs_by_roll_and_step_and_repeats_with_the_seed(frozen_and_s
     frozen, start = frozen_and_start("lora")
     plan = dataclasses.replace(SGD, dropout=0.5)
     run = jax.jit(lambda roll, batch: gradient(plan, forward, frozen, table, roll, batch)[0])
-    rolls = started(plan, start, Draw(0, 0, 1.0), Draw(1, 1, 1.0))
+    rolls = started(plan, start, drawn(0, 0, 1.0), drawn(1, 1, 1.0))
     first, second = one(rolls, 0), one(rolls, 1)
     second = second._replace(trainable=first.trainable)
     batch = micro((0, 1))
