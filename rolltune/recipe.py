@@ -37,14 +37,14 @@ class Recipe:
     dropout: float = 0.0
     first_layer: int = 0  # decoder layers below it are left alone, and their states kept
     optimizer: str = "adamw"  # adamw or sgd
-    rate: float = 1e-3  # the peak learning rate
+    rate: float = 3e-3  # the peak learning rate
     schedule: str = "cosine"  # cosine, linear or constant
     warmup: float = 0.1  # share of the steps
     clip: float = 1.0  # of the gradient's norm; 0: none
     weight_decay: float = 0.0
     batch: int = 2
     accumulate: int = 1
-    steps: int = 256
+    steps: int = 512
     average: str = "example"  # of the loss: over examples (big_vision) or over all "token"s (transformers)
     balance: str = "none"  # "sample": every answer as often; "weight": every answer's rows weigh the same
     seed: int = 0

@@ -61,14 +61,13 @@ def validate(args: argparse.Namespace, rolls: Sequence[Path], say: Callable[[str
     cards = {path: read_card(path) for path in rolls}
     sets = {path: read_examples(path, say=say) for path in args.data}  # every complaint before a model is loaded
     cells: list[Any] = []
-    model, loaded = None, None
+    bench, loaded = None, None
     for path in sorted(rolls, key=lambda path: (_base_of(cards[path], args), rolls.index(path))):
         recipe = recipes.from_card(cards[path].recipe)
         wanted = _base_of(cards[path], args)
         if wanted != loaded:
-            model, loaded = base.load(wanted, recipe.tokenizer, recipe.dtype), wanted
-        roll = load_roll(path, model.base)
-        scorer = Scorer(model, roll, recipe)
+            bench, loaded = Bench(base.load(wanted, recipe.tokenizer, recipe.dtype)), wanted
+        scorer = Scorer(bench, load_roll(path, bench.model.base), recipe)
         for file, examples in sets.items():
             if args.generate:
                 _print_generated(scorer, file, examples, args.generate, say)
@@ -87,10 +86,44 @@ def _base_of(card: Any, args: argparse.Namespace) -> str:
     return args.model or recipes.from_card(card.recipe).model
 
 
+class Bench:
+    """A base model and what its rolls share: images that are worked out, and compiled programs."""
+
+    def __init__(self, model: Any):
+        self.model = model
+        self._images: dict[Any, Any] = {}
+        self._scores: dict[int, Any] = {}
+
+    def images(self, examples: Sequence[Any], tower: bool, limit_gib: float) -> Any:
+        """The pictures of these examples. Those of other examples are kept too while all fit in `limit_gib`."""
+        import jax
+
+        from rolltune.training import inputs
+
+        key = (tower, *(key for example in examples for key in inputs.keys_of(example)))
+        if key not in self._images:
+            made = inputs.prepare_images(self.model, examples, tower, limit_gib)
+            tables = [one.table for one in (made, *self._images.values())]
+            if sum(leaf.nbytes for leaf in jax.tree.leaves(tables)) > limit_gib * 2**30:
+                self._images.clear()
+            self._images[key] = made
+        return self._images[key]
+
+    def score(self, answers: int) -> Any:
+        from functools import partial
+
+        from rolltune.training import step
+
+        if answers not in self._scores:
+            forward = step.Forward(partial(self.model.family.log_probs, self.model.config))
+            self._scores[answers] = step.compile_score(forward, answers)
+        return self._scores[answers]
+
+
 class Scorer:
     """One roll on its base. The prompt and the answers are the roll's own."""
 
-    def __init__(self, model: Any, roll: Any, recipe: recipes.Recipe):
+    def __init__(self, bench: Bench, roll: Any, recipe: recipes.Recipe):
         import jax
         import jax.numpy as jnp
 
@@ -98,8 +131,8 @@ class Scorer:
         from rolltune.commands.learn import nested_lora
         from rolltune.weights.names import flatten
 
-        self.model, self.card, self.recipe = model, roll.card, recipe
-        params = adapters.split_layers(model.params, recipe.first_layer)
+        self.bench, self.model, self.card, self.recipe = bench, bench.model, roll.card, recipe
+        params = adapters.split_layers(self.model.params, recipe.first_layer)
         trainable = nested_lora(flatten(roll.tree))
         full = {path for path, leaf in trainable.items() if not isinstance(leaf, dict)}
         kept = {path: leaf for path, leaf in adapters.flatten(params).items() if path not in full}
@@ -112,20 +145,15 @@ class Scorer:
         from rolltune.training import inputs
 
         tower = any(path.startswith(("vision/", "projector/")) for path in self.trainable)
-        images = inputs.prepare_images(self.model, examples, tower, self.recipe.table_gib)
+        images = self.bench.images(examples, tower, self.recipe.table_gib)
         return inputs.make_rows(self.model, images, examples, self.card.prompt, answers), images.table
 
     def predict(self, examples: Sequence[Any]) -> Any:
-        from functools import partial
-
         from rolltune.evaluation.scoring import allowed_answers, score_rows
-        from rolltune.training import step
 
         answers = allowed_answers(self.card.answers, [one.answer for one in examples])
         rows, table = self.rows(examples, answers)
-        forward = step.Forward(partial(self.model.family.log_probs, self.model.config))
-        score = step.compile_score(forward, len(answers))
-        shapes, batch = rows.shapes(), self.recipe.evaluate_batch
+        score, shapes, batch = self.bench.score(len(answers)), rows.shapes(), self.recipe.evaluate_batch
         return score_rows(score, self.base, table, self.trainable, self.scales, rows, shapes, answers, batch)[0]
 
     def write(self, examples: Sequence[Any], tokens: int) -> list[str]:

@@ -59,6 +59,15 @@ def test_each_roll_is_scaled_by_its_own_alpha(trained):
     assert len(losses) == 2
 
 
+def test_pictures_are_worked_out_once_for_all_rolls(trained, capsys, monkeypatch):
+    from rolltune.training import features
+
+    seen = []
+    monkeypatch.setattr(features, "on_disk", lambda model, keys, decode: seen.append(len(keys)))
+    assert main(["validate", "-m", "checkpoints/*.npz", "drawn/few.jsonl", "drawn/asked.jsonl"]) == 0
+    assert seen == [12]  # two rolls, and two files with the same pictures
+
+
 def test_rolls_and_data_are_told_apart_where_a_shell_expanded_the_pattern(trained, capsys):
     assert main(["validate", "-m", "checkpoints/first.npz", "drawn/few.jsonl"]) == 0
     assert capsys.readouterr().out.count("Result: ") == 1
