@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array
 
 from rolltune import rules as path_rules
@@ -94,9 +95,18 @@ def by_layer(trainable: dict[str, Any]) -> dict[str, Any]:
 
 
 def by_stack(trainable: dict[str, Any]) -> dict[str, Any]:
-    """The inverse of `by_layer`."""
+    """The inverse of `by_layer`, in the memory order of the trained leaves themselves.
+
+    Left to choose, XLA lays gradients out with the layers before the rolls; the fused update then reads them transposed,
+    and writes its results beside the old values and copies them back, instead of in place.
+    """
     is_list = lambda x: isinstance(x, list)
-    return jax.tree.map(lambda x: jnp.stack(x) if is_list(x) else x, trainable, is_leaf=is_list)
+
+    def stack(parts: list[Array]) -> Array:
+        stacked = jnp.stack(parts)
+        return with_layout_constraint(stacked, Layout(tuple(range(stacked.ndim))))
+
+    return jax.tree.map(lambda x: stack(x) if is_list(x) else x, trainable, is_leaf=is_list)
 
 
 def combine(base: dict, trainable: dict[str, Any], scale: Any = 1.0, key: Any = None, dropout: float = 0.0) -> dict:
