@@ -97,8 +97,8 @@ def by_layer(trainable: dict[str, Any]) -> dict[str, Any]:
 def by_stack(trainable: dict[str, Any]) -> dict[str, Any]:
     """The inverse of `by_layer`, in the memory order of the trained leaves themselves.
 
-    Left to choose, XLA lays gradients out with the layers before the rolls; the fused update then reads them transposed,
-    and writes its results beside the old values and copies them back, instead of in place.
+    Left to choose, XLA lays gradients out with the layers before the rolls; the fused update then reads them
+    transposed, and writes its results beside the old values and copies them back, instead of in place.
     """
     is_list = lambda x: isinstance(x, list)
 

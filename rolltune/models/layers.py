@@ -94,7 +94,7 @@ def _rms_norm_forward(x, scale, eps):
 
 
 def _rms_norm_backward(eps, saved, dy):
-    (x, scale), dy = jax.lax.optimization_barrier((saved, dy))  # as in _gelu_gated_product_backward
+    (x, scale), dy = jax.lax.optimization_barrier((saved, dy))  # as in _gated_backward
     normed, inverse = _normed(x, eps)
     dy = dy.astype(jnp.float32)
     dscale = jnp.sum((dy * normed).reshape(-1, x.shape[-1]), 0)
@@ -113,27 +113,36 @@ def layer_norm(p: dict, x: Float[Array, "*b d"], eps: float) -> Float[Array, "*b
     return (y * p["scale"].astype(jnp.float32) + p["bias"].astype(jnp.float32)).astype(x.dtype)
 
 
-@jax.custom_vjp
 def gelu_gated_product(gate: Float[Array, "*b f"], up: Float[Array, "*b f"], w: Any) -> Float[Array, "*b o"]:
-    """`(gelu_tanh(gate) * up) @ w` (Shazeer 2020, arXiv:2002.05202). Keeps gate and up for the way back, nothing else.
+    """`(gelu_tanh(gate) * up) @ w` (Shazeer 2020, arXiv:2002.05202). Keeps gate and up for the way back, no more.
 
     The product's input is as wide as they are and costs one more pass to work out again: a third of what a layer keeps.
     """
-    return product(_gated(gate, up), w)
+    rows = gate.reshape(-1, gate.shape[-1]), up.reshape(-1, up.shape[-1])
+    if isinstance(w, LoRA) and w.key is None:
+        gated, low = _gated(*rows, w.a.astype(gate.dtype))
+        y = product(gated, w.base) + low @ w.b.astype(gate.dtype)
+    else:
+        y = product(_gated(*rows, None)[0], w)
+    return y.reshape(*gate.shape[:-1], -1)
 
 
-def _gated(gate, up):
-    return (jax.nn.gelu(gate.astype(jnp.float32)) * up.astype(jnp.float32)).astype(gate.dtype)
+@jax.custom_vjp
+def _gated(gate, up, a):
+    """`gelu_tanh(gate) * up`, and its product with an adapter's `a`, whose gradient needs it again."""
+    gated = (jax.nn.gelu(gate.astype(jnp.float32)) * up.astype(jnp.float32)).astype(gate.dtype)
+    return gated, None if a is None else gated @ a
 
 
-def _gelu_gated_product_forward(gate, up, w):
-    return gelu_gated_product(gate, up, w), (gate, up, w)
+def _gated_forward(gate, up, a):
+    return _gated(gate, up, a), (gate, up, a)
 
 
-def _gelu_gated_product_backward(saved, dy):
-    gate, up, w = saved
+def _gated_backward(saved, slopes):
+    gate, up, a = saved
+    dgated, dlow = slopes
     # Without the barrier XLA shares float32 copies of gate and up between the two ways, and keeps them.
-    (gate, up), dy = jax.lax.optimization_barrier(((gate, up), dy))
+    (gate, up), dlow = jax.lax.optimization_barrier(((gate, up), dgated if dlow is None else dlow))
     dtypes = gate.dtype, up.dtype
     gate, up = gate.astype(jnp.float32), up.astype(jnp.float32)
     inner = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)
@@ -141,12 +150,15 @@ def _gelu_gated_product_backward(saved, dy):
     slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * gate**2)
     gelu = 0.5 * gate * (1 + tanh)
     dgelu = 0.5 * (1 + tanh) + 0.5 * gate * (1 - tanh**2) * slope
-    dgated, dw = jax.vjp(product, (gelu * up).astype(dtypes[0]), w)[1](dy)
+    da = None
+    if a is not None:
+        da = (gelu * up).astype(dtypes[0]).T @ dlow
+        dgated = dgated + dlow @ a.T
     dgated = dgated.astype(jnp.float32)
-    return (dgated * up * dgelu).astype(dtypes[0]), (dgated * gelu).astype(dtypes[1]), dw
+    return (dgated * up * dgelu).astype(dtypes[0]), (dgated * gelu).astype(dtypes[1]), da
 
 
-gelu_gated_product.defvjp(_gelu_gated_product_forward, _gelu_gated_product_backward)
+_gated.defvjp(_gated_forward, _gated_backward)
 
 
 def rope_angles(positions: Int[Array, "b t"], head_dim: int, theta: float) -> tuple[Float[Array, "b t 1 h"], ...]:

@@ -89,6 +89,18 @@ def test_products_with_several_adapters_equal_separate_ones():
         np.testing.assert_allclose(found, x @ (w.base + w.a @ w.b), rtol=1e-4, atol=1e-4)
 
 
+def test_a_gated_product_with_an_adapter_equals_the_one_with_its_weight_merged():
+    gate, up, w = draw(0, 2, 3, 8), draw(1, 2, 3, 8), lora(2, 5, 2)
+    merged = lambda gate, up, a, b: plain_gated(gate, up, w.base + a @ b)
+    ours = lambda gate, up, a, b: nn.gelu_gated_product(gate, up, w.replace(a=a, b=b))
+    inputs = (gate, up, w.a, w.b)
+    expected, back = jax.vjp(merged, *inputs)
+    found, our_back = jax.vjp(ours, *inputs)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    for mine, theirs in zip(our_back(expected), back(expected), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-3)
+
+
 def test_dropout_drops_inputs_of_the_adapter_alone_and_keeps_their_mean():
     x = jnp.ones((4000, 8))
     w = nn.LoRA(draw(0, 8, 8), jnp.eye(8), jnp.eye(8), jax.random.key(1), 0.25)
