@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Times our step and, where a peer's script is given, the peer's, on one GPU in one run.
 #   PEER=path/to/peer_hf.py  OUT=folder  benchmarks/suite.sh
-# Writes $OUT/ours.jsonl and $OUT/peer.jsonl, and prints the ratios last.
+# Writes $OUT/ours.jsonl and $OUT/peer.jsonl, prints the ratios, and times the whole job last: eight rolls against eight
+# runs of the peer, and four rolls with all but 12 GiB of the card taken.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 OUT=${OUT:-.}
@@ -17,7 +18,6 @@ ours "${short[@]}" --rolls 8 --first-layer 9 --steps 15
 ours --batch 2 --method attention --steps 30
 ours --batch 16 --steps 9
 ours --batch 64 --steps 4
-XLA_PYTHON_CLIENT_MEM_FRACTION=${CAP:-0.0854} ours "${short[@]}" --rolls 4 --steps 15 --tag 12GiB
 
 if [ -n "${PEER:-}" ]; then
   cat >"$OUT/settings" <<'SETTINGS'
@@ -32,3 +32,7 @@ SETTINGS
 fi
 
 "$PYTHON" benchmarks/ratios.py "$OUT/ours.jsonl" "$OUT/peer.jsonl"
+
+job() { timeout 300 "$PYTHON" benchmarks/whole_job.py --folder "${JOB:-$OUT/job}" "$@" 2>>"$OUT/ours.log" | tee -a "$OUT/job.jsonl"; }
+job ${PEER:+--peer "$PEER"}
+job --rolls 4 --times 1 --cap 12
