@@ -10,11 +10,12 @@ from rich.console import Console
 
 from rolltune.atomic import folder_aside
 from rolltune.commands.progress import counted, quiet_decoders
-from rolltune.data.examples import Scan, check_images, scan_source
+from rolltune.data.examples import Scan
 from rolltune.data.files import relative, safe_name, sha256_of, write_json, write_jsonl
 from rolltune.data.findings import ERROR, Finding, raise_errors
 from rolltune.data.fingerprints import fingerprints
 from rolltune.data.jsonl import MANIFEST, common_root, rebased
+from rolltune.data.sources import check_images, scan_source
 from rolltune.data.splits import cluster_rows, fold_rows, keys_of, modulo_rows, parse_amount, split_rows
 from rolltune.errors import UserError
 

@@ -54,7 +54,7 @@ def validate(args: argparse.Namespace, rolls: Sequence[Path], say: Callable[[str
     from rich.console import Console
 
     from rolltune import base
-    from rolltune.data.examples import read_examples
+    from rolltune.data.sources import read_examples
     from rolltune.evaluation import cross_table
     from rolltune.weights.adapters import load_roll, read_card
 

@@ -1,18 +1,13 @@
-"""What one labelled row is, whatever file it came from, and the one door through which rows come in."""
+"""What one labelled row is, whatever file it came from."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rolltune.data.findings import ERROR, Finding, raise_errors
-from rolltune.errors import UserError
+from rolltune.data.findings import Finding
 
 GROUP_KEYS = ("group", "video")  # of a JSONL row, first one present; rows of one group stay in one split
-SPLIT_NAMES = ("train", "valid", "validation", "val", "dev", "test")
 QUESTION = "What is in this picture?"  # asked of image folders where no other is given
 
 
@@ -86,121 +81,3 @@ class Scan:
         if self.note:
             parts.append(self.note)
         return f"{self.kind}: " + ", ".join(parts)
-
-
-def splits_in(path: str | Path) -> dict[str, Path]:
-    """The splits that a folder holds: train.jsonl, valid.jsonl, ... or folders of those names; {} if none."""
-    path = Path(path)
-    found = {}
-    for name in SPLIT_NAMES:
-        for place in (path / f"{name}.jsonl", path / f"{name}.csv", path / name):
-            has_classes = place.is_dir() and any(inside.is_dir() for inside in place.iterdir())
-            if name not in found and (place.is_file() or has_classes):
-                found[name] = place
-    files = {name: place for name, place in found.items() if place.is_file()}
-    return files or found  # beside train.jsonl, a folder train/ is where its pictures are
-
-
-def scan_source(
-    path: str | Path,
-    *,
-    question: str | None = None,
-    names: Mapping[str, str] | None = None,
-    columns: Mapping[str, str] | None = None,
-    image_root: str | Path | None = None,
-) -> Scan:
-    """Finds out what `path` is and reads its rows; problems are gathered in `findings`, images not yet opened."""
-    # The readers need the types above, so they are imported where they are called.
-    from rolltune.data import folders, jsonl, tables, tfds
-
-    if str(path).startswith("tfds:"):
-        return tfds.scan_tfds(str(path), question=question, names=names, columns=columns)
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f"{path}: there is no such file or folder")
-    if path.is_dir():
-        inside = _only_table(path)
-        if inside is None:
-            return folders.scan_folder(path, question=question, names=names)
-        path = inside
-    match path.suffix.lower():
-        case ".jsonl" | ".json" | ".ndjson":
-            return jsonl.scan_jsonl(path, columns=columns, image_root=image_root)
-        case ".csv" | ".tsv":
-            return tables.scan_csv(path, columns=columns, question=question, image_root=image_root)
-    raise UserError(
-        f"{path}: rows are read from .jsonl, .json, .csv, .tsv, a folder with one sub-folder an answer, or tfds:NAME; "
-        f"{path.suffix or 'a file without an ending'} is none of them"
-    )
-
-
-def _only_table(folder: Path) -> Path | None:
-    """The JSONL or CSV that a folder stands for; None where it is a folder of image folders."""
-    tables = sorted(file for file in folder.iterdir() if file.suffix.lower() in (".jsonl", ".csv", ".tsv"))
-    for preferred in ("data.jsonl", "metadata.jsonl"):
-        if folder / preferred in tables:
-            return folder / preferred
-    if len(tables) > 1 or (not tables and splits_in(folder)):
-        choice = ", ".join(place.name for place in (tables or splits_in(folder).values()))
-        raise UserError(f"{folder} holds several sets: name one of {choice}")
-    if (folder / "state.json").exists() or any(folder.glob("*.arrow")):
-        raise UserError(
-            f"{folder} is a Hugging Face datasets folder in Arrow format, which is not read: write it out first, with "
-            "datasets.load_from_disk(...) and one row of JSON an example, images saved beside it"
-        )
-    return tables[0] if tables else None
-
-
-def check_images(scan: Scan, workers: int | None = None, advance: Callable[[], None] = lambda: None) -> list[Finding]:
-    """Opens every image of the scan once, on a few threads; one finding for each row of each that fails."""
-    from rolltune.data.images import open_image
-
-    users: dict[tuple[Path, int | None], list[Example]] = {}
-    for example in scan.examples:
-        for path, frame in zip(example.images, example.frames or (None,) * len(example.images), strict=True):
-            users.setdefault((path, frame), []).append(example)
-
-    def problem(key: tuple[Path, int | None]) -> str | None:
-        try:
-            open_image(*key)
-        except UserError as error:
-            return str(error)
-        finally:
-            advance()
-        return None
-
-    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-        found = zip(users.items(), pool.map(problem, users), strict=True)
-        return [
-            Finding(ERROR, "unreadable image", example.source, message, images=(path,))
-            for ((path, _), examples), message in found
-            if message
-            for example in examples
-        ]
-
-
-def read_examples(
-    path: str | Path,
-    *,
-    question: str | None = None,
-    names: Mapping[str, str] | None = None,
-    columns: Mapping[str, str] | None = None,
-    image_root: str | Path | None = None,
-    open_images: bool = True,
-    say: Callable[[str], None] | None = None,
-) -> list[Example]:
-    """Every row of a JSONL, JSON or CSV file, an image folder or tfds:NAME[:SPLIT], in its order.
-
-    Strict: all problems are raised at once as one UserError with their lines: malformed rows, missing
-    or empty fields, images that are missing, unreadable or outside the data folder, ids used twice.
-    `say` is told what the source was understood to be. `question` is asked of image folders and
-    tables without one ("{answers}" in it becomes the list of answers), `names` gives class folders
-    other names, `columns` says which column is the prefix, suffix or image, `image_root` is where images
-    may lie apart from the file's own folder. `open_images=False` skips decoding every image.
-    """
-    scan = scan_source(path, question=question, names=names, columns=columns, image_root=image_root)
-    if say is not None:
-        say(f"{path}: {scan.understood}")
-    findings = scan.findings + (check_images(scan) if open_images else [])
-    raise_errors(findings, str(path))
-    return scan.examples

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from rolltune import adapters, base, optim
 from rolltune.data.batches import Loader, Rows, Shapes
-from rolltune.data.examples import Example, read_examples
+from rolltune.data.examples import Example
 from rolltune.data.images import apply_frame_policy
+from rolltune.data.sources import read_examples
 from rolltune.errors import UserError
 from rolltune.evaluation import metrics as measuring
 from rolltune.evaluation.metrics import Metrics, Positive, Prediction

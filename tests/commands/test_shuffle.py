@@ -11,7 +11,7 @@ from PIL import Image
 
 from rolltune.commands.common import find_dataset
 from rolltune.commands.shuffle import main
-from rolltune.data.examples import read_examples
+from rolltune.data.sources import read_examples
 from rolltune.errors import UserError
 
 SCRIPT = Path(__file__).parents[2] / "playground" / "02-shuffle_data.sh"

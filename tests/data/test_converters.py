@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from rolltune.commands.convert import main
-from rolltune.data.examples import read_examples
 from rolltune.data.files import safe_name
+from rolltune.data.sources import read_examples
 from rolltune.errors import UserError
 
 

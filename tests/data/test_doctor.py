@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from rolltune.commands.doctor import main
 from rolltune.data.doctor import examine, sources_of
 from rolltune.data.doctor_page import page
-from rolltune.data.examples import read_examples
+from rolltune.data.sources import read_examples
 
 
 def picture(number):

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rolltune.data.converters.output import Output
-from rolltune.data.examples import QUESTION, splits_in
+from rolltune.data.examples import QUESTION
 from rolltune.data.findings import ERROR, raise_errors
 from rolltune.data.folders import scan_folder
+from rolltune.data.sources import splits_in
 
 PLANT_QUESTION = "What does this leaf picture show? Name the plant and its disease, if any."
 ANIMAL_QUESTION = "Which animal is in this picture? Answer with one word."

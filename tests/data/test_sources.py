@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rolltune.data.examples import Turn, read_examples, scan_source, splits_in
+from rolltune.data.examples import Turn
+from rolltune.data.sources import read_examples, scan_source, splits_in
 from rolltune.errors import UserError
 
 
