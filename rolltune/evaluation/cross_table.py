@@ -36,13 +36,18 @@ def table(cells: Sequence[Cell], metric: str = "f-measure") -> Table:
         caption=caption,
         caption_justify="left",
     )
-    out.add_column("checkpoint", overflow="fold")
+    # A narrow terminal folds paths anywhere: folders stand apart, and once only where all rolls lie in one.
+    folders = {checkpoint.rpartition("/")[0] for checkpoint in checkpoints}
+    folder = folders.pop() if len(folders) == 1 else ""
+    out.add_column(f"checkpoint\nin {folder}" if folder else "checkpoint", overflow="fold")
     for dataset in datasets:
         sizes = {found[key].metrics.n for key in found if key[1] == dataset and found[key].metrics is not None}
         size = f"\n{sizes.pop()} pictures" if len(sizes) == 1 else ""
-        out.add_column(dataset + size, justify="right", overflow="fold")
+        place, slash, name = dataset.rpartition("/")
+        out.add_column(f"{place}{slash}\n{name}{size}" if place else dataset + size, justify="right", overflow="fold")
     for checkpoint in checkpoints:
-        out.add_row(checkpoint, *(_text(found.get((checkpoint, dataset)), metric) for dataset in datasets))
+        name = checkpoint.removeprefix(f"{folder}/") if folder else checkpoint
+        out.add_row(name, *(_text(found.get((checkpoint, dataset)), metric) for dataset in datasets))
     return out
 
 

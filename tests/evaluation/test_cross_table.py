@@ -23,6 +23,24 @@ def test_every_figure_is_in_the_table():
         assert part in text
 
 
+def test_no_name_is_folded_on_a_narrow_terminal():
+    console = Console(width=80, record=True, file=io.StringIO())
+    measured = measure(counted(4, 4, 1, 1), "yes")
+    sets = ("./dataset/set1/train.jsonl", "./dataset/set1/valid.jsonl")
+    rolls = ("./checkpoints/trained-set1.npz", "./checkpoints/best-set1.npz")
+    console.print(table([Cell(roll, path, measured) for roll in rolls for path in sets]))
+    text = console.export_text()
+    for part in (
+        "in ./checkpoints",
+        "trained-set1.npz",
+        "best-set1.npz",
+        "./dataset/set1/",
+        "train.jsonl",
+        "valid.jsonl",
+    ):
+        assert part in text
+
+
 def test_the_json_holds_them_too(tmp_path):
     write(tmp_path / "table.json", CELLS, "precision")
     read = json.loads((tmp_path / "table.json").read_text())
