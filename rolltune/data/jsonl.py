@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +34,33 @@ def scan_jsonl(path: Path, *, columns: Mapping[str, str] | None = None, image_ro
     roots = image_roots(path.parent, image_root)
     scan = Scan("JSON list" if path.suffix.lower() == ".json" else "JSON Lines", path.parent)
     lines = _rows_of_list(path) if path.suffix.lower() == ".json" else _rows_of_lines(path)
-    for place, row in lines:
-        where = f"{short(path)}:{place}"
+
+    def named(row: dict | RowProblem) -> dict:
+        if isinstance(row, RowProblem):
+            raise row
+        return renamed(row, columns)
+
+    add_rows(scan, path, lines, named, roots)
+    kinds = {"conversations" for row in scan.rows if "conversations" in row or "messages" in row}
+    scan.note = "conversations" if kinds else ""
+    return scan
+
+
+def add_rows(
+    scan: Scan, path: Path, lines: Iterable[tuple[int, Any]], make_row: Callable[[Any], dict], roots: tuple[Path, ...]
+) -> None:
+    """Adds the rows that `make_row` makes of (line, what is there), and a finding for each that is none."""
+    for line, raw in lines:
+        where = f"{short(path)}:{line}"
         try:
-            if isinstance(row, RowProblem):
-                raise row
-            row = renamed(row, columns)
-            example = parse_row(row, where, f"{path.name}:{place}", path.parent, roots)
+            row = make_row(raw)
+            example = parse_row(row, where, f"{path.name}:{line}", path.parent, roots)
         except RowProblem as problem:
             scan.findings += [Finding(ERROR, "bad row", where, part) for part in problem.args]
             continue
         scan.examples.append(example)
         scan.rows.append(row)
     add_set_findings(scan, short(path))
-    kinds = {"conversations" for row in scan.rows if "conversations" in row or "messages" in row}
-    scan.note = "conversations" if kinds else ""
-    return scan
 
 
 def short(path: Path) -> str:

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rolltune.data.examples import Scan
-from rolltune.data.findings import ERROR, Finding
-from rolltune.data.jsonl import RowProblem, add_set_findings, image_roots, parse_row, short
+from rolltune.data.jsonl import RowProblem, add_rows, image_roots
 from rolltune.errors import UserError
 
 ARENA_COLUMNS = ("prompt", "response_a", "response_b", "winner_model_a", "winner_model_b", "winner_tie")
@@ -38,21 +37,14 @@ def scan_csv(
             f"{path}: the table {lack}; it has {', '.join(map(repr, header))}: say which is which with "
             "columns={'prefix': 'question', 'suffix': 'label', 'image': 'file'} (--columns prefix=question,suffix=...)"
         )
-    roots = image_roots(path.parent, image_root)
-    for line, cells in rows:
-        where = f"{short(path)}:{line}"
-        try:
-            if len(cells) != len(header):
-                raise RowProblem(f"{len(cells)} cells where the header has {len(header)}: is a quote or comma missing?")
-            named = dict(zip(header, cells, strict=True))
-            row = _arena_row(named, question) if arena else _plain_row(named, mapping, question)
-            example = parse_row(row, where, f"{path.name}:{line}", path.parent, roots)
-        except RowProblem as problem:
-            scan.findings += [Finding(ERROR, "bad row", where, part) for part in problem.args]
-            continue
-        scan.examples.append(example)
-        scan.rows.append(row)
-    add_set_findings(scan, short(path))
+
+    def named(cells: list[str]) -> dict:
+        if len(cells) != len(header):
+            raise RowProblem(f"{len(cells)} cells where the header has {len(header)}: is a quote or comma missing?")
+        row = dict(zip(header, cells, strict=True))
+        return _arena_row(row, question) if arena else _plain_row(row, mapping, question)
+
+    add_rows(scan, path, rows, named, image_roots(path.parent, image_root))
     return scan
 
 
