@@ -30,6 +30,8 @@ from step_speed import random_batch
 
 from rolltune import adapters, optim
 from rolltune.models import paligemma
+from rolltune.recipe import Recipe
+from rolltune.training import rolls as lottery
 from rolltune.training import step as training
 
 # What XLA wants to know of a card (its GpuTargetConfigProto): an H100 with 80 GB.
@@ -62,14 +64,9 @@ def compile_step(rolls: int, layers: int | None, batch: int, text: int, answer: 
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params["text"]["layers"])
     params["text"]["layers"] = [one] * config.text.layers
     plan = training.Plan(optim.Schedule("cosine", 1000, 100), optim.transform("adamw", 1.0))
-
-    def fresh(key):
-        trainable = adapters.init_lora(key, shapes, rank)
-        number = lambda kind=jnp.float32: jnp.zeros((), kind)
-        state = [number(jnp.int32), *[number()] * 5, number(jnp.int32)]
-        return training.Roll(trainable, plan.transform.init(trainable), key, *state)
-
-    started = jax.eval_shape(jax.vmap(fresh), jax.ShapeDtypeStruct((rolls, 2), jnp.uint32))
+    recipe = Recipe(rank=rank)
+    draws = [lottery.draw(recipe, number) for number in range(rolls)]
+    started = jax.eval_shape(lambda: lottery.begin(recipe, plan, lottery.Start(shapes, {}), draws))
     rows = random_batch(config, (rolls, 1), batch, text, answer, cached=True)
     table = paligemma.Features(jax.ShapeDtypeStruct((86, config.image_tokens, config.text.width), jnp.bfloat16))
     forward = training.Forward(partial(paligemma.log_probs, config))

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -23,6 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from rolltune import adapters, optim
 from rolltune.data.batches import IMAGE, Batch
 from rolltune.models import paligemma
+from rolltune.recipe import Recipe
+from rolltune.training import rolls as lottery
 from rolltune.training import step as training
 
 
@@ -106,15 +107,9 @@ def main() -> None:
     transform = optim.transform("adamw" if adam else "sgd", 1.0 if adam else None)
     plan = training.Plan(optim.Schedule("cosine", 1000, 100), transform)
 
-    def fresh(key):
-        trainable = trained | adapters.init_lora(key, shapes, args.rank)
-        one = lambda value, kind=jnp.float32: jnp.asarray(value, kind)
-        return training.Roll(
-            trainable, plan.transform.init(trainable), key, one(0, jnp.int32), one(1e-4), one(2.0), one(0),
-            one(0), one(0), one(0, jnp.int32),
-        )  # fmt: skip
-
-    rolls = jax.jit(jax.vmap(fresh))(jax.random.split(jax.random.key(2), args.rolls))
+    recipe = Recipe(rank=args.rank, alpha=2.0 * args.rank, rate=1e-4)
+    draws = [lottery.draw(recipe, number) for number in range(args.rolls)]
+    rolls = lottery.begin(recipe, plan, lottery.Start(shapes, trained), draws)
     trained.clear()
     forward = training.Forward(partial(paligemma.log_probs, config, remat=args.remat))
     step = training.compile_step(plan, forward)

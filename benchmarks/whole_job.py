@@ -10,6 +10,7 @@ once; its weights are made on the device and its rows are random, so that neithe
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -56,7 +57,8 @@ def hold_all_but(gib: float) -> subprocess.Popen:
     }
     program = "import jax, time; jax.numpy.zeros(1).block_until_ready(); print(flush=True); time.sleep(3600)"
     process = subprocess.Popen([sys.executable, "-c", program], env=variables, stdout=subprocess.PIPE, text=True)
-    process.stdout.readline()
+    if not process.stdout.readline():
+        raise SystemExit(f"the process that was to take all but {gib} GiB ended with status {process.wait()}")
     left = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].split(",")[0]
     print(f"left on the device: {float(left) / 1024:.2f} GiB", flush=True)
     return process
@@ -70,17 +72,16 @@ def ours(folder: Path, rolls: int, steps: int, cap: float | None, extra: list[st
     command += [f"--config.{key}={value}" for key, value in settings.items()]
     command += ["--config.rate_range=(5e-5,5e-4)", "--config.redraws=0"]  # each roll runs once, as the peer's
     variables = environment() | {"ROLLTUNE_CACHE": str(folder / "cache")}
-    ballast = hold_all_but(cap) if cap else None
-    began = time.perf_counter()
-    with (folder / f"{name}.log").open("w") as log:
+    with (folder / f"{name}.log").open("w") as log, contextlib.ExitStack() as after:
+        if cap:
+            after.callback(hold_all_but(cap).kill)
+        began = time.perf_counter()
         process = subprocess.Popen(
             command + extra, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         for line in process.stdout:
             log.write(f"{time.perf_counter() - began:7.2f} {line}")
-    seconds = time.perf_counter() - began
-    if ballast:
-        ballast.kill()
+        seconds = time.perf_counter() - began
     printed = (folder / f"{name}.log").read_text()
     found = {"who": "ours", "rolls": rolls, "steps": steps, "cap_gib": cap, "status": process.wait()}
     found["seconds"] = round(seconds, 1)

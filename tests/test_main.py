@@ -53,6 +53,22 @@ def test_a_cpu_is_spared_the_log_of_programs_found_in_the_cache(command, monkeyp
     assert os.environ.get("TF_CPP_MIN_LOG_LEVEL") == level
 
 
+def test_a_full_device_gets_advice_and_other_errors_their_traceback(command, capsys):
+    def fail(text):
+        def raising(argv):
+            raise RuntimeError(text)
+
+        return raising
+
+    command(fail("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3.97GiB\nlong story"))
+    assert program.main(["learn"]) == program.USAGE_ERROR
+    said = capsys.readouterr().err
+    assert "--rolls auto" in said and "3.97GiB" in said and "long story" not in said
+    command(fail("INTERNAL: no such kernel"))
+    with pytest.raises(RuntimeError, match="no such kernel"):
+        program.main(["learn"])
+
+
 def test_a_user_error_is_one_line_and_status_2(command, capsys):
     def fail(argv):
         raise UserError("data.jsonl line 3: no image")
