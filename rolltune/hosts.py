@@ -66,11 +66,12 @@ def main(argv: list[str]) -> int:
 
     place = find_place(os.environ)
     join(place)
-    print(
+    # In one piece: all hosts may write into one pipe, and unbuffered, print gives the end of the line apart.
+    sys.stdout.write(
         f"host {place.host} of {place.hosts}: {jax.local_device_count()} {jax.default_backend()} devices, "
-        f"{jax.device_count()} in all",
-        flush=True,
+        f"{jax.device_count()} in all\n"
     )
+    sys.stdout.flush()
     if place.hosts > 1:
         jax.distributed.shutdown()
     if argv:
