@@ -64,11 +64,11 @@ def hold_all_but(gib: float) -> subprocess.Popen:
     return process
 
 
-def ours(folder: Path, rolls: int, steps: int, cap: float | None, extra: list[str]) -> dict:
+def ours(folder: Path, rolls: str, steps: int, cap: float | None, extra: list[str]) -> dict:
     """One run of the command."""
     name = f"job-{rolls}-{len(list(folder.glob('checkpoints/*.npz')))}"
     settings = {"model": "random.npz", "rank": 16, "alpha": 32.0, "steps": steps, "batch": 2, "log_every": 32}
-    command = [sys.executable, "-m", "rolltune", "learn", "-d", "dataset/set1", "-w", name, "--rolls", str(rolls)]
+    command = [sys.executable, "-m", "rolltune", "learn", "-d", "dataset/set1", "-w", name, "--rolls", rolls]
     command += [f"--config.{key}={value}" for key, value in settings.items()]
     command += ["--config.rate_range=(5e-5,5e-4)", "--config.redraws=0"]  # each roll runs once, as the peer's
     variables = environment() | {"ROLLTUNE_CACHE": str(folder / "cache")}
@@ -92,7 +92,8 @@ def ours(folder: Path, rolls: int, steps: int, cap: float | None, extra: list[st
 
 
 def peer(script: Path, runs: int, steps: int) -> dict:
-    """`runs` runs in this process; eight take what these do, building and compiling once."""
+    """`runs` runs in this process; eight take what these do, importing, building and compiling once."""
+    began = time.perf_counter()
     spec = importlib.util.spec_from_file_location("peer_hf", script)
     hf = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(script.parent))
@@ -102,7 +103,6 @@ def peer(script: Path, runs: int, steps: int) -> dict:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     args = hf.parser().parse_args(["--model=paligemma-3b", "--method=lora", "--batch=2", "--seq=16", "--compile=1"])
     args.seed = 0
-    began = time.perf_counter()
     m = hf.shapes.MODELS[args.model]
     model, params = hf.choose_trainable(hf.build(args, m), args)
     model.train()
@@ -158,7 +158,7 @@ def peer(script: Path, runs: int, steps: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="where weights, data and results go")
-    parser.add_argument("--rolls", type=int, default=8)
+    parser.add_argument("--rolls", default="8", help="how many, or auto (%(default)s)")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--cap", type=float, help="GiB of device memory that may be used")
     parser.add_argument("--times", type=int, default=2, help="how often ours is run: the first compiles (%(default)s)")

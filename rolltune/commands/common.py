@@ -65,4 +65,5 @@ def set_up_jax() -> None:
 
     if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]  # JAX adds its options when imported
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    # All of them: the many that take a tenth of a second each are as long to wait for as the few long ones.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -148,6 +148,7 @@ def run(
     past = None if cache is None else (cache.k, cache.v)
     if isinstance(layers, list | tuple):
         kept = []
+        block = jax.jit(block)  # traced once for all of them
         for i, p in enumerate(layers):
             own = jax.tree.map(lambda c, i=i: c[i], past)
             x, kv = block(x, p, sliding[i], own, at if i == n - 1 else None)

@@ -114,7 +114,12 @@ def take(rolls: Roll, slots: Any) -> Roll:
 
 def trainable_of(rolls: Roll, slot: int) -> dict[str, Any]:
     """What one roll trained, on the host."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf[slot]), rolls.trainable)
+    return jax.tree.map(np.asarray, _one_of(rolls.trainable, slot))
+
+
+@jax.jit  # outside of it, every shape would be a program of its own to compile
+def _one_of(leaves: Any, slot: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[slot], leaves)
 
 
 def passes_rung(figure: float, reached: Sequence[float], keep_share: float) -> bool:
