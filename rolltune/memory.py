@@ -1,5 +1,6 @@
 """What a step will need, from the compiled program, and how many rolls that leaves room for."""
 
+import subprocess
 from typing import Any
 
 import jax
@@ -27,11 +28,23 @@ def _draws(run: Run, slots: int) -> list[Any]:
 
 
 def free_bytes() -> int | None:
-    """What the device has left, None where it does not say (a CPU)."""
+    """What the device has left, None where nobody says (a CPU)."""
     stats = jax.devices()[0].memory_stats()
-    if not stats or "bytes_limit" not in stats:
+    if not stats:
         return None
-    return stats["bytes_limit"] - stats["bytes_in_use"]
+    if stats.get("bytes_limit"):
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    return free_on_card()  # CUDA's own allocator states no limit, and gives back what was freed
+
+
+def free_on_card() -> int | None:
+    """What no process has taken, by the driver; of several cards, the fullest one's. None without an answer."""
+    query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    try:
+        printed = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return min((int(line) << 20 for line in printed.split() if line.isdecimal()), default=None)
 
 
 def fit_rolls(run: Run, most: int = 64) -> tuple[int, str]:

@@ -46,14 +46,12 @@ def shown(path: Path) -> str:
 
 
 def share_memory(environment: MutableMapping[str, str]) -> None:
-    """Says how JAX takes a card's memory, where the person has not: as it is needed, all but a tenth."""
+    """Says how JAX takes a card's memory, where the person has not: as it is needed, and given back when it is not."""
     environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     # CUDA's own allocator joins what is free in pieces. JAX's usual one can't: loading leaves it holes, in which the
-    # few GiB that a step needs in one piece find no place, though there is room enough in all.
+    # few GiB that a step needs in one piece find no place, though there is room enough in all. Nor does CUDA's keep
+    # to three quarters of the card, JAX's usual limit: 9 of 12 GiB are less than four rolls take.
     environment.setdefault("XLA_PYTHON_CLIENT_ALLOCATOR", "cuda_async")
-    # JAX's three quarters of 12 GiB are 9: less than four rolls take. It refuses its setting's old name beside the new.
-    if "XLA_PYTHON_CLIENT_MEM_FRACTION" not in environment:
-        environment.setdefault("XLA_CLIENT_MEM_FRACTION", "0.9")
 
 
 def set_up_jax() -> None:

@@ -1,15 +1,13 @@
 """What the commands share."""
 
-import pytest
-
 from rolltune.commands.common import share_memory
 
 
-@pytest.mark.parametrize("own", ["XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"])
-def test_a_share_of_the_card_that_the_person_chose_stays(own):
-    fractions = lambda environment: {name: value for name, value in environment.items() if "FRACTION" in name}
-    chosen, free = {own: "0.5"}, {"XLA_PYTHON_CLIENT_ALLOCATOR": "bfc"}
+def test_how_memory_is_taken_is_the_person_s_choice():
+    chosen = {"XLA_PYTHON_CLIENT_ALLOCATOR": "bfc", "XLA_PYTHON_CLIENT_PREALLOCATE": "true"}
+    free: dict[str, str] = {}
+    kept = dict(chosen)
     share_memory(chosen)
     share_memory(free)
-    assert fractions(chosen) == {own: "0.5"}  # JAX refuses both names together
-    assert fractions(free) == {"XLA_CLIENT_MEM_FRACTION": "0.9"} and free["XLA_PYTHON_CLIENT_ALLOCATOR"] == "bfc"
+    assert chosen == kept
+    assert free == {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_ALLOCATOR": "cuda_async"}
