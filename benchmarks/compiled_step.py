@@ -74,7 +74,7 @@ def compile_step(rolls: int, layers: int | None, batch: int, text: int, answer: 
     there = jax.sharding.SingleDeviceSharding(topology.devices[0])
     place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=there)
     step = jax.vmap(partial(training.step, plan, forward), in_axes=(None, None, 0, 0))
-    options = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
+    options = training.GPU_OPTIONS | {"xla_gpu_autotune_level": 0}
     jitted = jax.jit(step, donate_argnums=2, compiler_options=options)
     return jitted.lower(*jax.tree.map(place, (params, table, started, rows))).compile()
 
