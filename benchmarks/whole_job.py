@@ -74,7 +74,9 @@ def ours(folder: Path, rolls: str, steps: int, cap: float | None, extra: list[st
     variables = environment() | {"ROLLTUNE_CACHE": str(folder / "cache")}
     with (folder / f"{name}.log").open("w") as log, contextlib.ExitStack() as after:
         if cap:
-            after.callback(hold_all_but(cap).kill)
+            other = hold_all_but(cap)
+            after.callback(other.wait)  # its memory must be back before the next one asks what is free
+            after.callback(other.kill)
         began = time.perf_counter()
         process = subprocess.Popen(
             command + extra, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -85,6 +87,11 @@ def ours(folder: Path, rolls: str, steps: int, cap: float | None, extra: list[st
     printed = (folder / f"{name}.log").read_text()
     found = {"who": "ours", "rolls": rolls, "steps": steps, "cap_gib": cap, "status": process.wait()}
     found["seconds"] = round(seconds, 1)
+    # By the clock between the first and the last logged step: what a run trains, its looks and logs included.
+    logged = re.findall(r"^ *([\d.]+) (?:roll: 0 +)?step: (\d+)/", printed, re.MULTILINE)
+    if len(logged) > 1:
+        (first, done), (last, every) = (tuple(map(float, logged[place])) for place in (0, -1))
+        found["step_ms"] = round(1e3 * (last - first) / (every - done), 2)
     for fact in ("first step after", "waiting for data", "peak GiB"):
         match = re.search(rf"{fact}: ([\d.]+)", printed)
         found[fact.replace(" ", "_")] = float(match[1]) if match else None
