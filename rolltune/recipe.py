@@ -51,7 +51,7 @@ class Recipe:
     dtype: str = "auto"  # of the frozen base and the activations: bfloat16 on a GPU, float32 elsewhere
     remat: bool = False  # work activations out again instead of keeping them: half the memory, a third slower
     max_tokens: int = 2048  # a longer row is an error, never cut
-    table_gib: float = 2.0  # image features up to this size stay on the device, more lie on the disk
+    table_gib: float = 2.0  # what is frozen and worked out stays on the device up to this size, more lies on the disk
     # rolls
     rates: tuple[float, ...] = ()  # one a roll, in turn; empty: `rate`, or drawn from `rate_range`
     rate_range: tuple[float, ...] = ()  # (low, high): each roll's rate is drawn log-uniformly

@@ -135,9 +135,12 @@ class Features(NamedTuple):
 
 
 class States(NamedTuple):
-    """States of whole rows above the layers that nobody trains: `Batch.images[:, 0]` is the row of it."""
+    """States of whole rows above the layers that nobody trains: `Batch.images[:, 0]` is the row of it.
 
-    values: Float[Array, "n t d"]
+    None: `Batch.images[:, 0]` are the states themselves.
+    """
+
+    values: Float[Array, "n t d"] | None
 
 
 Table = Pixels | Features | None  # None: the batch brings its pixels, or their features
@@ -170,8 +173,8 @@ def hidden(
     here = context(config, batch)
     lower = params["text"].get("lower")
     if isinstance(table, States):
-        first, x = config.text.layers - decoder.depth(params["text"]["layers"]), table.values[batch.images[:, 0]]
-        x = x[:, : batch.tokens.shape[1]]
+        first, x = config.text.layers - decoder.depth(params["text"]["layers"]), batch.images[:, 0]
+        x = (x if table.values is None else table.values[x])[:, : batch.tokens.shape[1]]
     else:
         first, x = 0, embed(config, params, batch, features_of(config, params, batch.images, table))
         if lower is not None:

@@ -1,7 +1,8 @@
 """From examples to what the step takes: encoded rows, and images that are worked out once."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,8 +14,9 @@ from rolltune.data.batches import Row, Rows, Shapes, evaluation_batches, prefetc
 from rolltune.data.examples import Example
 from rolltune.data.images import open_image
 from rolltune.tracking import progress
-from rolltune.training import features
-from rolltune.training.features import Key, Stored
+from rolltune.training import features, stored
+from rolltune.training.features import Key
+from rolltune.training.stored import Stored
 
 
 def keys_of(example: Example) -> list[Key]:
@@ -77,7 +79,8 @@ def encoder(model: Model, images: Images, prompt: str, answers: Sequence[str] | 
             pixels = np.array([images.places[key] for key in keys], np.int32)
         elif images.stored is not None:
             one = next(iter(images.stored.values()))
-            pixels = dataclasses.replace(one, paths=tuple(images.stored[key].paths[0] for key in keys))
+            paths = tuple(images.stored[key].paths[0] for key in keys)
+            pixels = dataclasses.replace(one, paths=paths, lengths=one.lengths * len(paths))
         else:
             shape = (config.vision.image_size, config.vision.image_size, 3)
             pixels = np.stack([family.pixels(config, image) for image in opened]) if opened else np.zeros((0, *shape))
@@ -96,22 +99,63 @@ def make_rows(
     return Rows(examples, encoder(model, images, prompt, answers), open_image=opener)
 
 
-def keep_states(model: Model, base: dict, table: Any, rows: Rows, shapes: Shapes, batch: int) -> tuple[Any, Rows]:
+def keep_states(
+    model: Model,
+    base: dict,
+    images: Images,
+    rows: Rows,
+    shapes: Shapes,
+    *,
+    first_layer: int,
+    batch: int,
+    limit_gib: float,
+) -> tuple[Any, Rows] | None:
     """(States, rows that point into them): what the layers in `text/lower` make of each row, worked out once.
 
-    The rows are kept whole, answers included, since no layer below the first trained one ever changes.
+    The rows are kept whole, answers included, since no layer below the first trained one ever changes. Up to
+    `limit_gib` they stay on the device; more lie on the disk, and rows bring them. None where the disk has no room.
     """
-    run = jax.jit(lambda base, table, some: model.family.lower_states(model.config, base, some, table))
-    length = max(shapes.tokens)
-    kept = np.zeros((len(rows), length, model.config.text.width), jnp.dtype(model.config.dtype))
-    for places, some in evaluation_batches(rows, batch, shapes):
-        states = np.asarray(run(base, table, some))[: len(places)]
-        kept[places, : states.shape[1]] = states
+    config = model.config
+    run = jax.jit(lambda base, table, some: model.family.lower_states(config, base, some, table))
+    shape, dtype = (max(shapes.tokens), config.text.width), jnp.dtype(config.dtype)
+    lengths = {number: len(rows[number].tokens) for number in range(len(rows))}
+
+    def work_out(numbers: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        for places, some in evaluation_batches(rows.some(numbers), batch, shapes):
+            states = np.asarray(run(base, images.table, some))
+            for place, state in zip(places, states, strict=False):  # more states than places: the batch was filled up
+                yield numbers[place], state[: lengths[numbers[place]]]
+
+    values: Any = None
+    if len(rows) * stored.size_of(shape, dtype) <= limit_gib * 2**30:
+        values = np.zeros((len(rows), *shape), dtype)
+        for number, state in work_out(list(lengths)):
+            values[number, : len(state)] = state
+        pixels: Any = {number: np.array([number], np.int32) for number in lengths}
+    else:
+        made_by = features.made_by(model) | dataclasses.asdict(config) | {"first_layer": first_layer}
+        names = _row_names(rows)
+        pixels = stored.keep("states", model, made_by, names, lengths, shape, dtype, work_out, "states of lower layers")
+        if pixels is None:
+            return None
     numbers = {example.id: number for number, example in enumerate(rows.examples)}
 
     def encode(example: Example, opened: list) -> Row:
         number = numbers[example.id]
-        return rows[number]._replace(pixels=np.array([number], np.int32))
+        return rows[number]._replace(pixels=pixels[number])
 
     pointing = Rows(rows.examples, encode, open_image=lambda path, frame: None)
-    return model.family.States(jnp.asarray(kept)), pointing
+    return model.family.States(None if values is None else jnp.asarray(values)), pointing
+
+
+def _row_names(rows: Rows) -> dict[int, str]:
+    """A name for all that lower layers see of each row: its pictures, its tokens, and who sees whom."""
+    pictures = features.content([key for example in rows.examples for key in keys_of(example)])
+    names = {}
+    for number, example in enumerate(rows.examples):
+        row = rows[number]
+        seen = hashlib.sha256("\n".join(pictures[key] for key in keys_of(example)).encode())
+        for part in (row.tokens, row.positions, row.blocks, row.segments):
+            seen.update(part.tobytes())
+        names[number] = seen.hexdigest()
+    return names

@@ -144,10 +144,16 @@ def prepare(
     full = {path: jnp.asarray(leaf, jnp.float32) for path, leaf in full.items()}
     table = scoring_table = images.table
     if recipe.first_layer:
-        kept = partial(inputs.keep_states, model, frozen, images.table)
-        table, training_rows = kept(training_rows, training_shapes, batch=recipe.evaluate_batch)
-        scoring_table, scoring_rows = kept(scoring_rows, scoring_shapes, batch=recipe.evaluate_batch)
-        frozen["text"].pop("lower")
+        kept = [
+            inputs.keep_states(
+                model, frozen, images, rows, shapes,
+                first_layer=recipe.first_layer, batch=recipe.evaluate_batch, limit_gib=recipe.table_gib,
+            )
+            for rows, shapes in ((training_rows, training_shapes), (scoring_rows, scoring_shapes))
+        ]  # fmt: skip
+        if kept[0] and kept[1]:  # otherwise the layers stay, and each step runs them
+            (table, training_rows), (scoring_table, scoring_rows) = kept[0], kept[1]
+            frozen["text"].pop("lower")
     if jax.default_backend() == "gpu":
         frozen = adapters.unstack_layers(frozen)
 

@@ -1,12 +1,16 @@
 """One small frozen base for the tests of training, and a forward pass for it."""
 
+import dataclasses
 import functools
+import json
 
 import numpy as np
 import pytest
-from small_model import CONFIG, make_params, make_row, picture
+from PIL import Image
+from small_model import CONFIG, Letters, make_example, make_params, make_row, picture
 
 from rolltune import adapters
+from rolltune.base import Model
 from rolltune.data.batches import Rows
 from rolltune.models import paligemma
 from rolltune.training.rolls import Start
@@ -64,3 +68,31 @@ def rows_of(examples, answers=None) -> Rows:
 @pytest.fixture(scope="session")
 def make_rows():
     return rows_of
+
+
+@pytest.fixture
+def make_model(params, tmp_path, monkeypatch):
+    """`make_model(hash="a", resize="bicubic")`: a loaded model, its cache in a folder of the test's own."""
+    monkeypatch.setenv("ROLLTUNE_CACHE", str(tmp_path / "cache"))
+
+    def make(hash="weights", **changes) -> Model:
+        known = tmp_path / f"{hash}.json"
+        known.write_text(json.dumps({"hash": hash}))
+        return Model(paligemma, dataclasses.replace(CONFIG, **changes), params, Letters(), "small", None, known)
+
+    return make
+
+
+@pytest.fixture
+def examples(tmp_path):
+    """Five rows: of one picture, of two, of none, of a picture with other bytes, of an animation's second frame."""
+    noise = np.random.default_rng(0).integers(0, 256, (4, 20, 30, 3)).astype(np.uint8)
+    pictures = [Image.fromarray(values) for values in noise]
+    pictures[0].save(tmp_path / "a.png")
+    pictures[1].save(tmp_path / "b.png")
+    pictures[2].save(tmp_path / "c.gif", save_all=True, append_images=pictures[3:])
+    a, b, c = (tmp_path / name for name in ("a.png", "b.png", "c.gif"))
+    made = [((a,), ()), ((a, b), ()), ((), ()), ((b,), ()), ((c,), (1,)), ((c,), (0,))]
+    return [
+        dataclasses.replace(make_example(n), images=images, frames=frames) for n, (images, frames) in enumerate(made)
+    ]
