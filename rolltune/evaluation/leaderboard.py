@@ -197,7 +197,8 @@ def table(board: Leaderboard) -> Table:
     title = f"rolls by {board.metric}, {'validation' if board.split == 'valid' else 'training'} pictures"
     out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     extra = [name for name in ("accuracy", "log-loss") if name != board.metric]
-    for heading in ("", "roll", "seed", "rate", "train", board.metric):
+    own = settings_of(board)
+    for heading in ("", "roll", "seed", "rate", *own.values(), "train", board.metric):
         out.add_column(heading, justify="right", no_wrap=True)
     out.add_column("95 %", justify="center", no_wrap=True)
     for heading in extra:
@@ -206,12 +207,24 @@ def table(board: Leaderboard) -> Table:
     for place, entry in enumerate(board.entries):
         metrics, is_ranked = getattr(entry, board.split), place < board.ranked
         cells = [str(place + 1) if is_ranked else "", str(entry.roll), str(entry.seed), f"{entry.learning_rate:.3g}"]
+        cells += [setting_text(entry, name) for name in own]
         cells += [_short(entry.train, board.metric), _short(metrics, board.metric), _bounds(metrics, board.metric)]
         cells += [_short(metrics, name) for name in extra]
         state = entry.status.state + (f" {entry.status.step}" if entry.status.step is not None else "")
         style = "dim" if not is_ranked else "bold" if place == 0 else None
         out.add_row(*cells, state, style=style)
     return out
+
+
+def settings_of(board: Leaderboard) -> dict[str, str]:
+    """What differs by roll beside seed and rate, with its heading."""
+    names = dict.fromkeys(name for entry in board.entries for name in entry.settings)
+    return {name: name.removeprefix("weight_") for name in names}
+
+
+def setting_text(entry: Entry, name: str) -> str:
+    value = entry.settings.get(name, "")
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _short(metrics: Metrics | None, name: str) -> str:

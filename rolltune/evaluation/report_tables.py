@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from rolltune.evaluation.leaderboard import Leaderboard
+from rolltune.evaluation.leaderboard import Leaderboard, setting_text, settings_of
 from rolltune.evaluation.metrics import AnswerMetrics, Metrics, rounded
 from rolltune.evaluation.statistics import interval
 
@@ -143,14 +143,18 @@ def frequencies(split: SplitResult) -> str:
 
 def leaderboard_table(board: Leaderboard) -> str:
     names = [board.metric, *(name for name in ("accuracy", "log-loss") if name != board.metric)]
-    heads = "<th></th><th>roll</th><th>seed</th><th>rate</th><th>on train</th>"
+    own = settings_of(board)
+    heads = "<th></th><th>roll</th><th>seed</th><th>rate</th>"
+    heads += "".join(f"<th>{heading}</th>" for heading in own.values()) + "<th>on train</th>"
     for name in names:
         heads += f"<th>{TITLES[name]}</th>" + ("" if name == "log-loss" else '<th class="text">95 % interval</th>')
     rows = []
     for place, entry in enumerate(board.entries):
         is_ranked, metrics = place < board.ranked, getattr(entry, board.split)
         cells = f"<td>{place + 1 if is_ranked else ''}</td><td>{entry.roll}</td><td>{entry.seed}</td>"
-        cells += f"<td>{entry.learning_rate:.3g}</td><td>{_value(entry.train, board.metric)}</td>"
+        cells += f"<td>{entry.learning_rate:.3g}</td>"
+        cells += "".join(f"<td>{setting_text(entry, name)}</td>" for name in own)
+        cells += f"<td>{_value(entry.train, board.metric)}</td>"
         for name in names:
             cells += f"<td>{_value(metrics, name)}</td>"
             cells += (

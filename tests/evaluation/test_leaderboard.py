@@ -116,10 +116,12 @@ def test_the_untouched_split_scores_the_chosen_only():
 
 
 def test_the_table_fits_eighty_columns_uncut():
-    board = rank([entry(i, 3, 5, 1, 1, settings={"alpha": 16}) for i in range(2)], "precision")
+    own = {"alpha": 16.0, "weight_decay": 0.125}
+    board = rank([entry(i, 3, 5, 1, 1, settings=own) for i in range(2)], "precision")
     text = shown(board)
     assert "…" not in text
-    for part in ("rolls by precision, validation pictures", "100", "0.03", "0.75", "0.30-0.95", "0.8", "alive"):
+    parts = ("rolls by precision, validation pictures", "100", "0.03", "0.75", "0.30-0.95", "0.8", "alive")
+    for part in (*parts, "alpha", " 16 ", "decay", "0.125"):
         assert part in text
 
 
