@@ -10,7 +10,7 @@ from typing import Any
 from rolltune.data.batches import bucket_of, buckets
 from rolltune.data.examples import Example, Scan
 from rolltune.data.files import safe_name, write_jsonl
-from rolltune.data.findings import ERROR, LEVELS, NOTE, WARNING, Finding
+from rolltune.data.findings import ERROR, KINDS, LEVELS, NOTE, WARNING, Finding
 from rolltune.data.fingerprints import Fingerprint, Key, alike, fingerprints
 from rolltune.data.jsonl import rebased
 from rolltune.data.sources import SPLIT_NAMES, scan_source, splits_in
@@ -22,38 +22,6 @@ FEW_ROWS = 5
 IMBALANCE = 10
 STRETCHED = 4
 MOST_ALIKE = 20  # different rows that hang together as copies of copies; more are told as one finding
-
-# In the order in which they are to be put right, within one level.
-KINDS = (
-    "bad row",
-    "no answer",
-    "name map",
-    "empty class",
-    "empty set",
-    "unreadable image",
-    "duplicate id",
-    "over-long row",
-    "leak between splits",
-    "group in two splits",
-    "label conflict",
-    "near copy in two splits",
-    "duplicate row",
-    "near duplicate",
-    "answer not in train",
-    "answer spelled two ways",
-    "few rows of an answer",
-    "imbalance",
-    "one-coloured image",
-    "small image",
-    "stretched image",
-    "text broken into bytes",
-    "wrong file ending",
-    "turned by EXIF",
-    "animation",
-    "unusual pixels",
-    "scripts",
-    "left out",
-)
 
 
 @dataclass

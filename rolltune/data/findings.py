@@ -8,6 +8,37 @@ from rolltune.errors import UserError
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 LEVELS = (ERROR, WARNING, NOTE)  # in the order in which they should be put right
+# Likewise, within one level.
+KINDS = (
+    "bad row",
+    "no answer",
+    "name map",
+    "empty class",
+    "empty set",
+    "unreadable image",
+    "duplicate id",
+    "over-long row",
+    "leak between splits",
+    "group in two splits",
+    "label conflict",
+    "near copy in two splits",
+    "duplicate row",
+    "near duplicate",
+    "answer not in train",
+    "answer spelled two ways",
+    "few rows of an answer",
+    "imbalance",
+    "one-coloured image",
+    "small image",
+    "stretched image",
+    "text broken into bytes",
+    "wrong file ending",
+    "turned by EXIF",
+    "animation",
+    "unusual pixels",
+    "scripts",
+    "left out",
+)
 TOLD_AT_ONCE = 1000  # a message longer than that is no longer read; the rest is counted
 
 
