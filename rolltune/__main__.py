@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import shutil
 import sys
 
 from rolltune import __version__
@@ -94,9 +95,11 @@ def run(name: str, arguments: list[str]) -> int:
 def hush_false_alarm() -> None:
     """On a CPU, XLA shows two pages on each program that it finds in its cache, about features that are preferences.
 
-    They are errors to its log and to nobody else: real ones are raised. It reads the level when it is imported.
+    They are errors to its log and to nobody else: real ones are raised. It reads the level when it is imported. An
+    image for GPUs on a machine without one computes on its CPU, too: nobody brought it the driver's nvidia-smi.
     """
-    if os.environ.get("JAX_PLATFORMS") == "cpu" or importlib.util.find_spec("jax_plugins") is None:
+    no_plugin = importlib.util.find_spec("jax_plugins") is None
+    if os.environ.get("JAX_PLATFORMS") == "cpu" or no_plugin or shutil.which("nvidia-smi") is None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 

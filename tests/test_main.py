@@ -44,8 +44,11 @@ def test_arguments_and_exit_status_pass_through(command):
     assert seen == [["-d", "set 1"]]
 
 
-@pytest.mark.parametrize(("platforms", "level"), [("cpu", "3"), ("cuda,cpu", None)])
-def test_a_cpu_is_spared_the_log_of_programs_found_in_the_cache(command, monkeypatch, platforms, level):
+@pytest.mark.parametrize(
+    ("platforms", "driver", "level"), [("cpu", True, "3"), ("cuda,cpu", True, None), ("cuda,cpu", False, "3")]
+)
+def test_a_cpu_is_spared_the_log_of_programs_found_in_the_cache(command, monkeypatch, platforms, driver, level):
+    monkeypatch.setattr(program.shutil, "which", lambda name: f"/usr/bin/{name}" if driver else None)
     monkeypatch.setattr(program.importlib.util, "find_spec", lambda name: "a plug-in for a GPU")
     monkeypatch.setattr(os, "environ", {"JAX_PLATFORMS": platforms})
     command(lambda argv: 0)
