@@ -53,6 +53,9 @@ def step_line(step: int, total: int, rate: float, loss: float, roll: int | None 
     return f"{first}step: {step}/{total}   lr: {rate_text(rate)}   loss: {loss:.4f}"
 
 
+MOST_RANKED = 8
+
+
 class LiveRolls:
     """Shows R rolls as they train: a live table on a terminal, plain lines elsewhere.
 
@@ -69,6 +72,7 @@ class LiveRolls:
         self._bar = _bar(self.console, transient=False)
         self._task = self._bar.add_task("training", total=total)
         self._rows: dict[int, tuple[int, float, float, str]] = {}
+        self._standing = ""
 
     def __enter__(self) -> "LiveRolls":
         if self.console.is_terminal:
@@ -109,10 +113,15 @@ class LiveRolls:
         if self._live is not None:
             self._live.update(self._drawn())
 
-    def replace(self, old: int, new: int) -> None:
-        """The slot of roll `old` now trains roll `new`."""
-        self.rolls[self.rolls.index(old)] = new
-        self._rows.pop(old, None)
+    def rank(self, metric: str, standing: Sequence[tuple[int, str]]) -> None:
+        """How the rolls stand so far, best first: (roll, figure). Shown until the next ranking."""
+        more = len(standing) - MOST_RANKED
+        self._standing = f"{metric} so far: " + ", ".join(f"roll {n} {figure}" for n, figure in standing[:MOST_RANKED])
+        self._standing += f", and {more} more" if more > 0 else ""
+        if self._live is None:
+            self.say(self._standing)
+        else:
+            self._live.update(self._drawn())
 
     def _drawn(self) -> Group:
         if not self.several:
@@ -129,7 +138,7 @@ class LiveRolls:
             cells = ("", "") if waiting else (rate_text(rate), f"{loss:.4f}")
             style = "bold" if state == "alive" and loss == lowest else None if state == "alive" else "dim"
             table.add_row(str(roll), f"{own}/{self.total}", *cells, state, style=style)
-        return Group(table, self._bar)
+        return Group(table, *filter(None, [self._standing]), self._bar)
 
 
 class Sink(Protocol):

@@ -33,11 +33,13 @@ def test_several_rolls_print_a_line_each_without_a_terminal():
     out = console(terminal=False)
     with tracking.LiveRolls(256, [0, 1], out) as live:
         live.show(32, [0.5, 0.25], [0.03, 0.01], ["died", "alive"])
-        live.replace(0, 2)
+        live.rank("f-measure", [(roll, "0.5") for roll in range(9)])
+        live.rolls = [2, 1]
         live.show(64, [0.4, 0.2], [0.03, 0.01], steps=[32, 64])
     assert out.file.getvalue().splitlines() == [
         "roll: 0   step: 32/256   lr: 0.03000   loss: 0.5000   died",
         "roll: 1   step: 32/256   lr: 0.01000   loss: 0.2500",
+        "f-measure so far: " + ", ".join(f"roll {roll} 0.5" for roll in range(8)) + ", and 1 more",
         "roll: 2   step: 32/256   lr: 0.03000   loss: 0.4000",
         "roll: 1   step: 64/256   lr: 0.01000   loss: 0.2000",
     ]
@@ -55,9 +57,19 @@ def test_a_terminal_gets_a_table_of_all_rolls_and_no_lines():
     out = console(terminal=True)
     with tracking.LiveRolls(256, [0, 1], out) as live:
         live.show(32, [0.5, 0.25], [0.03, 0.01], ["died", "alive"])
+        live.rank("precision", [(1, "0.75")])
         live.say("roll 0 died")
     text = out.file.getvalue()
-    for part in ("roll", "0.03000", "0.2500", "died", "alive", "32/256", "roll 0 died"):
+    for part in (
+        "roll",
+        "0.03000",
+        "0.2500",
+        "died",
+        "alive",
+        "32/256",
+        "roll 0 died",
+        "precision so far: roll 1 0.75",
+    ):
         assert part in text
     assert "loss: " not in text
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import signal
 import sys
 import threading
@@ -88,9 +89,14 @@ def learn(args: argparse.Namespace, recipe: recipes.Recipe, command: str, began:
         state = checkpoints.load(out.state, recipe, state, lambda kept: kept and _unpack(kept, before))
         say(f"going on from step {state.step}")
     judging = ready.judge(recipe.metric, folds)
-    judge = lambda rolls, some, final: judging(rolls, some, final, [slot.draw for slot in state.slots])
     ready_after = time.perf_counter() - began
     with Log(out, args, recipe, state, fresh_log=not args.resume) as log, Interrupts(log.say) as interrupts:
+
+        def judge(rolls: Any, slots: Sequence[int], final: bool) -> Any:
+            verdicts = judging(rolls, slots, final, [slot.draw for slot in state.slots])
+            log.judged(state, verdicts, final)
+            return verdicts
+
         finished, spent = train(
             ready.run, state, judge, log.step, log.say, interrupts.asked,
             lambda now: checkpoints.save(out.state, now, recipe, lambda kept: kept and _pack(kept)),
@@ -149,6 +155,7 @@ class Log:
         self._live = tracking.LiveRolls(recipe.steps, numbers, several=state.width > 1)
         self._recipe = recipe
         self.curves: dict[int, tuple[list[int], list[float]]] = {}
+        self._figures: dict[int, float] = {}  # of the latest evaluation, higher is better
         self.say = self._live.say
 
     def __enter__(self) -> "Log":
@@ -180,6 +187,27 @@ class Log:
             own, curve = self.curves.setdefault(number, ([], []))
             own.append(state.slots[n].step)
             curve.append(float(losses[n]))
+
+    def judged(self, state: Any, verdicts: Any, final: bool) -> None:
+        """Rolls in these slots were evaluated: their figures are logged and, where others go on, ranked."""
+        from rolltune.evaluation.metrics import rounded
+        from rolltune.tracking import by_roll
+
+        if state.width == 1:
+            return
+        going = {n: slot.draw.roll for n, slot in enumerate(state.slots) if slot.draw is not None}
+        new = {going[n]: verdict.figure for n, verdict in verdicts.items() if verdict.figure > -math.inf}
+        collapsed = {going[n] for n, verdict in verdicts.items() if verdict.collapsed}
+        self._figures |= new
+        metric = self._recipe.metric
+        plain = lambda figure: abs(figure) if metric == "log-loss" else figure
+        if new:
+            self._sinks.log(state.step, by_roll(list(new), True, **{metric: list(map(plain, new.values()))}))
+        alive = ({one.draw.roll for one in state.ended if not one.reason} | set(going.values())) - collapsed
+        best_first = sorted(self._figures, key=lambda roll: -self._figures[roll])
+        standing = [(roll, rounded(plain(self._figures[roll]))) for roll in best_first if roll in alive]
+        if standing and not (final and len(verdicts) == len(going)):  # the leaderboard comes at the end
+            self._live.rank(metric, standing)
 
 
 class Interrupts:
