@@ -68,6 +68,7 @@ def encoder(model: Model, images: Images, prompt: str, answers: Sequence[str] | 
     conversation stand before it, a line each: PaliGemma knows no other form of dialogue.
     """
     family, config = model.family, model.config
+    in_table, places, files = images.table is not None, images.places, images.stored  # not the table: rows outlive it
 
     def encode(example: Example, opened: list) -> Row:
         turns = [turn.text for turn in example.turns[:-2]]
@@ -75,11 +76,11 @@ def encoder(model: Model, images: Images, prompt: str, answers: Sequence[str] | 
         asked = "\n".join([*turns, prompt or example.prompt]).replace("<image>", "").strip()
         keys = keys_of(example)
         pixels: Any
-        if images.table is not None:
-            pixels = np.array([images.places[key] for key in keys], np.int32)
-        elif images.stored is not None:
-            one = next(iter(images.stored.values()))
-            paths = tuple(images.stored[key].paths[0] for key in keys)
+        if in_table:
+            pixels = np.array([places[key] for key in keys], np.int32)
+        elif files is not None:
+            one = next(iter(files.values()))
+            paths = tuple(files[key].paths[0] for key in keys)
             pixels = dataclasses.replace(one, paths=paths, lengths=one.lengths * len(paths))
         else:
             shape = (config.vision.image_size, config.vision.image_size, 3)

@@ -1,7 +1,9 @@
 """States below the first trained layer: on the device, on the disk and worked out anew they are the same."""
 
 import dataclasses
+import gc
 import shutil
+import weakref
 from types import SimpleNamespace
 
 import jax
@@ -59,6 +61,14 @@ def test_states_from_the_device_and_the_disk_equal_the_whole_way(prepare, images
     for one, other, whole in zip(near, far, anew, strict=True):
         np.testing.assert_allclose(one, whole, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(other, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_of_states_keep_no_image_features_alive(prepare):
+    pointing = (found := prepare(1.0))[-1][1]
+    features = weakref.ref(found[2].table.values)
+    del found
+    gc.collect()
+    assert features() is None and len(pointing[0].pixels) == 1
 
 
 def test_a_row_finds_its_own_states_and_no_others(prepare, examples, tmp_path):
