@@ -38,7 +38,12 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--rolls", default="1", help='how many to train at once, or "auto" for what fits the memory')
     p.add_argument("--folds", type=int, help="the rolls are the folds of all rows (recipe: fold_by)")
-    p.add_argument("--repeat", type=int, default=1, help="with --folds or --rolls: the spread over this many seeds")
+    p.add_argument(
+        "--repeat",
+        type=int,
+        default=1,
+        help="so many rounds of the folds, or of the rolls, and the spread over their seeds",
+    )
     p.add_argument("--keep", default="best", help="best, all, or how many of the ranking to save")
     p.add_argument("--metric", help="what ranks the rolls: f-measure, precision, recall, accuracy, log-loss")
     p.add_argument("--positive", help="the answer that counts as positive")
@@ -72,15 +77,17 @@ def learn(args: argparse.Namespace, recipe: recipes.Recipe, command: str, began:
         raise UserError(f"{out.state}: an interrupted run is there; go on with --resume, or delete the folder")
     if args.resume and not checkpoints.exists(out.state):
         raise UserError(f"{out.state}: no interrupted run is there to go on with; start without --resume")
+    slots = _slots(args)
     continued, passes, recipe = _second_pass(args, recipe, say)
     data = session.read_data(find_dataset(args.dataset), recipe, say)
     folds = _folds(args, recipe, data, say)
-    slots = _slots(args, recipe)
-    draws = max(slots, recipe.draws) * (args.repeat if args.folds else 1)
+    draws = max(slots, recipe.draws) * args.repeat
     ready = session.prepare(recipe, data, draws, folds=folds, fold_count=args.folds, continued=continued)
     if args.rolls == "auto":
         slots = _fit_rolls(ready, say)
-        ready = dataclasses.replace(ready, run=dataclasses.replace(ready.run, draws=max(slots, recipe.draws)))
+        ready = dataclasses.replace(
+            ready, run=dataclasses.replace(ready.run, draws=max(slots, recipe.draws) * args.repeat)
+        )
     state = new_state(ready.run, slots)
     before = ready.score_rolls(state.rolls)[0]  # all alike as yet; later scores reuse the program
     _print_results(data, ready, before, passes - 1, say)
@@ -299,7 +306,13 @@ def _folds(args: Any, recipe: recipes.Recipe, data: Any, say: Any) -> list[int] 
     return folds
 
 
-def _slots(args: Any, recipe: recipes.Recipe) -> int:
+def _slots(args: Any) -> int:
+    if args.repeat < 1:
+        raise UserError(f"--repeat {args.repeat}: expected a number from 1")
+    if args.repeat > 1 and args.folds is None and args.rolls == "1":
+        raise UserError(
+            f"--repeat {args.repeat} repeats --folds or --rolls; --rolls {args.repeat} trains as many seeds"
+        )
     if args.folds is not None:
         return args.folds
     if args.rolls == "auto":

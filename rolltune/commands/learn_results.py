@@ -66,6 +66,10 @@ def conclude(
     if len(entries) > 1:
         leaderboard.write(out.board, board)
         _print_board(board, say)
+    if args.repeat > 1 and folds is None:
+        places = judged_rows(data, None, None)
+        spread = folding.over_seeds([ready.measure(one.judged, places) for one in finished.values()])
+        say(f"over the seeds of the {len(finished)} rolls that are alive:\n{folding.seeds_text(spread)}")
     for split, file in data.files.items():
         if folds is not None and split != "test":  # a fold's roll has seen most of these rows
             continue

@@ -248,7 +248,7 @@ def _end(run, state, number, reason, say, trainable=None, judged=None) -> None:
         rate = old.rate * recipe.redraw_factor
         new = dataclasses.replace(new, rate=rate, alpha=old.alpha, weight_decay=old.weight_decay)
         state.redraws += 1
-    elif not died and state.drawn < run.draws:
+    elif state.drawn < run.draws:
         new = lottery.draw(recipe, state.drawn + state.redraws, fold=_fold(run, state.drawn))
         state.drawn += 1
     if reason:

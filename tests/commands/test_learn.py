@@ -139,6 +139,7 @@ def test_a_diverging_run_leaves_the_earlier_roll_alone(here, capsys):
             r"train\.jsonl:3: \d+ tok",
         ),
         ("", ("--config.stepz=1",), r"--config\.stepz"),
+        ("", ("--repeat", "2"), r"--repeat 2 repeats --folds or --rolls"),
         ("", ("--model", "nowhere.npz"), r"nowhere\.npz"),
         ("", ("-w", "../up"), r"'\.\./up'.*plain name"),
         ("", ("--resume",), r"checkpoints/wrong\.state: no interrupted run"),
@@ -206,6 +207,16 @@ def test_an_interrupted_run_gone_on_with_equals_one_that_was_not(here, capsys):
     logged = [Path(f"reports/{name}.metrics.jsonl").read_text().splitlines() for name in ("whole", "cut")]
     without_time = lambda lines: [{k: v for k, v in json.loads(line).items() if k != "time"} for line in lines]
     assert without_time(logged[0]) == without_time(logged[1])
+
+
+def test_more_rounds_of_rolls_give_the_spread_over_their_seeds(here, capsys):
+    assert learn("-w", "rounds", *INTERRUPTIBLE, "--repeat", "2") == 0
+    said = capsys.readouterr().out
+    board = json.loads(Path("reports/rounds.leaderboard.json").read_text())
+    alive = [roll for roll in board["rolls"] if roll["state"] == "alive"]
+    figures = [roll["valid"]["accuracy"] for roll in alive]
+    assert f"over the seeds of the {len(alive)} rolls that are alive" in said and len(board["rolls"]) > 2
+    assert f"accuracy:  {round(sum(figures) / len(figures), 4)} ({min(figures)} to {max(figures)}, " in said
 
 
 def test_rolls_are_ranked_while_others_go_on(tmp_path, monkeypatch, capsys):
