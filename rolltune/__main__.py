@@ -73,6 +73,11 @@ def main(argv: list[str] | None = None) -> int:
         # The reader (`| head`) has seen enough. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
+    except OSError as error:  # a full disk, a folder of somebody else's: the machine's, not the program's
+        if error.strerror is None:
+            raise
+        print(f"error: {error.filename or 'writing or reading a file'}: {error.strerror}", file=sys.stderr)
+        return USAGE_ERROR
 
 
 def run(name: str, arguments: list[str]) -> int:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rolltune import plain_json
+from rolltune.errors import UserError
 
 
 @contextmanager
@@ -56,6 +57,17 @@ def folder_aside(path: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)  # gone already where the rename worked
     if old.exists():
         shutil.rmtree(old)
+
+
+def check_folder(folder: Path) -> None:
+    """Raises UserError where nothing can be written in this folder: before hours of work, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        advice = "look whose it is, and what is mounted there" if folder.is_dir() else "move away what has its name"
+        raise UserError(f"{folder}: nothing can be written there ({error.strerror}); {advice}") from error
 
 
 def _umask() -> int:

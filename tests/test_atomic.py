@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from rolltune import atomic
+from rolltune.errors import UserError
 
 
 def test_an_error_leaves_the_earlier_file_and_nothing_else(tmp_path):
@@ -34,6 +35,14 @@ def test_a_kill_while_writing_leaves_the_earlier_file_and_no_npz_beside_it(tmp_p
     assert done.returncode == -signal.SIGKILL
     assert path.read_bytes() == b"first"
     assert list(tmp_path.glob("*.npz")) == [path]  # Path.glob would also find a hidden half-written .npz
+
+
+def test_a_folder_that_takes_nothing_is_said_before_there_is_something_to_write(tmp_path):
+    atomic.check_folder(tmp_path / "new" / "checkpoints")
+    assert list((tmp_path / "new").rglob("*")) == [tmp_path / "new" / "checkpoints"]
+    (tmp_path / "reports").write_text("a file of that name")
+    with pytest.raises(UserError, match=r"reports: nothing can be written there \(File exists\); move away"):
+        atomic.check_folder(tmp_path / "reports")
 
 
 def test_a_link_stays_a_link_and_folders_are_made(tmp_path):

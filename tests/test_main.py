@@ -81,6 +81,21 @@ def test_a_user_error_is_one_line_and_status_2(command, capsys):
     assert capsys.readouterr().err == "error: data.jsonl line 3: no image\n"
 
 
+def test_a_full_disk_is_one_line_and_a_fault_of_ours_a_traceback(command, capsys):
+    def fail(*error):
+        def raising(argv):
+            raise OSError(*error)
+
+        return raising
+
+    command(fail(28, "No space left on device", "checkpoints/ads.npz"))
+    assert program.main(["learn"]) == 2
+    assert capsys.readouterr().err == "error: checkpoints/ads.npz: No space left on device\n"
+    command(fail("odd"))
+    with pytest.raises(OSError, match="odd"):
+        program.main(["learn"])
+
+
 def test_ctrl_c_is_status_130(command):
     def interrupt(argv):
         raise KeyboardInterrupt

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rolltune import atomic
 from rolltune import recipe as recipes
 from rolltune.commands.common import EPILOG, add_recipe_flags, find_dataset, set_up_jax, shown, split_overrides
 from rolltune.errors import UserError
@@ -68,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def learn(args: argparse.Namespace, recipe: recipes.Recipe, command: str, began: float) -> int:
+    from rolltune.evaluation.leaderboard import keep_count
     from rolltune.training import checkpoints, session
     from rolltune.training.loop import new_state, train
 
@@ -78,10 +80,13 @@ def learn(args: argparse.Namespace, recipe: recipes.Recipe, command: str, began:
     if args.resume and not checkpoints.exists(out.state):
         raise UserError(f"{out.state}: no interrupted run is there to go on with; start without --resume")
     slots = _slots(args)
+    keep_count(args.keep)  # a mistake is to be said before the work, not after
     continued, passes, recipe = _second_pass(args, recipe, say)
     data = session.read_data(find_dataset(args.dataset), recipe, say)
     folds = _folds(args, recipe, data, say)
     draws = max(slots, recipe.draws) * args.repeat
+    for path in (out.roll, out.report):
+        atomic.check_folder(path.parent)
     ready = session.prepare(recipe, data, draws, folds=folds, fold_count=args.folds, continued=continued)
     if args.rolls == "auto":
         slots = _fit_rolls(ready, say)

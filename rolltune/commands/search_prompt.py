@@ -52,9 +52,10 @@ def read_prompts(given: Sequence[str], file: Path | None) -> list[str]:
 
 
 def search(args: argparse.Namespace, recipe: recipes.Recipe, prompts: Sequence[str], say: Callable[[str], None]) -> int:
-    from rolltune.evaluation.metrics import measure
+    from rolltune.evaluation.metrics import check_name, measure
     from rolltune.training import session
 
+    check_name(args.metric)
     data = session.read_data(find_dataset(args.dataset), recipe, say)
     predictions = score_prompts(recipe, data, prompts)
     measured = [measure(one, data.positive.answer) for one in predictions]

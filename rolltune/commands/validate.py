@@ -56,8 +56,10 @@ def validate(args: argparse.Namespace, rolls: Sequence[Path], say: Callable[[str
     from rolltune import base
     from rolltune.data.sources import read_examples
     from rolltune.evaluation import cross_table
+    from rolltune.evaluation.metrics import check_name
     from rolltune.weights.adapters import load_roll, read_card
 
+    check_name(args.metric)
     cards = {path: read_card(path) for path in rolls}
     sets = {path: read_examples(path, say=say) for path in args.data}  # every complaint before a model is loaded
     cells: list[Any] = []

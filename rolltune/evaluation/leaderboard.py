@@ -80,12 +80,18 @@ class Leaderboard:
 
     def keep(self, how_many: str) -> tuple[Entry, ...]:
         """The ranked entries that `--keep best|all|N` saves."""
-        if how_many == "all":
-            return self.entries[: self.ranked]
-        count = 1 if how_many == "best" else int(how_many) if how_many.isdecimal() else 0
-        if count < 1:
-            raise UserError(f"--keep takes best, all or a number from 1, not {how_many!r}")
-        return self.entries[: min(count, self.ranked)]
+        count = keep_count(how_many)
+        return self.entries[: self.ranked if count is None else min(count, self.ranked)]
+
+
+def keep_count(how_many: str) -> int | None:
+    """How many rolls `--keep best|all|N` names, None for all. Raises UserError for anything else."""
+    if how_many == "all":
+        return None
+    count = 1 if how_many == "best" else int(how_many) if how_many.isdecimal() else 0
+    if count < 1:
+        raise UserError(f"--keep takes best, all or a number from 1, not {how_many!r}")
+    return count
 
 
 def rank(entries: Sequence[Entry], metric: str = "f-measure") -> Leaderboard:

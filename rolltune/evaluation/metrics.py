@@ -82,9 +82,14 @@ class Metrics:
 
     def figure(self, name: str) -> float | None:
         """The figure called `name`, one of NAMES."""
-        if name not in NAMES:
-            raise UserError(f"no metric is called {name!r}; there are: {', '.join(NAMES)}")
+        check_name(name)
         return getattr(self, name.replace("-", "_"))
+
+
+def check_name(name: str) -> None:
+    """Raises UserError where no figure is called so."""
+    if name not in NAMES:
+        raise UserError(f"no metric is called {name!r}; there are: {', '.join(NAMES)}")
 
 
 class Positive(NamedTuple):

@@ -140,6 +140,7 @@ def test_a_diverging_run_leaves_the_earlier_roll_alone(here, capsys):
         ),
         ("", ("--config.stepz=1",), r"--config\.stepz"),
         ("", ("--repeat", "2"), r"--repeat 2 repeats --folds or --rolls"),
+        ("", ("--keep", "few"), r"--keep takes best, all or a number from 1, not 'few'"),
         ("", ("--model", "nowhere.npz"), r"nowhere\.npz"),
         ("", ("-w", "../up"), r"'\.\./up'.*plain name"),
         ("", ("--resume",), r"checkpoints/wrong\.state: no interrupted run"),

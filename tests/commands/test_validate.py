@@ -75,8 +75,13 @@ def test_rolls_and_data_are_told_apart_where_a_shell_expanded_the_pattern(traine
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["-m", "nothing/*.npz", "drawn/few.jsonl"], "no file has such a name"), (["-m", "a.npz", "b.jsonl"], "a.npz")],
+    [
+        (["-m", "nothing/*.npz", "drawn/few.jsonl"], "no file has such a name"),
+        (["-m", "a.npz", "b.jsonl"], "a.npz"),
+        (["-m", "checkpoints/first.npz", "drawn/few.jsonl", "--metric", "luck"], "no metric is called 'luck'"),
+    ],
 )
-def test_what_is_missing_is_named(trained, capsys, arguments, said):
+def test_what_is_missing_is_named_before_anything_is_scored(trained, capsys, arguments, said):
     assert main(["validate", *arguments]) == 2
-    assert said in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert said in shown.err and not shown.out
