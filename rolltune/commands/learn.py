@@ -39,12 +39,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--rolls", default="1", help='how many to train at once, or "auto" for what fits the memory')
     p.add_argument("--folds", type=int, help="the rolls are the folds of all rows (recipe: fold_by)")
-    p.add_argument(
-        "--repeat",
-        type=int,
-        default=1,
-        help="so many rounds of the folds, or of the rolls, and the spread over their seeds",
-    )
+    p.add_argument("--repeat", type=int, default=1, help="so many rounds of folds or rolls, and their seeds' spread")
     p.add_argument("--keep", default="best", help="best, all, or how many of the ranking to save")
     p.add_argument("--metric", help="what ranks the rolls: f-measure, precision, recall, accuracy, log-loss")
     p.add_argument("--positive", help="the answer that counts as positive")
@@ -84,15 +79,13 @@ def learn(args: argparse.Namespace, recipe: recipes.Recipe, command: str, began:
     continued, passes, recipe = _second_pass(args, recipe, say)
     data = session.read_data(find_dataset(args.dataset), recipe, say)
     folds = _folds(args, recipe, data, say)
-    draws = max(slots, recipe.draws) * args.repeat
+    draws = lambda slots: max(slots, recipe.draws) * args.repeat
     for path in (out.roll, out.report):
         atomic.check_folder(path.parent)
-    ready = session.prepare(recipe, data, draws, folds=folds, fold_count=args.folds, continued=continued)
+    ready = session.prepare(recipe, data, draws(slots), folds=folds, fold_count=args.folds, continued=continued)
     if args.rolls == "auto":
         slots = _fit_rolls(ready, say)
-        ready = dataclasses.replace(
-            ready, run=dataclasses.replace(ready.run, draws=max(slots, recipe.draws) * args.repeat)
-        )
+        ready = dataclasses.replace(ready, run=dataclasses.replace(ready.run, draws=draws(slots)))
     state = new_state(ready.run, slots)
     before = ready.score_rolls(state.rolls)[0]  # all alike as yet; later scores reuse the program
     _print_results(data, ready, before, passes - 1, say)
