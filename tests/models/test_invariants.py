@@ -138,6 +138,16 @@ def test_tables_equal_the_way_without_them(model):
         near(log_probs(config, upper, pointing, table), expected)
 
 
+def test_a_layer_of_a_list_is_traced_once_for_all(monkeypatch):
+    config = dataclasses.replace(CONFIG, text=dataclasses.replace(CONFIG.text, layers=6))
+    params = adapters.unstack_layers(make_params(config))
+    traced, real = [], decoder.layer
+    monkeypatch.setattr(decoder, "layer", lambda *args: traced.append(1) or real(*args))
+    total = lambda params: jnp.sum(paligemma.log_probs(config, params, make_batch(make_row("a b", "cd"))))
+    jax.jit(jax.grad(total)).lower(params)
+    assert len(traced) == 2  # five whole layers alike, and the last one, which works out what is predicted only
+
+
 def test_rows_with_and_without_pictures_stand_side_by_side():
     params = make_params()
     pictures = np.concatenate([picture(0), picture(1)])
