@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from step_speed import random_batch
 
 from rolltune import adapters, optim
-from rolltune.models import paligemma
+from rolltune.families import paligemma
 from rolltune.recipe import Recipe
 from rolltune.training import rolls as lottery
 from rolltune.training import step as training

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rolltune import adapters, optim
 from rolltune.data.batches import IMAGE, Batch
-from rolltune.models import paligemma
+from rolltune.families import paligemma
 from rolltune.recipe import Recipe
 from rolltune.training import rolls as lottery
 from rolltune.training import step as training

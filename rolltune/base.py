@@ -15,12 +15,13 @@ import numpy as np
 
 from rolltune import adapters, atomic
 from rolltune.errors import UserError
-from rolltune.models import decoder, paligemma, paligemma_names, vision
+from rolltune.families import paligemma, paligemma_names
+from rolltune.models import decoder, vision
 from rolltune.text import tokenizer as text
-from rolltune.weights.adapters import Base
 from rolltune.weights.checkpoint import open_checkpoint
 from rolltune.weights.identity import TreeDigest
 from rolltune.weights.names import stream
+from rolltune.weights.roll_file import Base
 
 TINY = Path(__file__).parent / "tiny"  # the model that comes with rolltune
 TOKENIZERS = ("tokenizer.model", "paligemma_tokenizer.model")

@@ -109,7 +109,7 @@ def learn(args: argparse.Namespace, recipe: recipes.Recipe, command: str, began:
     if not finished:
         say(f"stopped at step {state.step}; go on with the same command and --resume")
         return INTERRUPTED
-    from rolltune.commands.learn_results import conclude
+    from rolltune.jobs.conclude import conclude
 
     facts = {
         "seconds": round(time.perf_counter() - began, 1),
@@ -245,8 +245,8 @@ def _second_pass(args: Any, recipe: recipes.Recipe, say: Any) -> tuple[dict[str,
     """(what to go on with, which pass this is, the recipe at a tenth of the rate)."""
     if args.second is None:
         return None, 1, recipe
-    from rolltune.weights.adapters import load_roll
     from rolltune.weights.names import flatten
+    from rolltune.weights.roll_file import load_roll
 
     path = _roll_to_continue(args.second, args.write)
     roll = load_roll(path)

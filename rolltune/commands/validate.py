@@ -57,7 +57,7 @@ def validate(args: argparse.Namespace, rolls: Sequence[Path], say: Callable[[str
     from rolltune.data.sources import read_examples
     from rolltune.evaluation import cross_table
     from rolltune.evaluation.metrics import check_name
-    from rolltune.weights.adapters import load_roll, read_card
+    from rolltune.weights.roll_file import load_roll, read_card
 
     check_name(args.metric)
     cards = {path: read_card(path) for path in rolls}

@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from rolltune.data.batches import IMAGE, Batch
-from rolltune.models import decoder, paligemma
-from rolltune.models.paligemma_names import npz_rows
+from rolltune.families import paligemma
+from rolltune.families.paligemma_names import npz_rows
+from rolltune.models import decoder
 from rolltune.tiny.feed import TEXT, Feed, Pictures, passes
 from rolltune.weights import names, npz
 

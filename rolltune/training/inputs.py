@@ -13,10 +13,10 @@ from rolltune.base import Model
 from rolltune.data.batches import Row, Rows, Shapes, evaluation_batches, prefetch
 from rolltune.data.examples import Example
 from rolltune.data.images import open_image
+from rolltune.inputs import disk, features
+from rolltune.inputs.disk import Stored
+from rolltune.inputs.features import Key
 from rolltune.tracking import progress
-from rolltune.training import features, stored
-from rolltune.training.features import Key
-from rolltune.training.stored import Stored
 
 
 def keys_of(example: Example) -> list[Key]:
@@ -128,7 +128,7 @@ def keep_states(
                 yield numbers[place], state[: lengths[numbers[place]]]
 
     values: Any = None
-    if len(rows) * stored.size_of(shape, dtype) <= limit_gib * 2**30:
+    if len(rows) * disk.size_of(shape, dtype) <= limit_gib * 2**30:
         values = np.zeros((len(rows), *shape), dtype)
         for number, state in work_out(list(lengths)):
             values[number, : len(state)] = state
@@ -136,7 +136,7 @@ def keep_states(
     else:
         made_by = features.made_by(model) | dataclasses.asdict(config) | {"first_layer": first_layer}
         names = _row_names(rows)
-        pixels = stored.keep("states", model, made_by, names, lengths, shape, dtype, work_out, "states of lower layers")
+        pixels = disk.keep("states", model, made_by, names, lengths, shape, dtype, work_out, "states of lower layers")
         if pixels is None:
             return None
     numbers = {example.id: number for number, example in enumerate(rows.examples)}

@@ -16,12 +16,12 @@ from paligemma_files import open_hf, open_npz
 from safetensors.numpy import load_file
 
 from rolltune.errors import UserError
-from rolltune.models import paligemma_names as names
-from rolltune.weights.adapters import Base, RollCard, load_roll, read_card, save_roll
+from rolltune.families import paligemma_names as names
 from rolltune.weights.identity import base_hash
 from rolltune.weights.names import flatten, load_tree, nest, stream, to_file
 from rolltune.weights.npz import read_npz, write_npz
 from rolltune.weights.peft import export_peft
+from rolltune.weights.roll_file import Base, RollCard, load_roll, read_card, save_roll
 
 BASE = Base("tiny", "ab" * 32)
 CARD = RollCard(
@@ -116,7 +116,7 @@ def test_foreign_files_say_what_they_are(tmp_path, oracle):
 WRITER = """
     import resource, signal, sys
     import numpy as np
-    from rolltune.weights.adapters import Base, RollCard, save_roll
+    from rolltune.weights.roll_file import Base, RollCard, save_roll
     card = RollCard(base=Base("tiny", "ab" * 32), method="lora", recipe={}, seed=2)
     if sys.argv[2] == "kill":
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # the kernel then kills at the byte that is one too many

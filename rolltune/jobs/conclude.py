@@ -26,7 +26,7 @@ from rolltune.training.loop import Ended
 from rolltune.training.rolls import own_recipe
 from rolltune.training.session import Session, judged_rows
 from rolltune.training.step import REASONS, STOPPED
-from rolltune.weights.adapters import RollCard, save_roll
+from rolltune.weights.roll_file import RollCard, save_roll
 
 DIVERGED = 3
 
@@ -186,7 +186,7 @@ def _card(ready: Session, ended: Ended, passes: int, entry: Entry) -> RollCard:
 def _save_whole(ready: Session, ended: Ended, path: Path, say: Callable[[str], None]) -> None:
     """The model with the roll worked in, loaded afresh: the frozen parts are not all on the device any more."""
     from rolltune import base
-    from rolltune.models.paligemma_names import npz_rows
+    from rolltune.families.paligemma_names import npz_rows
     from rolltune.weights.names import to_file
     from rolltune.weights.npz import write_npz
 

@@ -12,9 +12,9 @@ import numpy as np
 from rolltune.base import Model
 from rolltune.data.batches import prefetch
 from rolltune.data.files import sha256_of
+from rolltune.inputs import disk
+from rolltune.inputs.disk import Stored
 from rolltune.tracking import progress
-from rolltune.training import stored
-from rolltune.training.stored import Stored
 
 Key = tuple[Path, int | None]  # an image file and its frame
 VERSION = 1  # to be raised when opening, resizing or the tower change what comes out for the same picture
@@ -39,7 +39,7 @@ def on_disk(model: Model, keys: Sequence[Key], decode: Callable[[Key], np.ndarra
         made = work_out(model, prefetch(decode, lacking), len(lacking))
         return zip(lacking, (one for some in made for one in np.asarray(some)), strict=True)
 
-    return stored.keep(
+    return disk.keep(
         "features",
         model,
         made_by(model),
