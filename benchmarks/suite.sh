@@ -4,6 +4,7 @@
 # Writes $OUT/ours.jsonl and $OUT/peer.jsonl, prints the ratios, and times the whole job last: eight rolls against eight
 # runs of the peer, and four rolls with all but 12 GiB of the card taken.
 set -u
+unset CDPATH # or cd may go elsewhere
 cd "$(dirname "$0")/.." || exit 1
 OUT=${OUT:-.}
 PYTHON=${PYTHON:-python3}

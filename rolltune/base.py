@@ -47,7 +47,8 @@ class Model:
 
 
 def cache_folder() -> Path:
-    return Path(os.environ.get("ROLLTUNE_CACHE", Path.home() / ".cache" / "rolltune"))
+    """An empty ROLLTUNE_CACHE is none: it must not become the current folder."""
+    return Path(os.environ.get("ROLLTUNE_CACHE") or Path.home() / ".cache" / "rolltune")
 
 
 def choose_dtype(dtype: str) -> str:
