@@ -1,16 +1,16 @@
 """Times big_vision's own demo: its Flax PaliGemma, the attention weights trained by plain SGD, one setting a process.
 
     python benchmarks/big_vision_demo.py --big-vision path/to/big_vision --batch 2
-    python benchmarks/big_vision_demo.py --batch 8 --text 16 --ours ours.jsonl     # installed, and our figures beside it
-    python benchmarks/big_vision_demo.py --model tiny --steps 3                    # to try it on a CPU
+    python benchmarks/big_vision_demo.py --batch 8 --text 16 --ours ours.jsonl   # installed; ours beside it
+    python benchmarks/big_vision_demo.py --model tiny --steps 3                  # to try it on a CPU
 
-big_vision is not on the package index: `./bin/docker-build.sh --big-vision` installs it, or give the folder of a checkout
-(what it imports besides is in docker/requirements-big-vision.txt). The weights are random and of real size; nothing is
-downloaded. What is trained is float32, the rest float16 as in the demo's notebook (`--frozen bfloat16`, too), the step
-is the notebook's: `--text` tokens a row with their shift by one, so its decoder reads one token less than ours.
+big_vision is not on the package index: `./bin/docker-build.sh --big-vision` installs it, or give the folder of a
+checkout (what it imports besides is in docker/requirements-big-vision.txt). The weights are random and of real size;
+nothing is downloaded. What is trained is float32, the rest float16 as in the demo's notebook (`--frozen bfloat16`,
+too), the step is the notebook's: `--text` tokens a row, shifted by one, so its decoder reads one token less than ours.
 
-Prints one JSON line, and with `--ours` (the JSON lines of step_speed.py) a line for each of our runs by the same method,
-batch and text tokens on the same card, with the ratio.
+Prints one JSON line, and with `--ours` (the JSON lines of step_speed.py) a line for each of our runs by the same
+method, batch and text tokens on the same card, with the ratio.
 """
 
 import argparse

@@ -5,8 +5,9 @@
     python benchmarks/whole_job.py --folder /tmp/job --peer path/to/peer_hf.py
 
 Ours is the command a person types, started anew, on the 96 sample ads and a file of random weights (5.8 GB, written
-once). The peer (transformers + PEFT, the whole model compiled with CUDA graphs: its fastest setting known) does its runs
-one after the other in one process, which compiles once; its weights are made on the device and its rows are random, so that neither loading nor decoding is counted.
+once). The peer (transformers + PEFT, the whole model compiled with CUDA graphs, its best setting) does its runs one
+after the other in one process, which compiles once; its weights are made on the device and its rows are random, so
+that neither loading nor decoding is counted.
 """
 
 import argparse
