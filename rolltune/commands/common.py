@@ -6,8 +6,16 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 from rolltune.errors import UserError
+from rolltune.typed import as_typed
 
 EPILOG = argparse.RawDescriptionHelpFormatter
+
+
+def command_parser(script: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """The parser of the command that `script` of playground/ runs; its help names it as it can be typed here."""
+    return argparse.ArgumentParser(
+        prog=as_typed(script), description=as_typed(description), epilog=as_typed(examples), formatter_class=EPILOG
+    )
 
 
 def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +37,10 @@ def find_dataset(name: str, root: Path = Path("dataset")) -> dict[str, Path]:
     if path.is_file():
         return {"train": path}
     if not path.is_dir() and not root.is_dir():
-        raise UserError(f"{name}: no such data set, and no folder {root} in {Path.cwd()}: cd into playground first")
+        raise UserError(
+            f"{name}: no such data set, and no folder {root} in {Path.cwd()}: cd into the folder that has it first "
+            "(playground, in the repository)"
+        )
     if not path.is_dir():
         raise UserError(f"{path}: no such data set; ./02-shuffle_data.sh -v 10 -n {Path(name).name} makes it")
     files = {split: path / f"{split}.jsonl" for split in ("train", "valid", "test")}

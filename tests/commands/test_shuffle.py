@@ -84,7 +84,7 @@ def test_a_newcomer_without_data_is_told_where_it_comes_from(tmp_path):
 
 def test_a_set_is_looked_for_in_the_playground(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="cd into playground"):
+    with pytest.raises(UserError, match="cd into the folder that has it"):
         find_dataset("set1")
     (tmp_path / "dataset").mkdir()
     with pytest.raises(UserError, match=r"02-shuffle_data\.sh -v 10 -n set1 makes it"):
