@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rolltune import __main__ as program
 from rolltune import recipe
-from rolltune.__main__ import COMMANDS
 from rolltune.errors import UserError
 from rolltune.typed import SCRIPTS, as_typed
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_every_script_of_the_playground_and_its_command_is_known():
     scripts = {path.name for path in (ROOT / "playground").glob("[0-9]*")}
     assert set(SCRIPTS.values()) == scripts
-    assert set(SCRIPTS) <= set(COMMANDS)
+    assert set(SCRIPTS) <= set(program.COMMANDS)
 
 
 def test_scripts_are_named_where_they_lie_and_the_command_elsewhere(tmp_path):
@@ -43,10 +43,16 @@ def test_help_names_no_script_outside_the_playground(tmp_path, name):
     assert f"usage: {SCRIPTS[name]} " in run(ROOT / "playground", name, "--help")
 
 
-def test_what_is_printed_next_can_be_typed(tmp_path):
+def test_what_is_printed_next_and_advised_can_be_typed(tmp_path, monkeypatch, capsys):
     assert "next: rolltune shuffle -v 10 -n set1" in run(tmp_path, "sample-ads", "dataset")
-    said = run(tmp_path, "learn", "-d", "set1", "-w", "one")
-    assert "no such data set; rolltune shuffle -v 10 -n set1 makes it" in said
+
+    def fail(name, arguments):
+        raise UserError("no tokenizer there; ./01-download_models.py fetches it")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(program, "run", fail)
+    program.main(["learn"])
+    assert capsys.readouterr().err == "error: no tokenizer there; rolltune download fetches it\n"
 
 
 def test_the_recipes_come_with_the_package(tmp_path, monkeypatch):

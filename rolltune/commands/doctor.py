@@ -15,7 +15,8 @@ from rolltune.commands.common import command_parser
 from rolltune.commands.progress import quiet_decoders
 from rolltune.data.doctor import examine, sources_of, token_buckets, write_cleaned
 from rolltune.data.findings import ERROR, NOTE, WARNING, Finding
-from rolltune.errors import UserError
+from rolltune.errors import UserError, visible
+from rolltune.typed import as_typed
 
 EXAMPLES = """examples:
   ./00-doctor.py dataset/set1                        train.jsonl and valid.jsonl of a folder, and leaks between
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
                 **reading,
             )
     for name, scan in report.scans.items():
-        console.print(f"{name}: {scan.understood}", markup=False)
+        console.print(visible(f"{name}: {scan.understood}"), markup=False)
         unit = "tokens" if report.in_tokens else "characters"
         lengths = ", ".join(f"{count} up to {size}" for size, count in token_buckets(report, name).items())
         console.print(f"  {unit} of text: {lengths or 'none'}", markup=False)
@@ -100,7 +101,7 @@ def _tell(console: Console, findings: list[Finding], everything: bool) -> None:
         console.print(f"{level}: {kind} ({len(found)})", style=STYLES[level])
         shown = found if everything else found[:LINES_OF_A_KIND]
         for finding in shown:
-            console.print(f"  {finding}", markup=False)
+            console.print(visible(as_typed(f"  {finding}")), markup=False)
         if len(found) > len(shown):
             console.print(f"  ... and {len(found) - len(shown)} more (--all, or --html FILE)")
 

@@ -18,7 +18,7 @@ from rolltune.data.fingerprints import fingerprints
 from rolltune.data.jsonl import MANIFEST, common_root, rebased
 from rolltune.data.sources import check_images, scan_source
 from rolltune.data.splits import cluster_rows, fold_rows, keys_of, modulo_rows, parse_amount, split_rows
-from rolltune.errors import UserError
+from rolltune.errors import UserError, visible
 
 EXAMPLES = """examples:
   ./02-shuffle_data.sh -v 10 -n set1             dataset/data.jsonl -> dataset/set1/{train,valid}.jsonl, 10 for valid
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     _refuse_to_replace(target, options.force)
     console = Console(highlight=False, soft_wrap=True)
     scan, prints = _read(data, near=not options.no_near)
-    console.print(f"{data}: {scan.understood}", markup=False)
+    console.print(visible(f"{data}: {scan.understood}"), markup=False)
     seed = random.SystemRandom().randrange(2**31) if options.seed is None else options.seed
     clusters = cluster_rows(scan.examples, prints, groups=not options.no_groups)
     splits = _splits(options, scan, clusters, seed)
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     _write(scan, splits, target, manifest)
     answers = [example.answer for example in scan.examples]
     for name, places in splits.items():
-        console.print(f"  {name}.jsonl: {_counts(answers, places)}", markup=False)
+        console.print(visible(f"  {name}.jsonl: {_counts(answers, places)}"), markup=False)
     console.print(f"written to {target}", markup=False)
     return 0
 
