@@ -89,7 +89,8 @@ def test_the_terminal_is_told_nothing_by_an_answer(tmp_path, monkeypatch, capsys
     rows = [json.dumps({"prefix": f"q{number}", "suffix": answer}) for number, answer in enumerate(answers)]
     (tmp_path / "data.jsonl").write_text("\n".join(rows))
     assert main(["data.jsonl", "-v", "2", "--dataset-folder", "dataset"]) == 0
-    doctor.main(["data.jsonl", "data.jsonl"])
+    (tmp_path / "odd\x1b[2J.jsonl").write_text(json.dumps({"prefix": "q", "suffix": "a", "image": "absent.png"}))
+    doctor.main(["data.jsonl", "odd\x1b[2J.jsonl"])
     printed = capsys.readouterr().out
     assert "\\x1b[2J" in printed and not {"\x1b", "\u202e"} & set(printed)
 
