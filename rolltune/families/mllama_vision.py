@@ -6,7 +6,7 @@ Reference: `VisionEncoder` of Meta's llama-models, models/llama3/multimodal/mode
     patch/kernel, class [D]
     position/{embedding [P, D], tiles [A, 4, P, D], gate [1]}
     pre_tile/{embedding [A, 4, D], gate [1]}, post_tile/...
-    norm_pre/{scale, bias}, norm_post/...
+    pre_norm/{scale, bias}, norm/...      before and after the local layers
     layers/{norm1, attn/{q, k, v, o}, norm2, mlp/{up, down}}
     global_layers/{the same, gate_attn [L, 1], gate_mlp [L, 1]}
 """
@@ -76,7 +76,7 @@ def run(
     x = jnp.concatenate([first, x], 2)
     position, opened = p["position"], gate(p["position"]["gate"])
     x = x + (1 - opened) * position["embedding"].astype(dtype) + opened * position["tiles"][aspect].astype(dtype)
-    x = nn.layer_norm(p["norm_pre"], x, OUTER_EPS)
+    x = nn.layer_norm(p["pre_norm"], x, OUTER_EPS)
 
     fill = -places % 8
     by_tile = lambda x: x.reshape(pictures, CANVAS_TILES, places + fill, -1)
@@ -85,7 +85,7 @@ def run(
     real = (filled[:, :, None] & (jnp.arange(places + fill) < places)).reshape(pictures, -1)
 
     x, kept = _local(config, p["layers"], x, real)
-    x = nn.layer_norm(p["norm_post"], x, OUTER_EPS)
+    x = nn.layer_norm(p["norm"], x, OUTER_EPS)
     x = (by_tile(x) + of_tiles(p["post_tile"])).reshape(x.shape)
     x, _ = jax.lax.scan(lambda x, q: (_layer(config, q, x, real), None), x, p["global_layers"])
     kept = jnp.moveaxis(kept, 0, -1).reshape(pictures, -1, width * len(config.kept))  # a channel's layers side by side
