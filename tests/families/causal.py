@@ -9,20 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from rolltune.batch import NOTHING, Batch
-from rolltune.models import decoder, forward, generate
+from rolltune.models import decoder, forward, generate, vision
 from rolltune.models.forward import Network
-from rolltune.weights.names import TensorMap, load_tree, to_file
+from rolltune.weights.names import TensorMap, to_file
 
 close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
 
 
 def in_0_to_255(normalized: np.ndarray) -> np.ndarray:
     """Pixels [..., 3, h, w] as CLIP's processor gives them, as they were before: [..., h, w, 3]."""
-    mean, std = (np.asarray(values, np.float32) for values in (forward_mean, forward_std))
-    return (np.moveaxis(normalized, -3, -1) * std + mean) * 255
-
-
-forward_mean, forward_std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    return (np.moveaxis(normalized, -3, -1) * np.float32(vision.CLIP_STD) + np.float32(vision.CLIP_MEAN)) * 255
 
 
 def tiles_of(pictures: Sequence[np.ndarray]) -> np.ndarray:
@@ -34,12 +30,12 @@ def tiles_of(pictures: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def batch_of(ids: Any, seen: Any, labels: Any, slots: Sequence[Any] = (), tiles: np.ndarray | None = None) -> Batch:
-    """Rows of one text each, `labels` [B, T] where >= 0; a row's `slots` go where its ids are `IMAGE` or below 0."""
+    """Rows of one text each, `labels` [B, T] where >= 0; a row's `slots` go where its ids are below 0."""
     ids, seen, labels = (np.asarray(values) for values in (ids, seen, labels))
     b, t = ids.shape
     placed = np.full((b, t), -1, np.int32)
-    for row, own, these in zip(placed, slots, ids, strict=bool(len(slots))):
-        row[these < 0] = own
+    for row, own in enumerate(slots):
+        placed[row, ids[row] < 0] = own
     positions = np.tile(np.arange(t, dtype=np.int32), (b, 1))
     return Batch(
         tokens=np.maximum(ids, 0).astype(np.int32),
@@ -97,7 +93,3 @@ def check_gradients(found: dict[str, np.ndarray], expected: dict[str, np.ndarray
     for name, gradient in expected.items():
         slack = 1e-4 * np.abs(gradient).max() + 1e-8
         np.testing.assert_allclose(found[name], gradient, rtol=0, atol=slack, err_msg=name)
-
-
-def loaded(lazy: dict, table: list[TensorMap]) -> dict:
-    return load_tree(lazy, table, np.float32)
