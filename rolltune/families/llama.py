@@ -36,7 +36,7 @@ def tensors(config: Config, names: Iterable[str] = ()) -> list[TensorMap]:
 
 
 FAMILY = Family(
-    name="llama",
+    name="Llama",
     model_types=("llama",),
     config=read_config,
     tensors=tensors,
@@ -45,4 +45,4 @@ FAMILY = Family(
     special_ids={},  # each generation has its own
     tokenizers=("tokenizer.json", "tokenizer.model"),
 )
-MISTRAL = dataclasses.replace(FAMILY, name="mistral", model_types=("mistral",), template=MISTRAL_INST)
+MISTRAL = dataclasses.replace(FAMILY, name="Mistral", model_types=("mistral",), template=MISTRAL_INST)

@@ -121,13 +121,13 @@ def learned(config: Config, params: dict) -> Float[Array, "1 d"]:
 
 
 FAMILY = Family(
-    name="llava_next",
+    name="LLaVA-NeXT",
     model_types=("llava_next",),
     config=read_config,
     tensors=tensors,
     template=MISTRAL_INST,
     classifier=MISTRAL_INST,
-    special_ids={"<unk>": 0, "<s>": 1, "</s>": 2, "<image>": 32000, "<pad>": 32001},
+    special_ids={"bos": 1, "eos": 2},  # tokenizer.model has no more
     tokenizers=("tokenizer.json", "tokenizer.model"),
     towers=("vision",),
     learned_count=1,

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rolltune.errors import UserError
+from rolltune.models.layers import Rope
 from rolltune.weights.names import Shape, TensorMap, keep, patches, pick, turn
 
 NPZ_BLOCK = "img/Transformer/encoderblock"
@@ -146,7 +147,7 @@ GEMMA = {
     "attn_softcap": None,
     "final_softcap": None,
     "sliding_window": None,
-    "rope_theta": 10000.0,
+    "rope": Rope(),
     "norm_eps": 1e-6,
 }
 GEMMA2 = GEMMA | {"attn_softcap": 50.0, "final_softcap": 30.0, "sliding_window": 4096}
@@ -284,7 +285,7 @@ def sizes_from_hf(config: Mapping[str, Any], source: str = "config.json") -> dic
             "attn_softcap": text.get("attn_logit_softcapping", published["attn_softcap"]) if second else None,
             "final_softcap": text.get("final_logit_softcapping", published["final_softcap"]) if second else None,
             "sliding_window": text.get("sliding_window", published["sliding_window"]) if second else None,
-            "rope_theta": float(rope.get("rope_theta") or text.get("rope_theta") or published["rope_theta"]),
+            "rope": Rope(float(rope.get("rope_theta") or text.get("rope_theta") or Rope().theta)),
             "norm_eps": text.get("rms_norm_eps", published["norm_eps"]),
         },
     }
@@ -306,7 +307,7 @@ def hf_config(sizes: Any, dtype: str = "float32", image_token: int = 257152) -> 
         "num_image_tokens": places,
         "hidden_activation": "gelu_pytorch_tanh",
         "rms_norm_eps": 1e-6,
-        "rope_theta": t.rope_theta,
+        "rope_theta": t.rope.theta,
         "tie_word_embeddings": True,
     }
     if t.post_norms:

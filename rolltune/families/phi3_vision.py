@@ -134,16 +134,13 @@ def learned(config: Config, params: dict) -> Float[Array, "2 d"]:
 
 
 FAMILY = Family(
-    name="phi3_vision",
+    name="Phi-3-vision",
     model_types=("phi3_v",),
     config=read_config,
     tensors=tensors,
     template=PHI3_CHAT,
     classifier=PHI3_CHAT,
-    special_ids={
-        **{"<unk>": 0, "<s>": 1, "</s>": 2, "<|endoftext|>": 32000, "<|assistant|>": 32001},
-        **{"<|system|>": 32006, "<|end|>": 32007, "<|user|>": 32010},
-    },
+    special_ids={"bos": 1, "<|endoftext|>": 32000, "<|assistant|>": 32001, "<|end|>": 32007, "<|user|>": 32010},
     tokenizers=("tokenizer.json",),
     towers=("vision",),
     learned_count=2,

@@ -1,102 +1,116 @@
-"""What frozen layers make of the data, kept on the disk: worked out once, for all later runs.
+"""What frozen layers make of the data, kept on the disk: computed once, for all later runs.
 
-It lies in `cache_folder()/KIND/WHAT_MADE_IT/NAME`, one file a picture or row: the numbers [N, D] as they are, in the
-model's dtype, no header. `about.json` beside them says in words what made them. Nothing is ever changed in place: what
-was made of something else, or by another model, has another name. Any of it may be deleted between runs.
+It lies in `cache_folder()/KIND/WHAT_MADE_IT/NAME`, one file a picture or row: the numbers [N, C] as they are, in the
+model's dtype, then their CRC-32 in four bytes. `about.json` beside them says in words what made them. Nothing is ever
+changed in place: what was made of something else, or by another model, has another name. Any of it may be deleted
+between runs.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from rolltune import atomic
-from rolltune.base import Model, cache_folder
 from rolltune.data.batches import prefetch
+from rolltune.device import cache_folder
 from rolltune.errors import UserError
 from rolltune.tracking import note, progress
 
 SPARE = 2**30  # bytes of the disk that are left to others
-Key = TypeVar("Key", bound=Hashable)
+CHECKSUM = 4  # bytes
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Some files' numbers [I, N, D], read when a batch is made of them: `np.asarray(stored)`."""
+class Files:
+    """Numbers [N, width] of each key, read and checked when a batch is made of them."""
 
-    paths: tuple[Path, ...]
-    lengths: tuple[int, ...]  # rows of [*, D] in each file; the rest of N is filled up with zeros
-    shape: tuple[int, int]  # N, D
+    paths: Mapping[Hashable, Path]
+    lengths: Mapping[Hashable, int]
+    width: int
     dtype: Any
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    @property
-    def nbytes(self) -> int:
-        return len(self) * size_of(self.shape, self.dtype)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        values = np.zeros((len(self), *self.shape), self.dtype)
-        for place, (path, length) in enumerate(zip(self.paths, self.lengths, strict=True)):
-            try:
-                read = np.fromfile(path, self.dtype)
-            except FileNotFoundError:
-                read = np.empty(0)
-            if read.size != length * self.shape[1]:
-                raise UserError(f"{path}: it was deleted or changed during the run; start it again")
-            values[place, :length] = read.reshape(length, -1)
-        return values if dtype is None else values.astype(dtype)
+    def read(self, key: Hashable) -> np.ndarray:
+        path = self.paths[key]
+        found = _read(path, self.lengths[key] * self.width * np.dtype(self.dtype).itemsize)
+        if found is None:
+            raise UserError(f"{path}: it was deleted or damaged during the run; start it again, it is computed anew")
+        return found.view(self.dtype).reshape(-1, self.width)
 
 
-def size_of(shape: Sequence[int], dtype: Any) -> int:
-    return int(np.prod(shape)) * np.dtype(dtype).itemsize
+@dataclass(frozen=True)
+class About:
+    """What is kept: `kind` is its folder, `what` its name in words; `made_by` decides what comes out."""
+
+    kind: str
+    what: str
+    model: str
+    made_by: Mapping[str, Any]
 
 
 def keep(
-    kind: str,
-    model: Model,
-    made_by: dict[str, Any],
-    names: Mapping[Key, str],
-    lengths: Mapping[Key, int],
-    shape: tuple[int, int],
+    about: About,
+    names: Mapping[Any, str],
+    lengths: Mapping[Any, int],
+    width: int,
     dtype: Any,
-    work_out: Callable[[list[Key]], Iterable[tuple[Key, np.ndarray]]],
-    what: str,
-) -> dict[Key, Stored] | None:
-    """The arrays [length, D] of these keys as files, to be read as [N, D] (`shape`).
+    compute: Callable[[list[Any]], Iterable[tuple[Any, np.ndarray]]],
+) -> Files | None:
+    """The arrays [length, width] of these keys as files, by the names of what they are made of.
 
-    Those that lack are worked out first: `work_out(keys)` gives (key, array) in any order. None, and a note that names
-    `what`, where the disk has no room for them.
+    Those that are missing or damaged are computed first: `compute(keys)` gives (key, array) in any order. None, and a
+    note, where the disk has no room for them.
 
     Raises UserError where the folder cannot be written.
     """
-    hashed = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:32]
-    folder = cache_folder() / kind / hashed
+    hashed = hashlib.sha256(json.dumps(about.made_by, sort_keys=True).encode()).hexdigest()[:32]
+    folder = cache_folder() / about.kind / hashed
     files = {key: folder / name for key, name in names.items()}
-    sizes = {key: size_of((length, shape[1]), dtype) for key, length in lengths.items()}
-    lacking = {file: key for key, file in files.items() if not file.is_file() or file.stat().st_size != sizes[key]}
-    needed = sum(sizes[key] for key in lacking.values())
+    sizes = {key: length * width * np.dtype(dtype).itemsize for key, length in lengths.items()}
+    there = [key for key, file in files.items() if file.is_file()]
+    checked = prefetch(lambda key: _read(files[key], sizes[key]) is not None, there)
+    whole = dict(zip(there, progress(checked, f"checking {about.what}", len(there)), strict=True))
+    missing = {file: key for key, file in files.items() if not whole.get(key)}
+    needed = sum(sizes[key] + CHECKSUM for key in missing.values())
+    if damaged := sum(not good for good in whole.values()):
+        note(f"{folder}: {damaged} files of {about.what} are damaged; they are computed again")
     try:
-        atomic.write_json(folder / "about.json", {"model": model.base.name} | made_by)
+        atomic.write_json(folder / "about.json", {"model": about.model, **about.made_by})
         free = shutil.disk_usage(folder).free
-        if lacking and needed + SPARE > free:
+        if missing and needed + SPARE > free:
             note(
-                f"{what} take {needed / 2**30:.1f} GiB ({len(lacking)} files) and {folder} has {free / 2**30:.1f} GiB "
-                "free: they are worked out anew for each batch, which is slower. Make room there, or name a folder on "
-                "a larger disk: ROLLTUNE_CACHE=/path"
+                f"{about.what} take {needed / 2**30:.1f} GiB ({len(missing)} files) and {folder} has "
+                f"{free / 2**30:.1f} GiB free: they are computed anew for each batch, which is slower. Make room there, "
+                "or name a folder on a larger disk: ROLLTUNE_CACHE=/path"
             )
             return None
-        save = lambda pair: atomic.write_bytes(files[pair[0]], pair[1].tobytes())
         # Each is waited for as it is brought to the disk: on threads, the device goes on meanwhile.
-        written = prefetch(save, work_out(list(lacking.values()))) if lacking else iter(())
-        for _ in progress(written, what, len(lacking)):
+        written = prefetch(lambda pair: _write(files[pair[0]], pair[1]), compute(list(missing.values())))
+        for _ in progress(written if missing else iter(()), about.what, len(missing)):
             pass
     except OSError as error:
-        raise UserError(f"{folder}: {what} cannot be kept there ({error}); ROLLTUNE_CACHE=/path") from error
-    return {key: Stored((file,), (lengths[key],), shape, dtype) for key, file in files.items()}
+        raise UserError(f"{folder}: {about.what} cannot be kept there ({error}); ROLLTUNE_CACHE=/path") from error
+    return Files(files, lengths, width, dtype)
+
+
+def _write(path: Path, array: np.ndarray) -> None:
+    data = np.ascontiguousarray(array).tobytes()
+    atomic.write_bytes(path, data + zlib.crc32(data).to_bytes(CHECKSUM, "little"))
+
+
+def _read(path: Path, size: int) -> np.ndarray | None:
+    """The file's bytes without their checksum; None where it is missing, of another size, or does not agree."""
+    try:
+        read = np.fromfile(path, np.uint8)
+    except FileNotFoundError:
+        return None
+    if read.size != size + CHECKSUM:
+        return None
+    data = read[:size]
+    return data if zlib.crc32(data) == int.from_bytes(read[size:].tobytes(), "little") else None

@@ -1,8 +1,8 @@
-"""Image features: what a frozen tower makes of each picture, worked out once. On the disk where there are many."""
+"""Rows of features: what a frozen tower makes of each picture, computed once. On the disk where there are many."""
 
+import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -10,53 +10,99 @@ import jax.numpy as jnp
 import numpy as np
 
 from rolltune.base import Model
+from rolltune.batch import NOTHING, Source
 from rolltune.data.batches import prefetch
 from rolltune.data.files import sha256_of
 from rolltune.inputs import disk
-from rolltune.inputs.disk import Stored
+from rolltune.inputs.disk import Files
+from rolltune.inputs.feeds import DiskFeed, TableFeed, TileFeed
+from rolltune.inputs.pictures import Key, Pictures
+from rolltune.models import forward
+from rolltune.models.forward import Network
 from rolltune.tracking import progress
 
-Key = tuple[Path, int | None]  # an image file and its frame
-VERSION = 1  # to be raised when opening, resizing or the tower change what comes out for the same picture
+VERSION = 2  # to be raised when opening, resizing or the tower change what comes out for the same picture
+TILES_AT_ONCE = 8
 
 
-def work_out(model: Model, pictures: Iterable[np.ndarray], count: int, batch: int = 8) -> Iterator[jax.Array]:
-    """Features [n, P, D] of `count` decoded pictures, a few at a time, in one shape."""
-    run = jax.jit(lambda params, pixels: model.family.image_features(model.config, params, pixels[:, None]))
-    tower = {name: model.params[name] for name in ("vision", "projector")}
-    coming = iter(pictures)
-    for begin in range(0, count, batch):
-        some = [next(coming) for _ in range(min(batch, count - begin))]
-        filled = np.stack(some + [some[-1]] * (batch - len(some)))
-        yield run(tower, filled)[: len(some)]
+def compute(model: Model, pictures: Pictures, keys: Sequence[Key], projected: bool) -> Iterator[tuple[Key, np.ndarray]]:
+    """(key, its rows that are used [u, C], or [u, D] past the projector), a few pictures of equally many tiles at once."""
+    net, family = Network(model.family, model.config), model.family
+    by_tiles: dict[int, list[Key]] = collections.defaultdict(list)
+    for key in keys:
+        by_tiles[pictures.tiles(key)].append(key)
+
+    @jax.jit
+    def run(params: dict, tiles: Any, aspect: Any) -> Any:
+        rows = forward.feature_rows(net, params, tiles, aspect)
+        return family.project(model.config, params, rows) if projected and family.project else rows
+
+    needed = {name: part for name, part in model.params.items() if name != "text"}
+    for count, some in by_tiles.items():
+        size = max(1, TILES_AT_ONCE // count)
+        opened = prefetch(pictures.open, some)
+        for begin in range(0, len(some), size):
+            now = some[begin : begin + size]
+            tiles = [next(opened) for _ in now]
+            tiles += [tiles[-1]] * (size - len(now))
+            values = np.stack([one.pixels for one in tiles])
+            rows = np.asarray(run(needed, values, np.array([[one.aspect] for one in tiles], np.int32)))
+            for key, own in zip(now, rows, strict=False):
+                yield key, own[pictures.places[key].used]
 
 
-def on_disk(model: Model, keys: Sequence[Key], decode: Callable[[Key], np.ndarray]) -> dict[Key, Stored] | None:
-    """Every picture's features as files: those that lack are worked out first. None, and a note, without the room."""
-    config = model.config
+def table(model: Model, pictures: Pictures, projected: bool) -> TableFeed:
+    """Every picture's rows, one after the other, on the device."""
+    lengths = {key: len(places.used) for key, places in pictures.places.items()}
+    ends = np.cumsum(list(lengths.values()))
+    starts = {key: int(end) - length for (key, length), end in zip(lengths.items(), ends, strict=True)}
+    values = np.zeros((int(ends[-1]), width_of(model, projected)), jnp.dtype(model.config.dtype))
+    for key, own in progress(compute(model, pictures, list(lengths), projected), "image features", len(lengths)):
+        values[starts[key] : starts[key] + len(own)] = own
+    return TableFeed(model.family.learned_count, Source(jnp.asarray(values)), starts)
 
-    def make(lacking: list[Key]) -> Iterator[tuple[Key, np.ndarray]]:
-        made = work_out(model, prefetch(decode, lacking), len(lacking))
-        return zip(lacking, (one for some in made for one in np.asarray(some)), strict=True)
 
+def files(model: Model, pictures: Pictures, projected: bool) -> Files | None:
+    """Every picture's rows as files: those that are missing are computed first. None, and a note, without the room."""
+    keys = list(pictures.places)
     return disk.keep(
-        "features",
-        model,
-        made_by(model),
+        disk.About("features", "image features", model.base.name, made_by(model, projected)),
         names=content(keys),
-        lengths=dict.fromkeys(keys, config.image_tokens),
-        shape=(config.image_tokens, config.text.width),
-        dtype=jnp.dtype(config.dtype),
-        work_out=make,
-        what="image features",
+        lengths={key: len(places.used) for key, places in pictures.places.items()},
+        width=width_of(model, projected),
+        dtype=jnp.dtype(model.config.dtype),
+        compute=lambda missing: compute(model, pictures, missing, projected),
     )
 
 
-def made_by(model: Model) -> dict[str, Any]:
-    """All that decides what comes out for a picture. The hash is of all weights, tower and projector among them."""
-    config = model.config
-    sizes = dataclasses.asdict(config.vision)
-    return {"version": VERSION, "weights": model.base.hash, "resize": config.resize, "dtype": config.dtype, **sizes}
+def feed(
+    model: Model, pictures: Pictures, projected: bool, in_step: bool, limit_gib: float
+) -> TableFeed | DiskFeed | TileFeed:
+    """Rows in a table on the device up to `limit_gib`, else on the disk; tiles where the tower runs in the step anyway,
+    or where neither has room."""
+    learned = model.family.learned_count
+    if not pictures.places:
+        return TableFeed(learned, NOTHING, {})
+    if in_step:
+        return TileFeed(learned, pictures)
+    rows = sum(len(places.used) for places in pictures.places.values())
+    if rows * width_of(model, projected) * jnp.dtype(model.config.dtype).itemsize <= limit_gib * 2**30:
+        return table(model, pictures, projected)
+    kept = files(model, pictures, projected)
+    return TileFeed(learned, pictures) if kept is None else DiskFeed(learned, kept)
+
+
+def width_of(model: Model, projected: bool) -> int:
+    assert model.family.feature_width
+    return model.config.text.width if projected else model.family.feature_width(model.config)
+
+
+def made_by(model: Model, projected: bool) -> dict[str, Any]:
+    """All that decides what comes out for a picture. The hash is of all weights, tower and projector among them; a
+    float32 run feels what the hash, which is of their bfloat16 values, does not: it has files of its own."""
+    config = dataclasses.asdict(model.config)
+    config.pop("text")
+    return {"version": VERSION, "weights": model.base.hash, "exact": model.exact, "projected": projected} | config
 
 
 def content(keys: Sequence[Key]) -> dict[Key, str]:

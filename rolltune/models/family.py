@@ -1,4 +1,4 @@
-"""What a family of models is: data, and a few small functions. It has no forward, no encoding and no generation of its own.
+"""What a family of models is: data, and a few small functions. It has no forward and no encoding of its own.
 
 A family's tree of parameters has the decoder under `text` (`text/embed`, the stacks of layers, `text/norm`, `text/head`
 where it is not tied), and its own subtrees beside it. Where an image stands is an index: on the host, `slots` says of
@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int32, Num
 from PIL import Image
 
-from rolltune.models import decoder
 from rolltune.text.templates import Template
 from rolltune.weights.names import Shape, TensorMap
 
@@ -29,7 +28,7 @@ class Tiles(NamedTuple):
     aspect: int = 0  # which shape of canvas it was put on, where the family tells shapes apart by a number
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # one of a kind: compared and hashed as such
 class Family:
     """`Config` below is the family's own frozen dataclass; it has `text` (a decoder.Config) and `dtype`."""
 
@@ -66,7 +65,3 @@ class Family:
     features: Callable[[Any, dict, Float[Array, "b n h w 3"], Int32[Array, "b i"]], Float[Array, "b s c"]] | None = None
     project: Callable[[Any, dict, Float[Array, "*b c"]], Float[Array, "*b d"]] | None = None
     learned: Callable[[Any, dict], Float[Array, "e d"]] | None = None
-
-
-def decoder_of(config: Any) -> decoder.Config:
-    return config.text

@@ -36,10 +36,9 @@ def patchify(pixels: Num[Array, "b h w 3"], patch: int) -> Num[Array, "b p q"]:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch * channels)
 
 
-def run(config: Config, p: dict, pixels: Num[Array, "b h w 3"], dtype: Any) -> Float[Array, "b p d"]:
-    """All patch states after the final norm, of pixels in 0..255 (uint8 or float), which become -1..1 here."""
-    x = pixels.astype(jnp.float32) / 127.5 - 1
-    x = nn.linear(p["patch"], patchify(x, config.patch).astype(dtype)) + p["position"].astype(dtype)
+def run(config: Config, p: dict, pixels: Float[Array, "b h w 3"], dtype: Any) -> Float[Array, "b p d"]:
+    """All patch states after the final norm."""
+    x = nn.linear(p["patch"], patchify(pixels, config.patch).astype(dtype)) + p["position"].astype(dtype)
     return nn.layer_norm(p["norm"], _blocks(config, p["layers"], x, jax.nn.gelu), config.norm_eps)
 
 
@@ -54,9 +53,9 @@ def clip_normalize(pixels: Num[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
 
 
 def clip(config: Config, p: dict, pixels: Float[Array, "b h w 3"], dtype: Any) -> Float[Array, "b p d"]:
-    """The patch states that vision-language models read: those below CLIP's last layer, not normed, without the class's.
+    """The patch states that vision-language models read: those below CLIP's last layer, without a norm, or the class's.
 
-    `p["layers"]` are the layers below: nothing here reads the last one and the norm after it.
+    `p["layers"]` are the layers below it: nothing here reads the last one, or the norm after it.
     """
     x = nn.linear(p["patch"], patchify(pixels, config.patch).astype(dtype))
     first = jnp.broadcast_to(p["class"].astype(dtype), (len(x), 1, config.width))
