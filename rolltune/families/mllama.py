@@ -6,7 +6,8 @@ differs where `mllama_vision.Config.kept_outputs` and `decoder.Config.empty_rows
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float, Int32, Num
@@ -16,7 +17,7 @@ from rolltune.data import tiles
 from rolltune.errors import UserError
 from rolltune.families import mllama_names, mllama_vision, published
 from rolltune.families.published import Entries
-from rolltune.models import decoder
+from rolltune.models import decoder, vision
 from rolltune.models import layers as nn
 from rolltune.models.family import Family, Size, Stacks, Tiles
 from rolltune.text.templates import LLAMA3_CHAT, LLAMA3_TEXT
@@ -38,11 +39,14 @@ class Config:
 
 
 def read_config(entries: Entries | None, shapes: Mapping[str, Shape], source: str) -> Config:
-    """Sizes from a config.json. Raises UserError for entries that would need another model than this one."""
+    """Sizes from a config.json; `preprocessor_config` is the content of the file of that name, where there is one.
+
+    Raises UserError, which names the entry, for what would make it another model.
+    """
     if entries is None:
         raise UserError(f"{source}: Llama 3.2 Vision's sizes are read from config.json: give the folder that holds it")
-    text, vision = entries.get("text_config"), entries.get("vision_config")
-    if not isinstance(text, dict) or not isinstance(vision, dict):
+    text, tower = entries.get("text_config"), entries.get("vision_config")
+    if not isinstance(text, dict) or not isinstance(tower, dict):
         raise UserError(f"{source}: expected the objects text_config and vision_config: download it again")
     where = f"{source}: text_config"
     allowed = {"model_type": ("mllama_text_model",), "dropout": (0, None), "tie_word_embeddings": (False, None)}
@@ -55,7 +59,23 @@ def read_config(entries: Entries | None, shapes: Mapping[str, Shape], source: st
             f"{source}: image_token_index is {image!r}, expected a number of {made.vocab} to {rows - 1}: the image's "
             f"token has a row of the embedding, and no head has a word for it"
         )
-    return Config(_vision(vision, f"{source}: vision_config"), made, cross)
+    found = _tower(tower, f"{source}: vision_config")
+    published.allow(entries.get("preprocessor_config") or {}, _preprocessing(found), f"{source}: preprocessor_config")
+    return Config(found, made, cross)
+
+
+def _preprocessing(tower: mllama_vision.Config) -> dict[str, Sequence[Any]]:
+    """What `picture` and `normalize` do, in the words of preprocessor_config.json."""
+    side = tower.image_size
+    return {
+        **dict.fromkeys(("do_convert_rgb", "do_normalize", "do_pad", "do_rescale", "do_resize"), (True, None)),
+        "size": ({"height": side, "width": side},),
+        "max_image_tiles": (tiles.CANVAS_TILES,),
+        "resample": (2,),  # bilinear
+        "rescale_factor": (1 / 255,),
+        "image_mean": (list(vision.CLIP_MEAN),),
+        "image_std": (list(vision.CLIP_STD),),
+    }
 
 
 VISION = {  # as published: transformers leaves out of a config.json what is its default
@@ -69,7 +89,7 @@ VISION = {  # as published: transformers leaves out of a config.json what is its
 }
 
 
-def _vision(entries: Entries, source: str) -> mllama_vision.Config:
+def _tower(entries: Entries, source: str) -> mllama_vision.Config:
     if "num_attention_heads" in entries:  # another of its names
         entries = {"attention_heads": entries["num_attention_heads"], **entries}
     allowed = {
@@ -77,7 +97,7 @@ def _vision(entries: Entries, source: str) -> mllama_vision.Config:
         "hidden_act": ("gelu",),
         "num_channels": (3,),
         "max_num_tiles": (tiles.CANVAS_TILES,),
-        "supported_aspect_ratios": ([list(canvas) for canvas in tiles.CANVASES], None),
+        "supported_aspect_ratios": ([list(canvas) for canvas in tiles.GRIDS], None),
     }
     published.allow(entries, allowed, source)
     found = published.sizes(entries, VISION, tuple(VISION), source)

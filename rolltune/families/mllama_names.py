@@ -4,7 +4,7 @@ self-attention (`text/layers`) and those with cross-attention (`text/cross`) lie
 import dataclasses
 from typing import Any
 
-from rolltune.data.tiles import CANVAS_TILES, CANVASES
+from rolltune.data.tiles import CANVAS_TILES, GRIDS
 from rolltune.families import mllama_vision
 from rolltune.weights import layouts
 from rolltune.weights.names import Shape, TensorMap, keep, patches
@@ -54,7 +54,7 @@ def _layers(t: Any, stack: str, file: str, layers: int) -> list[TensorMap]:
 
 
 def _vision(v: mllama_vision.Config) -> list[TensorMap]:
-    D, P, ids, file = v.width, v.patches, len(CANVASES) + 1, "vision_model"
+    D, P, ids, file = v.width, v.patches, len(GRIDS) + 1, "vision_model"
     kernel, position = f"{file}.patch_embedding.weight", f"{file}.gated_positional_embedding"
     tiles, wide = (ids, CANVAS_TILES, P, D), (ids, CANVAS_TILES * P * D)
     rows = [

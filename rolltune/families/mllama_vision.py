@@ -19,15 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, Num
 
-from rolltune.data.tiles import CANVAS_TILES, CANVASES
+from rolltune.data.tiles import CANVAS_TILES, GRIDS
 from rolltune.models import layers as nn
-from rolltune.models.vision import patchify
+from rolltune.models.vision import clip_normalize, patchify
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, of pixels in 0..1
-DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 OUTER_EPS = 1e-5  # of the norms around the local layers: torch's default, whatever the config says of the others
 LOGITS_AT_ONCE = 1 << 28  # bytes of float32 attention logits held at a time; a picture's whole are 2.65 GB a layer
-FILLED = np.array([0, *(down * across for down, across in CANVASES)])  # tiles of each aspect id; 0 is no picture
+FILLED = np.array([0, *(down * across for down, across in GRIDS)])  # tiles of each aspect id; 0 is no picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +52,9 @@ class Config:
 
 
 def normalize(tiles: Num[Array, "b n h w 3"], aspect: Int32[Array, "b i"]) -> Float[Array, "b n h w 3"]:
-    """Pixels in 0..255 by CLIP's mean and deviation. Tiles that the canvas lacks become 0, which is not black:
-    they are seen by the others."""
-    x = (tiles.astype(jnp.float32) / 255 - jnp.asarray(MEAN)) / jnp.asarray(DEVIATION)
+    """As CLIP's. Tiles that the canvas lacks become 0, which is not black: the others attend to them."""
     filled = jnp.arange(CANVAS_TILES) < jnp.asarray(FILLED)[aspect][:, :, None]
-    return jnp.where(filled.reshape(*tiles.shape[:2], 1, 1, 1), x, 0)
+    return jnp.where(filled.reshape(*tiles.shape[:2], 1, 1, 1), clip_normalize(tiles), 0)
 
 
 def run(
