@@ -1,4 +1,4 @@
-"""A base model, ready to use: which family, its sizes, its tokenizer, its identity; and its parameters on the device."""
+"""A base model, ready to use: its family, sizes, tokenizer and identity; and its parameters on the device."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The device that programs run on: its memory's manners, its compiler, its dtype, and where compiled programs are kept."""
+"""The device that programs run on: its memory, its compiler, its dtype, and where compiled programs are kept."""
 
 import os
 from collections.abc import MutableMapping

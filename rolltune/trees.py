@@ -15,7 +15,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array
 
 Stacks = Mapping[str, tuple[int, ...]]  # subtree of stacked layers -> their numbers in the decoder
-LAYERS, LOWER = "text/layers", "text/lower"
+LAYERS, CROSS, LOWER = "text/layers", "text/cross", "text/lower"
 
 
 def flatten(tree: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -93,24 +93,28 @@ def renumbered(numbers: np.ndarray, learned: int, places: np.ndarray | None) -> 
 
 
 def prefetch(
-    make: Callable[[Item], Made], items: Iterable[Item], workers: int | None = None, size: int = 0
+    make: Callable[[Item], Made],
+    items: Iterable[Item],
+    workers: int | None = None,
+    size_of: Callable[[Made], int] = lambda made: 0,
 ) -> Iterator[Made]:
     """make(item) in the order of the items, computed ahead on a few threads; a failure is raised in its turn.
 
-    Threads serve because decoding and resizing happen outside Python's lock. An item made takes about
-    `size` bytes: fewer wait where they are large.
+    Threads serve because decoding and resizing happen outside Python's lock. `size_of` says how many bytes an item made
+    takes: fewer wait where they are large.
     """
     workers = workers or min(8, os.cpu_count() or 1)
-    ahead = max(2, min(2 * workers, AHEAD_BYTES // max(size, 1)))
+    ahead = 2  # until the first one's size is known
     waiting: collections.deque = collections.deque()
     coming = iter(items)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="rows")
+    submit = lambda count: waiting.extend(pool.submit(make, item) for item in itertools.islice(coming, count))
     try:
-        for item in itertools.islice(coming, ahead):
-            waiting.append(pool.submit(make, item))
+        submit(ahead)
         while waiting:
             done = waiting.popleft().result()
-            waiting.extend(pool.submit(make, item) for item in itertools.islice(coming, 1))
+            ahead = max(2, min(2 * workers, AHEAD_BYTES // max(size_of(done), 1)))
+            submit(ahead - len(waiting))
             yield done
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -216,10 +220,10 @@ def evaluation_batches(data: Encoded, batch: int) -> Iterator[tuple[np.ndarray, 
         shape, places = part
         return np.array(places), *data.feed.make([data.rows[place] for place in places], shape, batch)
 
-    return prefetch(make, parts)
+    return prefetch(make, parts, size_of=bytes_of)
 
 
-def bytes_of(batch: Batch, source: Source) -> int:
+def bytes_of(made: tuple[Any, ...]) -> int:
     """What a batch that waits for its turn takes on the host; a table on the device counts nothing."""
-    own = [leaf for leaf in (*batch, *source) if isinstance(leaf, np.ndarray)]
-    return sum(leaf.nbytes for leaf in own)
+    leaves = [leaf for part in made for leaf in (part if isinstance(part, tuple) else (part,))]
+    return sum(leaf.nbytes for leaf in leaves if isinstance(leaf, np.ndarray))

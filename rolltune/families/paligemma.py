@@ -31,6 +31,7 @@ class Config:
     resize: str = "bilinear"  # of `picture`: bilinear (big_vision's training), bilinear_float (its demo), bicubic (HF)
     dtype: str = "float32"  # of activations
 
+
 def _so400m(size: int) -> vision.Config:
     return vision.Config(image_size=size, patch=14, width=1152, layers=27, heads=16, mlp=4304)
 

@@ -86,8 +86,8 @@ def keep(
         if missing and needed + SPARE > free:
             note(
                 f"{about.what} take {needed / 2**30:.1f} GiB ({len(missing)} files) and {folder} has "
-                f"{free / 2**30:.1f} GiB free: they are computed anew for each batch, which is slower. Make room there, "
-                "or name a folder on a larger disk: ROLLTUNE_CACHE=/path"
+                f"{free / 2**30:.1f} GiB free: they are computed anew for each batch, which is slower. Make room "
+                "there, or name a folder on a larger disk: ROLLTUNE_CACHE=/path"
             )
             return None
         # Each is waited for as it is brought to the disk: on threads, the device goes on meanwhile.

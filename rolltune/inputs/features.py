@@ -26,7 +26,7 @@ TILES_AT_ONCE = 8
 
 
 def compute(model: Model, pictures: Pictures, keys: Sequence[Key], projected: bool) -> Iterator[tuple[Key, np.ndarray]]:
-    """(key, its rows that are used [u, C], or [u, D] past the projector), a few pictures of equally many tiles at once."""
+    """(key, its rows that are used [u, C], or [u, D] past the projector); a few pictures of as many tiles at once."""
     net, family = Network(model.family, model.config), model.family
     by_tiles: dict[int, list[Key]] = collections.defaultdict(list)
     for key in keys:

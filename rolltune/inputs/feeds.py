@@ -1,4 +1,4 @@
-"""How what rows show reaches the step: out of a table on the device, from the disk, or as tiles for a tower in the step."""
+"""How what rows show reaches the step: out of a table on the device, from the disk, or as tiles for the tower."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +17,7 @@ def _beginning_at(row: Row, starts: Mapping[Hashable, int]) -> np.ndarray:
     """Where each of a row's own picture rows is, if those of a picture begin at its start."""
     if len(row.pictures) == 1:
         return starts[row.pictures[0]] + np.arange(row.counts[0])
-    return np.concatenate(
-        [starts[key] + np.arange(count) for key, count in zip(row.pictures, row.counts, strict=True)]
-    )
+    return np.concatenate([starts[key] + np.arange(count) for key, count in zip(row.pictures, row.counts, strict=True)])
 
 
 @dataclass(frozen=True)

@@ -78,8 +78,8 @@ class SentencePiece:
 class HuggingFace:
     """A tokenizer.json of Hugging Face (Llama 3, Phi, and the models of before in another form).
 
-    Names of special tokens in a text are text, as in SentencePiece models: data can't end an answer or speak for
-    another. Other added tokens, such as "<loc0123>", are found in it.
+    Names of special tokens in a text are text, as those of control symbols in a SentencePiece model are: data can't end
+    an answer or speak for another. Other added tokens, such as "<loc0123>", are found in it.
     """
 
     def __init__(self, path: Path, added: Mapping[str, int] | None = None):

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 
 from rolltune.errors import UserError
 from rolltune.recipe import Recipe
-from rolltune.training.loop import Ended, Slot, State
+from rolltune.training.loop import FinishedRoll, Slot, State
 from rolltune.training.rolls import Draw
 
 
@@ -71,7 +71,7 @@ def load(folder: Path, recipe: Recipe, fresh: State, judged: Any) -> State:
                 f"{folder}: begun with {notes['width']} rolls at once, not {fresh.width}; resume with the same"
             )
         ended = [
-            Ended(
+            FinishedRoll(
                 **{k: v for k, v in one.items() if k != "whole"}
                 | {"draw": Draw(**one["draw"]), "judged": judged(one["judged"])}
             )

@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from rolltune.data.batches import Batch, Loader, collate, prefetch
+from rolltune.data.batches import Loader, bytes_of, joint_batch, prefetch
 from rolltune.recipe import Recipe
 from rolltune.training import rolls as lottery
-from rolltune.training.rolls import Draw, Start
-from rolltune.training.step import ALIVE, REASONS, STOPPED, Plan, Roll
+from rolltune.training.rolls import Draw, InitialWeights
+from rolltune.training.step import ALIVE, REASONS, STOPPED, StepConfig, Roll
 
 COLLAPSED = "collapsed to one answer"
 # Steps of empty slots, all together, that cost as much as compiling the step for fewer rolls: 350 measured with the
@@ -21,7 +21,7 @@ WORTH_A_PROGRAM = 512
 
 
 @dataclasses.dataclass(frozen=True)
-class Ended:
+class FinishedRoll:
     """A roll that runs no more. `reason` is empty where it ran all its steps and can tell answers apart.
 
     `trainable` is there for rolls that ran all their steps, those that collapsed included.
@@ -55,11 +55,11 @@ class State:
     drawn: int = 0
     redraws: int = 0
     reached: dict[int, list[float]] = dataclasses.field(default_factory=dict)  # rung -> figures of who came there
-    ended: list[Ended] = dataclasses.field(default_factory=list)
+    ended: list[FinishedRoll] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
-class Judgement:
+class Evaluation:
     """An evaluation of one roll: `figure` ranks it (higher is better), `collapsed` ends it, `detail` is kept."""
 
     figure: float
@@ -68,7 +68,7 @@ class Judgement:
 
 
 @dataclasses.dataclass(frozen=True)
-class Spent:
+class Timing:
     """Where the time of a training went."""
 
     first_step: float  # seconds until the first step was done, compiling included; 0 where none was left to do
@@ -80,11 +80,10 @@ class Run:
     """What stays the same. `loader` gives a draw's batches of batch * accumulate rows."""
 
     recipe: Recipe
-    plan: Plan
-    start: Start
+    config: StepConfig
+    start: InitialWeights
     step: Callable[..., tuple[Roll, Any]]
     base: dict
-    table: Any
     loader: Callable[[Draw], Loader]
     draws: int  # rolls to draw in all, redrawn ones apart
     folds: int | None = None
@@ -92,7 +91,7 @@ class Run:
 
 def new_state(run: Run, slots: int) -> State:
     draws = [lottery.draw(run.recipe, number, fold=_fold(run, number)) for number in range(slots)]
-    rolls = lottery.begin(run.recipe, run.plan, run.start, draws)
+    rolls = lottery.begin(run.recipe, run.config, run.start, draws)
     return State(rolls, [Slot(one) for one in draws], slots, drawn=slots)
 
 
@@ -103,29 +102,29 @@ def _fold(run: Run, number: int) -> int | None:
 def train(
     run: Run,
     state: State,
-    judge: Callable[[Roll, Sequence[int], bool], dict[int, Judgement]],
+    judge: Callable[[Roll, Sequence[int], bool], dict[int, Evaluation]],
     log: Callable[[State, Any], None],
     say: Callable[[str], None],
     stop: Callable[[], bool] = lambda: False,
     save: Callable[[State], None] | None = None,
     save_seconds: float = 600.0,
-) -> tuple[bool, Spent]:
+) -> tuple[bool, Timing]:
     """Runs until no slot holds a roll, or `stop()`. Returns (whether it ran to the end, where the time went).
 
     `judge(rolls, slots, final)` evaluates the rolls of these slots; `log` is called at every logged
     step; `save`, where given, now and then and at a stop.
     """
     waited, began, saved, first = 0.0, time.perf_counter(), time.perf_counter(), None
-    spent = lambda: Spent(first or 0.0, waited / max(time.perf_counter() - began, 1e-9))
+    spent = lambda: Timing(first or 0.0, waited / max(time.perf_counter() - began, 1e-9))
     while any(slot.draw is not None for slot in state.slots):
         length = _until_next_look(run.recipe, state)
         batches = _batches(run, state, length)
         report, done = None, 0
         while done < length and not stop():
             asked = time.perf_counter()
-            batch = next(batches)
+            batch, source = next(batches)
             waited += time.perf_counter() - asked
-            state.rolls, report = run.step(run.base, run.table, state.rolls, batch)
+            state.rolls, report = run.step(run.base, source, state.rolls, batch)
             state.step, done = state.step + 1, done + 1
             if first is None:
                 jax.block_until_ready(report)
@@ -164,23 +163,7 @@ def _batches(run: Run, state: State, length: int):
     loaders = [run.loader(slot.draw or last) for slot in state.slots]
     steps = [slot.step for slot in state.slots]
     make = lambda ahead: joint_batch(loaders, [step + ahead for step in steps], run.recipe.accumulate)
-    return prefetch(make, range(length), size=sum(one.batch * one.rows[0].pixels.nbytes for one in loaders))
-
-
-def joint_batch(loaders: Sequence[Loader], steps: Sequence[int], accumulate: int) -> Batch:
-    """Every roll's own rows at its own step, in one shape: leaves [R, A, B, ...]."""
-    picked = [loader.indices(step) for loader, step in zip(loaders, steps, strict=True)]
-    rows = [[loader.rows[int(i)] for i in places] for loader, places in zip(loaders, picked, strict=True)]
-    tokens, targets = loaders[0].shape_of([row for some in rows for row in some])
-    # Padded together, all rolls' rows have room for equally many images.
-    padded = collate([row for some in rows for row in some], tokens, targets, sum(map(len, rows)))
-    own = jax.tree.map(lambda leaf: leaf.reshape(len(loaders), -1, *leaf.shape[1:]), padded)
-    batches = [
-        loader.weigh(jax.tree.map(lambda leaf, n=n: leaf[n], own), places)
-        for n, (loader, places) in enumerate(zip(loaders, picked, strict=True))
-    ]
-    split = lambda leaf: leaf.reshape(leaf.shape[0], accumulate, -1, *leaf.shape[2:])
-    return jax.tree.map(lambda *leaves: split(np.stack(leaves)), *batches)
+    return prefetch(make, range(length), size_of=bytes_of)
 
 
 def _look(run, state, judge, log, say, report) -> None:
@@ -240,7 +223,7 @@ def _end(run, state, number, reason, say, trainable=None, judged=None) -> None:
     again = died and state.width > 1 and state.redraws < recipe.redraws
     # Where a roll died, the device's count is what it did: the slot's goes on until the next look.
     step = int(state.rolls.step[number]) if died and reason != COLLAPSED else slot.step
-    state.ended.append(Ended(old, step, reason, again, trainable, judged))
+    state.ended.append(FinishedRoll(old, step, reason, again, trainable, judged))
     new = None
     if again:
         # Its number is new, so its seed is; its settings are those of the one that died, at a lower rate.
@@ -258,4 +241,4 @@ def _end(run, state, number, reason, say, trainable=None, judged=None) -> None:
     if new is None:
         state.rolls = lottery.mark(state.rolls, number, STOPPED)
     else:
-        state.rolls = lottery.replace(state.rolls, number, lottery.begin(recipe, run.plan, run.start, [new]))
+        state.rolls = lottery.replace(state.rolls, number, lottery.begin(recipe, run.config, run.start, [new]))

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpy as np
 
 from rolltune import adapters
 from rolltune.recipe import Recipe
-from rolltune.training.step import ALIVE, Plan, Roll
+from rolltune.training.step import ALIVE, Roll, StepConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,35 +52,50 @@ def own_recipe(recipe: Recipe, draw: Draw) -> Recipe:
 
 
 @dataclasses.dataclass(frozen=True)
-class Start:
+class InitialWeights:
     """What a roll begins with: shapes of its fresh adapters, and leaves that are trained from their present values."""
 
     lora: dict[str, tuple[int, ...]]
     full: dict[str, Any]
+    heads: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)  # drawn anew: of a classifier
     adapters: dict[str, Any] = dataclasses.field(default_factory=dict)  # of a second pass: trained before
 
 
-def begin(recipe: Recipe, plan: Plan, start: Start, draws: Sequence[Draw]) -> Roll:
+def begin(recipe: Recipe, config: StepConfig, start: InitialWeights, draws: Sequence[Draw]) -> Roll:
     """Fresh rolls, every leaf [R, ...]."""
     seeds = jnp.asarray([one.seed for one in draws], jnp.uint32)
     own = [own_recipe(recipe, one) for one in draws]
     numbers = {name: jnp.asarray([getattr(one, name) for one in own], jnp.float32) for name in NUMBERS}
-    return _begin(recipe.rank, plan, tuple(sorted(start.lora.items())), start.full, start.adapters, seeds, numbers)
+    fresh = Fresh(recipe.rank, tuple(sorted(start.lora.items())), tuple(sorted(start.heads.items())))
+    return _begin(fresh, config.transform, start.full, start.adapters, seeds, numbers)
 
 
 NUMBERS = ("rate", "scale", "weight_decay")  # of a roll's own recipe, that the step reads
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _begin(rank, plan, lora, full, trained, seeds, numbers):
+class Fresh(NamedTuple):
+    """Shapes of what each roll draws for itself."""
+
+    rank: int
+    lora: tuple[tuple[str, tuple[int, ...]], ...]
+    heads: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+HEAD_DEVIATION = 0.02  # of a new head's weights, as transformers draws them
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _begin(fresh: Fresh, transform, full, trained, seeds, numbers):
     def one(seed, own):
         key = jax.random.PRNGKey(seed)
-        fresh = trained or adapters.init_lora(jax.random.fold_in(key, 0), dict(lora), rank)
-        trainable = full | fresh
+        lora = trained or adapters.init_lora(jax.random.fold_in(key, 0), dict(fresh.lora), fresh.rank)
+        normal = lambda n, shape: HEAD_DEVIATION * jax.random.normal(jax.random.fold_in(key, 2 + n), shape)
+        heads = {path: normal(n, shape) for n, (path, shape) in enumerate(fresh.heads)}
+        trainable = full | lora | heads
         number = lambda value, kind=jnp.float32: jnp.asarray(value, kind)
         return Roll(
             trainable=trainable,
-            optimizer=plan.transform.init(trainable),
+            optimizer=transform.init(trainable),
             key=jax.random.fold_in(key, 1),
             step=number(0, jnp.int32),
             rate=own["rate"],
