@@ -63,7 +63,8 @@ def any_resolution(image: Image.Image, canvases: Sequence[Size], side: int) -> U
     height, width = fitted(size, canvas)
     top, left = (canvas[0] - height) // 2, (canvas[1] - width) // 2
     padded = np.zeros((*canvas, 3), np.uint8)
-    padded[top : top + height, left : left + width] = image.resize((width, height), Image.Resampling.BICUBIC)
+    scaled = image.resize((width, height), Image.Resampling.BICUBIC)
+    padded[top : top + height, left : left + width] = np.asarray(scaled)
     whole = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
     return np.concatenate([whole[None], cut(padded, side)])
 

@@ -41,7 +41,10 @@ class Config:
 
 
 def read_config(entries: Mapping[str, Any] | None, shapes: Mapping[str, Shape], source: str) -> Config:
-    """Raises UserError, which names the entry, for what would make it another model."""
+    """Raises UserError, which names the entry, for what would make it another model.
+
+    `preprocessor_config` is the file of that name, where the folder has it.
+    """
     if entries is None:
         raise UserError(f"{source}: LLaVA-NeXT is read from a folder with its config.json, not from one file")
     text, tower = entries.get("text_config") or {}, entries.get("vision_config")
@@ -59,12 +62,15 @@ def read_config(entries: Mapping[str, Any] | None, shapes: Mapping[str, Shape], 
         raise UserError(f"{source}: text_config.model_type is {kind!r}; known are 'llama' and 'mistral'")
     part = f"{source}: vision_config"
     found = published.clip_tower(tower or {}, published.CLIP_BASE if tower else published.CLIP_LARGE, part)
-    canvases = entries.get("image_grid_pinpoints") or CANVASES
+    canvases = entries.get("image_grid_pinpoints") or [list(size) for size in CANVASES]
     if not all(len(size) == 2 and all(n > 0 and n % found.image_size == 0 for n in size) for size in canvases):
         raise UserError(
             f"{source}: image_grid_pinpoints is {canvases!r}, expected pairs of height and width, each a multiple of "
             f"vision_config.image_size ({found.image_size})"
         )
+    pictures = entries.get("preprocessor_config") or {}
+    published.clip_pictures(pictures, f"{source}: preprocessor_config")
+    published.allow(pictures, {"image_grid_pinpoints": (canvases,)}, f"{source}: preprocessor_config")
     return Config(
         vision=found,
         text=published.llama_text(text, kind, f"{source}: text_config"),

@@ -50,9 +50,9 @@ class Config:
 def read_config(entries: Mapping[str, Any] | None, shapes: Mapping[str, Shape], source: str) -> Config:
     """Raises UserError, which names the entry, for what would make it another model.
 
-    `preprocessor_config`, where the caller puts the file of that name under this entry, tells `num_crops`. The
-    published config.json has no sizes of the tower, which the published code knows by itself; `vision_config`, in
-    CLIP's own words, is for others.
+    `preprocessor_config`, the file of that name where the folder has it, tells `num_crops`. The published config.json
+    has no sizes of the tower, which the published code knows by itself; `vision_config`, in CLIP's own words, is for
+    others.
     """
     if entries is None:
         raise UserError(f"{source}: Phi-3-vision is read from a folder with its config.json, not from one file")
@@ -76,10 +76,10 @@ def read_config(entries: Mapping[str, Any] | None, shapes: Mapping[str, Shape], 
     published.allow(entries.get("img_processor") or {}, reading, f"{source}: img_processor")
     if tower.image_size // tower.patch % 2:
         raise UserError(f"{source}: vision_config has {tower.patches} patches a tile, which are no squares of four")
-    crops = published.sizes(
-        entries.get("preprocessor_config") or {}, {"num_crops": 4}, ("num_crops",), f"{source}: preprocessor_config"
-    )
-    return Config(vision=tower, text=published.llama_text(entries, "phi3_v", source), **crops)
+    pictures, where = entries.get("preprocessor_config") or {}, f"{source}: preprocessor_config"
+    published.clip_pictures(pictures, where)
+    crops = published.sizes(pictures, {"num_crops": 4}, ("num_crops",), where)
+    return Config(tower, published.llama_text(entries, "phi3_v", source), crops["num_crops"])
 
 
 def tensors(config: Config, names: Iterable[str] = ()) -> list[TensorMap]:

@@ -3,6 +3,7 @@
 What a file leaves out has transformers' default. An entry that changes numbers is read, or its value refused.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -144,18 +145,19 @@ def rope(entries: Entries, head_dim: int, source: str) -> Rope:
         return Rope(theta)
     if kind == "llama3":
         original = sizes(scaling, {}, (ORIGINAL_MAX,), where)[ORIGINAL_MAX]
-        bounds = (number(scaling, name, None, where) for name in ("factor", "low_freq_factor", "high_freq_factor"))
-        return Rope(theta, kind, original, *bounds)
+        given = {"factor": "factor", "low": "low_freq_factor", "high": "high_freq_factor"}
+        bounds = {ours: number(scaling, theirs, None, where) for ours, theirs in given.items()}
+        return dataclasses.replace(Rope(theta, kind, original), **bounds)
     both = sizes({**entries, **scaling}, {}, (ORIGINAL_MAX, MAX), source)
-    factors = {}
+    factors = []
     for name in ("short_factor", "long_factor"):
         values = scaling.get(name)
         if not isinstance(values, list) or len(values) != head_dim // 2:
             raise UserError(f"{where}: {name} is {values!r}, expected a list of {head_dim // 2} numbers")
-        factors[name.removesuffix("_factor")] = tuple(number({name: value}, name, None, where) for value in values)
+        factors.append(tuple(number({name: value}, name, None, where) for value in values))
     stretch = both[MAX] / both[ORIGINAL_MAX]
     amplitude = math.sqrt(1 + math.log(stretch) / math.log(both[ORIGINAL_MAX])) if stretch > 1 else 1.0
-    return Rope(theta, kind, both[ORIGINAL_MAX], amplitude=amplitude, **factors)
+    return Rope(theta, kind, both[ORIGINAL_MAX], short=factors[0], long=factors[1], amplitude=amplitude)
 
 
 def clip_tower(entries: Entries, defaults: Entries, source: str) -> vision.Config:
@@ -179,3 +181,17 @@ def clip_tower(entries: Entries, defaults: Entries, source: str) -> vision.Confi
         mlp=found["intermediate_size"],
         norm_eps=number(entries, "layer_norm_eps", 1e-5, source),
     )
+
+
+def clip_pictures(entries: Entries, source: str) -> None:
+    """That a preprocessor_config.json brings pixels to CLIP's range, as all that is read here does."""
+    allowed = {
+        "image_mean": (list(vision.CLIP_MEAN),),
+        "image_std": (list(vision.CLIP_STD),),
+        "do_convert_rgb": (True, None),
+        "do_normalize": (True,),
+        "do_rescale": (True,),
+        "rescale_factor": (1 / 255,),
+        "resample": (3,),  # bicubic
+    }
+    allow(entries, allowed, source)

@@ -100,11 +100,13 @@ def test_greedy_answers_equal_those_of_transformers(model, told):
         ("text_config", "attention_bias", True),
         ("vision_config", "hidden_act", "gelu"),
         ("vision_config", "hidden_size", 0),
+        ("preprocessor_config", "image_mean", [0.5, 0.5, 0.5]),
+        ("preprocessor_config", "image_grid_pinpoints", [[42, 84]]),
     ],
 )
 def test_another_model_is_refused_by_the_entry_that_makes_it_one(oracle, part, name, value):
     entries = json.loads((oracle("llava_next/hf_published") / "config.json").read_text())
-    (entries[part] if part else entries)[name] = value
+    (entries.setdefault(part, {}) if part else entries)[name] = value
     with pytest.raises(UserError, match=rf"(?s)config.json:.*{part}.*{name}"):
         FAMILY.config(entries, {}, "config.json")
 
