@@ -53,11 +53,12 @@ def read_config(entries: Entries | None, shapes: Mapping[str, Shape], source: st
     published.allow(text, allowed, where)
     made = published.llama_text({"rope_theta": 500000.0, **text}, "mllama_text_model", where)
     cross = _rising(text, "cross_attention_layers", [3, 8, 13, 18, 23, 28, 33, 38], made.layers, where)
-    image, rows = entries.get("image_token_index", 128256), made.vocab + mllama_names.EXTRA_ROWS
-    if not isinstance(image, int) or not made.vocab <= image < rows:
+    made = dataclasses.replace(made, vocab=made.vocab + mllama_names.EXTRA_ROWS)
+    image, beyond = entries.get("image_token_index", 128256), range(made.vocab)[-mllama_names.EXTRA_ROWS :]
+    if image not in beyond:
         raise UserError(
-            f"{source}: image_token_index is {image!r}, expected a number of {made.vocab} to {rows - 1}: the image's "
-            f"token has a row of the embedding, and no head has a word for it"
+            f"{source}: image_token_index is {image!r}, expected {beyond[0]} to {beyond[-1]}: the image's token has a "
+            f"row of the embedding beyond vocab_size"
         )
     found = _tower(tower, f"{source}: vision_config")
     published.allow(entries.get("preprocessor_config") or {}, _preprocessing(found), f"{source}: preprocessor_config")

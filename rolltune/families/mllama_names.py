@@ -9,7 +9,7 @@ from rolltune.families import mllama_vision
 from rolltune.weights import layouts
 from rolltune.weights.names import Shape, TensorMap, keep, patches
 
-EXTRA_ROWS = 8  # of the embedding beyond the head's, the image token's among them: no label is one of them
+EXTRA_ROWS = 8  # of the embedding beyond the words of the head, the image token's among them: none is ever a label
 CROSS = "text/cross"
 
 
@@ -22,12 +22,12 @@ def hf_rows(sizes: Any) -> list[TensorMap]:
     t, file = sizes.text, "language_model.model"
     rows = _vision(sizes.vision)
     rows += layouts.linear("projector", "multi_modal_projector", sizes.vision.features, t.width, bias=True)
-    rows.append(_plain("text/embed/embedding", f"{file}.embed_tokens.weight", (t.vocab + EXTRA_ROWS, t.width)))
+    rows.append(_plain("text/embed/embedding", f"{file}.embed_tokens.weight", (t.vocab, t.width)))
     for stack, numbers in sizes.stacks.items():
         layers = _layers(t, stack, f"{file}.layers.{{i}}", len(numbers))
         rows += [dataclasses.replace(row, numbers=numbers) for row in layers]
     rows.append(layouts.rms_norm("text/norm", f"{file}.norm", t.width))
-    return rows + layouts.linear("text/head", "language_model.lm_head", t.width, t.vocab)
+    return rows + layouts.linear("text/head", "language_model.lm_head", t.width, t.vocab - EXTRA_ROWS)
 
 
 def _plain(path: str, name: str, shape: Shape, layers: int = 0, file: Shape = ()) -> TensorMap:

@@ -12,10 +12,13 @@ from PIL import Image
 
 from rolltune import trees
 from rolltune.batch import NOTHING, Source
+from rolltune.data.examples import Turn
 from rolltune.errors import UserError
 from rolltune.families import mllama, mllama_vision
 from rolltune.models import forward
 from rolltune.models.forward import Network
+from rolltune.text import tokenizer
+from rolltune.text.encode import Picture, encode
 from rolltune.weights.hf import read_hf
 from rolltune.weights.names import flatten, load_tree
 
@@ -281,11 +284,29 @@ def test_the_published_config():
     assert (config.vision.patches, FAMILY.feature_width(config), config.text.rope.factor) == (1601, 7680, 8)
     assert config.stacks["text/cross"] == (3, 8, 13, 18, 23, 28, 33, 38) and config.stacks["text/layers"][3] == 4
     by_path = {row.path: row for row in table}
+    assert (config.text.vocab, by_path["text/head/kernel"].shape) == (128264, (4096, 128256))
     assert by_path["text/layers/attn/q/kernel"].name(3) == "language_model.model.layers.4.self_attn.q_proj.weight"
     assert by_path["text/cross/gate_mlp"].name(1) == "language_model.model.layers.8.cross_attn_mlp_gate"
     left_out = {"vocab_size", "cross_attention_layers", "rope_theta", "num_hidden_layers"}
     text = {name: value for name, value in PUBLISHED["text_config"].items() if name not in left_out}
     assert FAMILY.config({**PUBLISHED, "text_config": text}, {}, "config.json") == config
+
+
+def test_its_tokenizer_is_known_as_its_own(shared):
+    opened = tokenizer.load(shared("tokenizers/mllama_derived/tokenizer.json"))
+    config = FAMILY.config(PUBLISHED, {}, "config.json")
+    tokenizer.check(opened, config.text.vocab, FAMILY.special_ids, "the weights")
+    turns = [Turn("user", "What is this?")]
+    pictures = [
+        Picture(name, FAMILY.slots(config, size), FAMILY.keys(config, size), 4 * FAMILY.tile_rows(config))
+        for name, size in (("wide", (300, 1000)), ("small", (300, 500)))
+    ]
+    row = encode(FAMILY.template, opened, FAMILY.learned_count, turns, ["A cat"], pictures)
+    first, second = np.flatnonzero(row.tokens == 128256)
+    np.testing.assert_array_equal(row.keys, [*range(2 * 1601), *range(4 * 1601, 5 * 1601)])
+    assert not row.seen[:first].any() and second == first + 1
+    np.testing.assert_array_equal(row.seen[first], (0, 2 * 1601))
+    np.testing.assert_array_equal(np.unique(row.seen[second:], axis=0), [(0, 3 * 1601)])
 
 
 @pytest.mark.parametrize(
