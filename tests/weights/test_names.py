@@ -229,7 +229,8 @@ def test_layers_of_two_kinds_share_the_numbers_of_a_file(tmp_path):
         names.TensorMap("own/up", "layers.{i}.up", (2,), keep(2), 3, numbers=(0, 2, 3)),
         names.TensorMap("cross/up", "layers.{i}.up", (2,), keep(2), 1, numbers=(1,)),
     ]
-    tree = {"own": {"up": np.arange(6, dtype=np.float32).reshape(3, 2)}, "cross": {"up": np.array([[8, 9]], np.float32)}}
+    own, cross = np.arange(6, dtype=np.float32).reshape(3, 2), np.array([[8, 9]], np.float32)
+    tree = {"own": {"up": own}, "cross": {"up": cross}}
     written = {name: np.concatenate(list(pieces.chunks())).tolist() for name, pieces in to_file(tree, rows).items()}
     assert written == {"layers.0.up": [0, 1], "layers.1.up": [8, 9], "layers.2.up": [2, 3], "layers.3.up": [4, 5]}
     write_hf(folder := tmp_path / "out", to_file(tree, rows), {})
