@@ -3,7 +3,6 @@
 What a file leaves out has transformers' default. An entry that changes numbers is read, or its value refused.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -145,9 +144,9 @@ def rope(entries: Entries, head_dim: int, source: str) -> Rope:
         return Rope(theta)
     if kind == "llama3":
         original = sizes(scaling, {}, (ORIGINAL_MAX,), where)[ORIGINAL_MAX]
-        given = {"factor": "factor", "low": "low_freq_factor", "high": "high_freq_factor"}
-        bounds = {ours: number(scaling, theirs, None, where) for ours, theirs in given.items()}
-        return dataclasses.replace(Rope(theta, kind, original), **bounds)
+        names = ("factor", "low_freq_factor", "high_freq_factor")
+        factor, low, high = (number(scaling, name, None, where) for name in names)
+        return Rope(theta, kind, original, factor, low, high)
     both = sizes({**entries, **scaling}, {}, (ORIGINAL_MAX, MAX), source)
     factors = []
     for name in ("short_factor", "long_factor"):

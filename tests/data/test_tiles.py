@@ -82,6 +82,11 @@ def test_llava_slots_read_the_canvas_line_by_line_without_its_margins():
     assert square == [*(1, 2, 3, 4), *(7, 8, 0), *(9, 10, 0)]
 
 
+def test_a_line_is_not_lost_to_the_last_bit_of_a_product():
+    # 792 / 1408 of 48 lines are 27 exactly, of which floats make a little less: 28 stay, as in transformers.
+    assert len(tiles.any_resolution_slots((792, 1408), CANVASES, 336, 24)) == 576 + 28 * 49
+
+
 @pytest.mark.parametrize("crops", [4, 16])
 def test_hd_transform_is_what_the_original_processor_makes(pictures, made, crops):
     for name in NAMES:
