@@ -17,6 +17,8 @@ from rolltune import adapters, optim
 from rolltune.errors import UserError
 from rolltune.evaluation.tasks import AUTO, KINDS
 
+EXAMPLES = Path(__file__).parent / "recipes"  # a link to those of playground/; a wheel holds them as files
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -114,9 +116,18 @@ def from_card(values: dict[str, Any]) -> Recipe:
     return Recipe(**{name: _as(kinds[name], value, name) for name, value in values.items() if name in kinds})
 
 
+def find(path: Path) -> Path:
+    """The file that `path` names: one that is there, or else recipes/NAME.py of those that come with rolltune."""
+    if path.is_file():
+        return path
+    if path.parent == Path("recipes") and (EXAMPLES / path.name).is_file():
+        return EXAMPLES / path.name
+    known = ", ".join(f"recipes/{file.name}" for file in sorted(EXAMPLES.glob("*.py")))
+    raise UserError(f"{path}: no such recipe; those that come with rolltune: {known or 'none'}")
+
+
 def _from_file(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such recipe; playground/recipes has examples")
+    path = find(path)
     try:
         found = runpy.run_path(str(path))
         config = found["get_config"]() if callable(found.get("get_config")) else None

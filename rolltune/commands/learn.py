@@ -4,7 +4,8 @@ import argparse
 import sys
 import time
 
-from rolltune.commands.common import EPILOG, add_recipe_flags, split_overrides
+from rolltune.commands.common import add_recipe_flags, command_parser, say, split_overrides
+from rolltune.typed import as_typed
 
 EXAMPLES = """examples:
   ./03-do_learn.py -d set1 -w trained-set1               train on dataset/set1, save checkpoints/trained-set1.npz
@@ -19,7 +20,7 @@ Exit status: 0 saved, 2 something to put right, 3 every roll diverged (nothing s
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="03-do_learn.py", description=__doc__, epilog=EXAMPLES, formatter_class=EPILOG)
+    p = command_parser("03-do_learn.py", __doc__, EXAMPLES)
     p.add_argument("-d", "--dataset", required=True, help="a set in ./dataset made by 02, a folder, or a JSONL")
     p.add_argument("-w", "--write", required=True, metavar="NAME", help="the name to save under, in ./checkpoints")
     p.add_argument(
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     own = ("dataset", "second", "rolls", "folds", "repeat", "keep", "resume", "whole", "tensorboard", "wandb")
     options = Options(
         name=args.write,
-        command=" ".join(["./03-do_learn.py", *asked]),
+        command=as_typed(" ".join(["./03-do_learn.py", *asked])),
         **{name: getattr(args, name) for name in own},
     )
-    return learn(options, recipe, lambda text: print(text, flush=True), began)
+    return learn(options, recipe, say, began)

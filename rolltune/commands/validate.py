@@ -1,11 +1,10 @@
 """Score saved rolls on data sets: one block for each roll and set, and a table of all of them at the end."""
 
-import argparse
 import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from rolltune.commands.common import EPILOG
+from rolltune.commands.common import command_parser, say
 from rolltune.errors import UserError
 
 EXAMPLES = """examples:
@@ -18,9 +17,7 @@ The prompt, the answers and the base model are those saved in each roll.
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="04-validate.py", description=__doc__, epilog=EXAMPLES, formatter_class=EPILOG
-    )
+    parser = command_parser("04-validate.py", __doc__, EXAMPLES)
     parser.add_argument("-m", "--models", nargs="+", required=True, metavar="ROLL", help="roll files, or patterns")
     parser.add_argument("data", nargs="*", type=Path, help="JSONL files, or other sources that 03 takes")
     parser.add_argument("--metric", default="f-measure", help="what the table shows (default f-measure)")
@@ -39,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     from rolltune.jobs.validate import Options, validate
 
     options = Options(args.data, args.metric, args.generate, args.model, args.json)
-    return validate(options, rolls, lambda text: print(text, flush=True))
+    return validate(options, rolls, say)
 
 
 def _found(patterns: Sequence[str]) -> list[Path]:

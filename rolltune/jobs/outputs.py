@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rolltune.data.files import safe_name
 from rolltune.errors import UserError
 
 
@@ -9,7 +10,7 @@ class Outputs:
     """Where a run of this name leaves what: ./checkpoints for rolls, ./reports for what people read."""
 
     def __init__(self, name: str):
-        if not name or Path(name).name != name or name.startswith("."):
+        if not name or safe_name(name) != name or name.startswith("."):
             raise UserError(f"-w {name!r}: expected a plain name, such as trained-set1")
         self.name = name
         self.roll = Path("checkpoints") / f"{name}.npz"

@@ -130,7 +130,12 @@ def _read(path: Path, arrays: bool) -> tuple[dict, RollCard]:
         *(zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, TypeError, AttributeError),
         *(OSError, NotImplementedError, SyntaxError, MemoryError),
     ) as error:
-        # All that NumPy and zipfile raise over bytes they didn't write themselves.
+        # All that NumPy and zipfile raise over bytes they didn't write themselves. NumPy takes what it doesn't know for
+        # pickled objects and says how to load these unsafely: nobody should.
+        if "pickle" in str(error):
+            raise UserError(
+                f"{path} is no roll: no npz at all, or one with Python objects (pickle), which are never loaded."
+            ) from error
         raise UserError(f"{damaged} ({type(error).__name__}: {error}). Train or copy it again.") from error
     return nest(loaded.items()), card
 
