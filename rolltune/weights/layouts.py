@@ -68,13 +68,14 @@ def clip_tower(tower: Any, name: str) -> list[TensorMap]:
         TensorMap("vision/class", f"{embeddings}.class_embedding", (D,), keep(D)),
         TensorMap("vision/position", position, (places, D), keep(places, D)),
         *layer_norm("vision/pre_norm", f"{name}.pre_layrnorm", D),  # the published spelling
-        *clip_layers(tower, "vision/layers", f"{name}.encoder.layers.{{i}}", last),
-        *clip_layers(tower, "vision/unused/layer", f"{name}.encoder.layers.{last}", 0),
+        *vit_layers(tower, "vision/layers", f"{name}.encoder.layers.{{i}}", last),
+        *vit_layers(tower, "vision/unused/layer", f"{name}.encoder.layers.{last}", 0),
         *layer_norm("vision/unused/norm", f"{name}.post_layernorm", D),
     ]
 
 
-def clip_layers(tower: Any, path: str, name: str, layers: int) -> list[TensorMap]:
+def vit_layers(tower: Any, path: str, name: str, layers: int) -> list[TensorMap]:
+    """A tower's layers as CLIP and SigLIP name them: `layers` stacked ones, with "{i}" in the name, or one for 0."""
     D = tower.width
     rows = layer_norm(f"{path}/norm1", f"{name}.layer_norm1", D, layers)
     rows += layer_norm(f"{path}/norm2", f"{name}.layer_norm2", D, layers)

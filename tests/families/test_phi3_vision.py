@@ -13,6 +13,7 @@ from rolltune.families import phi3_vision
 from rolltune.models import forward
 from rolltune.models.forward import Network
 from rolltune.text import tokenizer as text
+from rolltune.weights.checkpoint import open_checkpoint
 from rolltune.weights.hf import read_hf
 from rolltune.weights.names import load_tree
 
@@ -118,14 +119,23 @@ def test_it_goes_out_as_it_came_in(oracle, model):
 
 def test_the_published_config_is_read_whole(oracle):
     entries = json.loads(oracle("phi3v/phi35_vision_config.json").read_text())
-    entries |= {"vocab_size": 32064, "rope_theta": 10000.0}
     config = FAMILY.config(entries, {}, "config.json")
     assert sum(np.prod(row.ours) for row in FAMILY.tensors(config, ())) == 4_146_621_440
     rope = config.text.rope
     assert (rope.kind, rope.original_max, len(rope.short), rope.long[-1]) == ("su", 4096, 48, 64.83999633789062)
     assert math.isclose(rope.amplitude, 1.1902380714, rel_tol=1e-9)
     assert (config.num_crops, config.grid, config.feature_width) == (4, 12, 4096)
-    assert FAMILY.config({**entries, "preprocessor_config": {"num_crops": 16}}, {}, "config.json").num_crops == 16
+
+
+def test_the_number_of_crops_is_that_of_the_folder(oracle, entries, tmp_path):
+    (tmp_path / "model.safetensors").symlink_to(oracle("phi3v/hf") / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(entries))
+    read = lambda: FAMILY.config(open_checkpoint(tmp_path).config, {}, "config.json").num_crops
+    assert read() == 4
+    (tmp_path / "preprocessor_config.json").write_text(
+        '{"num_crops": 16, "image_mean": [0.48145466, 0.4578275, 0.40821073]}'
+    )
+    assert read() == 16
 
 
 @pytest.mark.parametrize(
