@@ -7,6 +7,7 @@ import shutil
 import sys
 
 from rolltune import __version__
+from rolltune.data.findings import visible
 from rolltune.errors import UserError
 
 # command -> (module with `main(argv) -> int`, what it does). Imported when called: `--help` must not wait for JAX.
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run(arguments[0], arguments[1:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         return USAGE_ERROR
     except RuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):

@@ -26,6 +26,7 @@ KINDS = (
     "near duplicate",
     "answer not in train",
     "answer spelled two ways",
+    "mark of another toolkit",
     "few rows of an answer",
     "imbalance",
     "one-coloured image",
@@ -39,7 +40,31 @@ KINDS = (
     "scripts",
     "left out",
 )
+SHOWN = 40  # characters of a value in a message
 TOLD_AT_ONCE = 1000  # a message longer than that is no longer read; the rest is counted
+
+
+def quoted(value: object, most: int = SHOWN) -> str:
+    """A value out of the data for a message, in quotes: its beginning where it is long (a picture as base64)."""
+    if isinstance(value, str) and len(value) > most:
+        return f"{value[:most]!r}... ({len(value)} characters)"
+    text = repr(value)
+    return text if isinstance(value, str) or len(text) <= most else f"{text[:most]}..."
+
+
+def visible(text: str) -> str:
+    """Text that cannot steer a terminal or a page: ESC, marks that turn the writing round and their like as escapes.
+
+    Joiners stay, which emoji and several scripts are written with; so do line ends.
+    """
+    if text.isprintable():
+        return text
+    kept = "\n\u200c\u200d"
+    return "".join(sign if sign.isprintable() or sign in kept else _escaped(sign) for sign in text)
+
+
+def _escaped(sign: str) -> str:
+    return " " if sign.isspace() and sign not in "\x1c\x1d\x1e\x1f\x85\u2028\u2029\r\v\f" else repr(sign)[1:-1]
 
 
 @dataclass(frozen=True)
@@ -54,7 +79,7 @@ class Finding:
     images: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.message}" + (f" ({self.advice})" if self.advice else "")
+        return visible(f"{self.where}: {self.message}" + (f" ({self.advice})" if self.advice else ""))
 
 
 def raise_errors(findings: Iterable[Finding], what: str) -> None:
@@ -66,4 +91,4 @@ def raise_errors(findings: Iterable[Finding], what: str) -> None:
     if len(errors) > TOLD_AT_ONCE:
         lines.append(f"  ... and {len(errors) - TOLD_AT_ONCE} more")
     count = f"{len(errors)} problem{'s' if len(errors) > 1 else ''}"
-    raise UserError(f"{what}: {count} to put right first\n" + "\n".join(lines))
+    raise UserError(f"{visible(what)}: {count} to put right first\n" + "\n".join(lines))

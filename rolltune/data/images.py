@@ -194,8 +194,8 @@ def image_size(path: str | Path, frame: int | None = None) -> tuple[int, int]:
     path = Path(path)
     with opened(path) as image:
         if image.format in ("ICO", "ICNS") or (image.format == "PNG" and _turned_late(path)):
-            height, width = np.shape(open_image(path, frame))[:2]
-            return height, width
+            picture = open_image(path, frame)
+            return picture.height, picture.width
         # Pillow would go through a GIF twice as slowly to count its frames.
         gif = gif_frames(path, path.read_bytes()) if image.format == "GIF" else None
         if gif:
@@ -222,7 +222,7 @@ def _turned_late(path: Path) -> bool:
     names = (b"Raw profile type exif", b"XML:com.adobe.xmp", b"exif", b"xmp")
     pixels = False
     with MeteredFile(path) as file:
-        place = 8
+        place = file.seek(8)
         while len(head := file.read(8)) == 8:
             length, kind = int.from_bytes(head[:4]), head[4:]
             pixels = pixels or kind == b"IDAT"

@@ -26,7 +26,7 @@ class MeteredFile(io.BufferedReader):
     """A file that refuses to be read in millions of little pieces: text chunks, empty boxes, junk before a marker."""
 
     def __init__(self, path: Path):
-        super().__init__(io.FileIO(path))  # type: ignore[arg-type]  # a FileIO is the raw stream that is asked for
+        super().__init__(io.FileIO(path))
         self._path = path
         self._left: float = FREE_READS + os.fstat(self.fileno()).st_size // BYTES_A_READ
 
