@@ -22,9 +22,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from rolltune.models.paligemma_names import npz_rows, rows_for, sizes_from_npz
+from rolltune.families.paligemma_names import npz_rows, rows_for, sizes_from_npz
 from rolltune.weights.identity import TreeDigest
-from rolltune.weights.names import CHUNK, DTYPES, Pieces, Row, Shape, stream
+from rolltune.weights.names import CHUNK, DTYPES, Pieces, Shape, TensorMap, stream
 from rolltune.weights.npz import read_npz, write_npz
 
 LIMIT = 1.2
@@ -68,7 +68,7 @@ def load(path: Path, hashed: bool) -> dict:
     start = time.perf_counter()
     lazy = read_npz(path)
     sizes = sizes_from_npz({name: tensor.shape for name, tensor in lazy.items()})
-    table: list[Row] = rows_for(lazy, SimpleNamespace(**{k: SimpleNamespace(**v) for k, v in sizes.items()}))
+    table: list[TensorMap] = rows_for(lazy, SimpleNamespace(**{k: SimpleNamespace(**v) for k, v in sizes.items()}))
     digest, tree = TreeDigest(), {}
     for name, array in stream(lazy, table, DTYPES["bfloat16"]):
         tree[name] = array

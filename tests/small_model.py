@@ -9,7 +9,8 @@ import numpy as np
 
 from rolltune.data.batches import Batch, Row, collate
 from rolltune.data.examples import Example, Turn
-from rolltune.models import decoder, paligemma, vision
+from rolltune.families import paligemma
+from rolltune.models import decoder, vision
 
 CONFIG = paligemma.Config(
     vision.Config(image_size=28, patch=14, width=16, layers=1, heads=2, mlp=24),

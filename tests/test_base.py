@@ -8,8 +8,8 @@ import pytest
 
 from rolltune import base
 from rolltune.errors import UserError
-from rolltune.models import paligemma
-from rolltune.models.paligemma_names import npz_rows
+from rolltune.families import paligemma
+from rolltune.families.paligemma_names import npz_rows
 from rolltune.weights.names import to_file
 from rolltune.weights.npz import write_npz
 

@@ -8,7 +8,7 @@ from small_model import CONFIG, make_batch, make_params, make_row
 
 from rolltune import adapters
 from rolltune.errors import UserError
-from rolltune.models import paligemma
+from rolltune.families import paligemma
 from rolltune.models.layers import LoRA
 
 EVERYWHERE = [(r".*/kernel", "lora"), (r"text/norm/scale", "full"), (r".*", "frozen")]

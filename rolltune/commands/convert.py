@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from rolltune.commands.common import command_parser
 from rolltune.commands.progress import quiet_decoders
 from rolltune.commands.reading import texts_by_name
 from rolltune.commands.terminal import tell, terminal
@@ -27,17 +28,13 @@ Originals are never touched. Run again, a converter writes the same files, and o
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="06-convert_data.py",
-        description="Turn other kinds of data into JSON Lines and images.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    about = "Turn other kinds of data into JSON Lines and images."
+    made = command_parser("06-convert_data.py", about, EXAMPLES)
     kinds = made.add_subparsers(dest="kind", required=True, metavar="KIND")
 
     def kind(name: str, about: str, sources: str = "source") -> argparse.ArgumentParser:
         one = kinds.add_parser(
-            name, help=about, description=about, epilog=EXAMPLES, formatter_class=made.formatter_class
+            name, help=about, description=about, epilog=made.epilog, formatter_class=made.formatter_class
         )
         one.add_argument("source", type=Path, nargs="+" if sources == "sources" else None, help="what to convert")
         one.add_argument("out", type=Path, help="the folder to write (images/ and data.jsonl)")

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rolltune.atomic import write_bytes
+from rolltune.commands.common import command_parser
 from rolltune.commands.progress import quiet_decoders
 from rolltune.commands.reading import add_reading_flags, reading_of
 from rolltune.commands.terminal import tell, terminal
@@ -32,12 +33,8 @@ STYLES = {ERROR: "bold red", WARNING: "yellow", NOTE: "cyan"}
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="00-doctor.py",
-        description="Look through a data set: broken files, duplicates, leaks between splits, imbalance, lengths.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    about = "Look through a data set: broken files, duplicates, leaks between splits, imbalance, lengths."
+    made = command_parser("00-doctor.py", about, EXAMPLES)
     made.add_argument("data", nargs="+", help="JSONL, JSON, CSV, image folder, folder of splits, or tfds:NAME")
     made.add_argument("--fix", action="store_true", help="write NAME.cleaned.jsonl beside each file (never over it)")
     made.add_argument("--html", type=Path, metavar="FILE", help="write the report as one HTML file")

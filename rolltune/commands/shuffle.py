@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rolltune.atomic import folder_aside
+from rolltune.commands.common import command_parser
 from rolltune.commands.progress import counted, quiet_decoders
 from rolltune.commands.reading import add_reading_flags, reading_of
 from rolltune.commands.terminal import tell, terminal
@@ -39,12 +40,7 @@ picture (resized, turned, saved again): a copy in valid of what was learnt in tr
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="02-shuffle_data.sh",
-        description="Split a labelled set into train, valid and test.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = command_parser("02-shuffle_data.sh", "Split a labelled set into train, valid and test.", EXAMPLES)
     made.add_argument("data", nargs="?", help="what to split (default: data.jsonl of the dataset folder)")
     made.add_argument("-v", "--valid", metavar="N", help="rows for valid: 10, 20%% or 0.2 (default: 10)")
     made.add_argument("-t", "--test", metavar="N", help="rows for test (default: none)")

@@ -4,7 +4,8 @@ import sys
 
 from rich.console import Console
 
-from rolltune.data.findings import visible
+from rolltune.errors import visible
+from rolltune.typed import as_typed
 
 
 def terminal() -> Console:
@@ -16,5 +17,5 @@ def terminal() -> Console:
 
 
 def tell(console: Console, text: str, style: str | None = None) -> None:
-    """Prints a text as it is, marks of rich not minded, signs that would steer the terminal as escapes."""
-    console.print(visible(text), markup=False, style=style)
+    """Prints a text as it can be typed and shown here, marks of rich not minded."""
+    console.print(visible(as_typed(text)), markup=False, style=style)

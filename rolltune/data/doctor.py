@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from rolltune.data.answers import are_classes, spelling_findings
-from rolltune.data.batches import bucket_of, buckets
 from rolltune.data.examples import Example, Scan
 from rolltune.data.files import safe_name, write_jsonl
 from rolltune.data.findings import ERROR, KINDS, LEVELS, NOTE, WARNING, Finding, quoted
 from rolltune.data.fingerprints import Fingerprint, Key, alike, fingerprints
 from rolltune.data.layouts import SPLIT_NAMES, splits_in
 from rolltune.data.rows import rebased
+from rolltune.data.shapes import bucket_of, buckets
 from rolltune.data.sources import scan_source
 from rolltune.data.splits import Links, copied_rows, keys_of, text_key
 from rolltune.errors import UserError

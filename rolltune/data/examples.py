@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rolltune.data.findings import SHOWN, Finding, visible
+from rolltune.data.findings import SHOWN, Finding
+from rolltune.errors import visible
 
 GROUP_KEYS = ("group", "video")  # of a JSONL row, first one present; rows of one group stay in one split
 QUESTION = "What is in this picture?"  # asked of image folders where no other is given

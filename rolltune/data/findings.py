@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rolltune.errors import UserError
+from rolltune.errors import UserError, visible
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 LEVELS = (ERROR, WARNING, NOTE)  # in the order in which they should be put right
@@ -50,21 +50,6 @@ def quoted(value: object, most: int = SHOWN) -> str:
         return f"{value[:most]!r}... ({len(value)} characters)"
     text = repr(value)
     return text if isinstance(value, str) or len(text) <= most else f"{text[:most]}..."
-
-
-def visible(text: str) -> str:
-    """Text that cannot steer a terminal or a page: ESC, marks that turn the writing round and their like as escapes.
-
-    Joiners stay, which emoji and several scripts are written with; so do line ends.
-    """
-    if text.isprintable():
-        return text
-    kept = "\n\u200c\u200d"
-    return "".join(sign if sign.isprintable() or sign in kept else _escaped(sign) for sign in text)
-
-
-def _escaped(sign: str) -> str:
-    return " " if sign.isspace() and sign not in "\x1c\x1d\x1e\x1f\x85\u2028\u2029\r\v\f" else repr(sign)[1:-1]
 
 
 @dataclass(frozen=True)

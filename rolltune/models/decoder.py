@@ -1,4 +1,10 @@
-"""The text decoder: Gemma 1 and 2. One layer function, run by a scan over stacked weights or over a list of layers."""
+"""The text decoder of all families: one layer function, whose differences are data.
+
+Gemma 1 and 2, Llama, Mistral and Phi-3 differ in norms, activation, soft-caps, windows and rotary embedding; Mllama
+has layers of gated cross-attention between them. Layers are a tree stacked on axis 0, scanned: compiled once for all;
+or a list of trees, one a layer, unrolled: longer to compile, and no layer's weights are copied out of the stack at run
+time. Layers of two kinds are always a list; the kind is seen from a layer's keys.
+"""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -8,24 +14,32 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from rolltune.models import layers as nn
+from rolltune.models.layers import Rope
+
+PLAIN = Rope()
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     vocab: int
     width: int
-    layers: int
+    layers: int  # of all kinds
     heads: int
     kv_heads: int
     head_dim: int
     mlp: int
+    norm: str = "gemma"  # gemma: the stored scale is an offset from one; llama: the factor itself
+    act: str = "gelu"  # gelu (tanh) or silu
+    scaled_embedding: bool = True  # Gemma multiplies token embeddings by sqrt(width)
     post_norms: bool = False  # Gemma 2: also norm what attention and MLP give back
     attn_softcap: float | None = None
     final_softcap: float | None = None  # on the logits; big_vision leaves it out, transformers applies it
     query_scale: float | None = None  # None: head_dim ** -0.5
     sliding_window: int | None = None  # of even layers; big_vision has none
-    rope_theta: float = 10000.0
+    rope: Rope = PLAIN
     norm_eps: float = 1e-6
+    empty_rows_attend: bool = False  # in cross layers, a token that sees no picture: Meta leaves it as it is, and so
+    # do we; transformers lets it attend to all of them (True is for parity with it)
 
     @property
     def attn_scale(self) -> float:
@@ -38,6 +52,8 @@ class Context(NamedTuple):
     angles: tuple[Array, Array]
     mask: Bool[Array, "b t s"]
     local: Bool[Array, "b t s"] | None  # the mask of sliding-window layers
+    keys: Float[Array, "b x d"] | None = None  # picture rows that cross layers attend to
+    sees: Bool[Array, "b t x"] | None = None  # which of them each token sees
 
 
 def visible(blocks: Int[Array, "b t"], segments: Int[Array, "b t"]) -> Bool[Array, "b t t"]:
@@ -49,67 +65,114 @@ def visible(blocks: Int[Array, "b t"], segments: Int[Array, "b t"]) -> Bool[Arra
     a 1 1 1 0 0 0 0
     a 1 1 1 1 0 0 0     image and prompt see each other both ways and never
     b 1 1 0 0 1 0 0     the answer; an answer sees them and itself causally,
-    b 1 1 0 0 1 1 0     and no other answer.
+    b 1 1 0 0 1 1 0     and no other answer. A causal prompt has rising blocks.
     """
     q, k = segments[:, :, None], segments[:, None, :]
     return (blocks[:, None, :] <= blocks[:, :, None]) & ((k == 0) | (k == q)) & (k >= 0) & (q >= 0)
 
 
-def context(config: Config, positions: Array, blocks: Array, segments: Array) -> Context:
+def context(
+    config: Config,
+    positions: Int[Array, "b t"],
+    blocks: Int[Array, "b t"],
+    segments: Int[Array, "b t"],
+    keys: Float[Array, "b x d"] | None = None,
+    sees: Bool[Array, "b t x"] | None = None,
+) -> Context:
     mask = visible(blocks, segments)
     local = None
     if config.sliding_window and positions.shape[1] > config.sliding_window:
         near = positions[:, :, None] - positions[:, None, :] < config.sliding_window
         prompt = (blocks[:, :, None] == 0) & (blocks[:, None, :] == 0)
         local = mask & (near | prompt)
-    return Context(nn.rope_angles(positions, config.head_dim, config.rope_theta), mask, local)
+    angles = nn.rope_angles(config.rope, positions, config.head_dim, jnp.sum(segments == 0, 1))
+    return Context(angles, mask, local, keys, sees)
 
 
-class Cache(NamedTuple):
-    """Keys and values of all layers, and the slot the next tokens go to."""
+def places(x: Num[Array, "b t *x"], at: Int[Array, "b m"]) -> Num[Array, "b m *x"]:
+    """The rows of x at these places."""
+    return jnp.take_along_axis(x, at.reshape(*at.shape, *(1,) * (x.ndim - 2)), 1)
 
-    k: Float[Array, "l b s k h"]
-    v: Float[Array, "l b s k h"]
-    at: Int[Array, ""]
+
+def depth(layers: Any) -> int:
+    """How many layers a stacked tree or a list of layers holds."""
+    return len(layers) if isinstance(layers, list | tuple) else jax.tree.leaves(layers)[0].shape[0]
+
+
+def _norm(config: Config, p: dict, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+    return nn.rms_norm(x, p["scale"], config.norm_eps, config.norm == "gemma")
+
+
+def _heads(config: Config, x: Float[Array, "b t f"]) -> Float[Array, "b t n h"]:
+    return x.reshape(*x.shape[:-1], -1, config.head_dim)
+
+
+def _qkv(config: Config, attn: dict, y: Float[Array, "b t d"], at: Int[Array, "b m"] | None) -> tuple[Array, ...]:
+    """Queries (at some places only), keys and values: of three matrices, or of Phi's fused one."""
+    if "qkv" in attn:
+        cuts = (config.heads * config.head_dim, (config.heads + config.kv_heads) * config.head_dim)
+        q, k, v = jnp.split(nn.linear(attn["qkv"], y), cuts, -1)
+        q = q if at is None else places(q, at)
+    elif at is None:
+        q, k, v = nn.linears([attn["q"], attn["k"], attn["v"]], y)
+    else:
+        k, v = nn.linears([attn["k"], attn["v"]], y)
+        q = nn.linear(attn["q"], places(y, at))
+    return _heads(config, q), _heads(config, k), _heads(config, v)
+
+
+def _mlp(config: Config, p: dict, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+    y = _norm(config, p["pre_mlp_norm"], x)
+    if "gate_up" in p["mlp"]:
+        gate, up = jnp.split(nn.linear(p["mlp"]["gate_up"], y), 2, -1)
+    else:
+        gate, up = nn.linears([p["mlp"]["gate"], p["mlp"]["up"]], y)
+    y = nn.gated_product(gate, up, p["mlp"]["down"]["kernel"], config.act)
+    return _norm(config, p["post_mlp_norm"], y) if config.post_norms else y
 
 
 def layer(config: Config, p: dict, x: Float[Array, "b t d"], angles, mask, past=None, at=None):
     """One block. `past` is (keys, values, slot) of this layer; returns the states and the keys and values seen.
 
-    With `at` [B, M], the states at these places only: nothing but keys and values is worked out elsewhere.
+    With `at` [B, M], the states at these places only: nothing but keys and values is computed elsewhere.
     """
-    norm = lambda name, y: nn.rms_norm(y, p[name]["scale"], config.norm_eps)
-    heads = lambda y: y.reshape(*y.shape[:-1], -1, config.head_dim)
-    attn, y = p["attn"], norm("pre_attn_norm", x)
-    if at is None:
-        q, k, v = map(heads, nn.linears([attn["q"], attn["k"], attn["v"]], y))
-        asked = angles
-    else:
-        k, v = map(heads, nn.linears([attn["k"], attn["v"]], y))
-        x, y, mask = (places(part, at) for part in (x, y, mask))
-        q = heads(nn.linear(attn["q"], y))
-        asked = tuple(jnp.take_along_axis(part, at[:, :, None, None], 1) for part in angles)
+    y = _norm(config, p["pre_attn_norm"], x)
+    q, k, v = _qkv(config, p["attn"], y, at)
+    asked = angles
+    if at is not None:
+        x, mask = places(x, at), places(mask, at)
+        asked = tuple(places(part, at) for part in angles)
     q, k = nn.rotate(q, asked), nn.rotate(k, angles)
     if past is not None:
         keys, values, slot = past
         k = jax.lax.dynamic_update_slice_in_dim(keys, k.astype(keys.dtype), slot, 1)
         v = jax.lax.dynamic_update_slice_in_dim(values, v.astype(values.dtype), slot, 1)
     y = nn.attend(q, k, v, mask, config.attn_scale, config.attn_softcap)
-    y = nn.linear(attn["o"], y.reshape(*y.shape[:2], -1))
-    x = x + (norm("post_attn_norm", y) if config.post_norms else y)
-    gate, up = nn.linears([p["mlp"]["gate"], p["mlp"]["up"]], norm("pre_mlp_norm", x))
-    y = nn.gelu_gated_product(gate, up, p["mlp"]["down"]["kernel"])
-    return x + (norm("post_mlp_norm", y) if config.post_norms else y), (k, v)
+    y = nn.linear(p["attn"]["o"], y.reshape(*y.shape[:2], -1))
+    x = x + (_norm(config, p["post_attn_norm"], y) if config.post_norms else y)
+    return x + _mlp(config, p, x), (k, v)
 
 
-def places(x: Num[Array, "b t x"], at: Int[Array, "b m"]) -> Num[Array, "b m x"]:
-    """The rows of x at these places."""
-    return jnp.take_along_axis(x, at[:, :, None], 1)
+def cross_layer(config: Config, p: dict, x: Float[Array, "b t d"], keys, sees, past=None, at=None):
+    """A block of gated cross-attention to picture rows (Llama 3.2: Grattafiori et al. 2024, arXiv:2407.21783).
 
-
-def depth(layers: Any) -> int:
-    """How many layers a stacked tree or a list of layers holds."""
-    return len(layers) if isinstance(layers, list | tuple) else jax.tree.leaves(layers)[0].shape[0]
+    `keys` [B, X, D] are the rows, `sees` [B, T, X] which of them a token attends to; a token that sees none is left as
+    it is. `past` holds the keys' projections once they are known.
+    """
+    cross = p["cross"]
+    if at is not None:
+        x, sees = places(x, at), places(sees, at)
+    some = jnp.any(sees, -1, keepdims=True)
+    q = _norm(config, cross["q_norm"], _heads(config, nn.linear(cross["q"], _norm(config, p["pre_attn_norm"], x))))
+    if past is None:
+        k, v = (_heads(config, y) for y in nn.linears([cross["k"], cross["v"]], keys))
+        past = (_norm(config, cross["k_norm"], k), v)
+    k, v = past
+    y = nn.attend(q, k, v, sees | ~some if config.empty_rows_attend else sees, config.attn_scale)
+    y = nn.linear(cross["o"], y.reshape(*y.shape[:2], -1))
+    gate = lambda name, y: jnp.tanh(p[name].astype(jnp.float32)).astype(x.dtype) * y
+    x = x + gate("gate_attn", y if config.empty_rows_attend else jnp.where(some, y, 0))
+    return x + gate("gate_mlp", jnp.where(some, _mlp(config, p, x), 0)), (k, v)
 
 
 def run(
@@ -119,54 +182,65 @@ def run(
     context: Context,
     *,
     first: int = 0,
-    cache: Cache | None = None,
+    cache: tuple[Any, Int[Array, ""]] | None = None,
     keep_kv: bool = False,
     remat: bool = False,
     at: Int[Array, "b m"] | None = None,
 ) -> tuple[Float[Array, "b t d"], Any]:
     """Runs the layers, which are numbers `first`, `first` + 1, ... of the model (odd and even ones may differ).
 
-    `layers` is a tree stacked on axis 0, scanned: compiled once for all layers; or a list of trees, one a
-    layer, unrolled: longer to compile, and no layer's weights are copied out of the stack at run time.
-    Returns the states and, with `keep_kv` or a `cache`, keys and values [L, B, S, K, H] of all layers. With `at`,
-    the states at these places only [B, M, D]; the last layer of a list then works out no others.
+    Returns the states and, with `keep_kv` or a `cache`, each layer's keys and values [B, S, K, H]: stacked on a leading
+    axis or in a list, as the layers are. `cache` is such keys and values and the place where the next tokens go. With
+    `at`, the states at these places only [B, M, D]; the last layer of a list then computes no others. Without rows to
+    attend to, cross layers are left out.
     """
     keep_kv = keep_kv or cache is not None
+    past, slot = (None, None) if cache is None else cache
 
     def block(x, p, sliding, past, at=None):
-        mask = context.mask
-        if context.local is not None:
-            mask = jnp.where(sliding, context.local, context.mask)
-        past = None if past is None else (*past, cache.at)
-        x, kv = layer(config, p, x, context.angles, mask, past, at)
+        if "cross" in p:
+            x, kv = cross_layer(config, p, x, context.keys, context.sees, past, at)
+        else:
+            mask = context.mask if context.local is None else jnp.where(sliding, context.local, context.mask)
+            x, kv = layer(config, p, x, context.angles, mask, None if past is None else (*past, slot), at)
         return x, kv if keep_kv else None
 
-    if remat:
-        block = jax.checkpoint(block)
+    block = jax.checkpoint(block) if remat else block
     n = depth(layers)
     sliding = (jnp.arange(n) + first) % 2 == 0
-    past = None if cache is None else (cache.k, cache.v)
     if isinstance(layers, list | tuple):
         kept = []
-        block = jax.jit(block)  # traced once for all of them
+        block = jax.jit(block)  # traced once for all layers of a kind
         for i, p in enumerate(layers):
-            own = jax.tree.map(lambda c, i=i: c[i], past)
-            x, kv = block(x, p, sliding[i], own, at if i == n - 1 else None)
+            own, asked = None if past is None else past[i], at if i == n - 1 else None
+            if "cross" in p and context.keys is None and own is None:
+                x, kv = x if asked is None else places(x, asked), None
+            else:
+                x, kv = block(x, p, sliding[i], own, asked)
             kept.append(kv)
-        return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *kept) if keep_kv else None
+        return x, kept if keep_kv else None
     x, kept = jax.lax.scan(lambda x, each: block(x, *each), x, (layers, sliding, past))
     return x if at is None else places(x, at), kept
 
 
 def embed(config: Config, p: dict, tokens: Int[Array, "b t"], dtype: Any) -> Float[Array, "b t d"]:
-    """Token embeddings times sqrt(width), the factor rounded to the embedding's dtype as in the published models."""
-    return p["embed"]["embedding"][tokens].astype(dtype) * jnp.asarray(config.width**0.5, dtype)
+    """Token embeddings; Gemma's times sqrt(width), the factor rounded to the embedding's dtype as published."""
+    found = p["embed"]["embedding"][tokens].astype(dtype)
+    return found * jnp.asarray(config.width**0.5, dtype) if config.scaled_embedding else found
 
 
 def logits(config: Config, p: dict, x: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
-    """Float32 logits of final states, through the tied embedding."""
-    y = nn.rms_norm(x, p["norm"]["scale"], config.norm_eps)
-    out = nn.tied_logits(y, p["embed"]["embedding"])
+    """Float32 logits of final states: of the classes, where there is such a head; else through the head or the tied
+    embedding."""
+    y = _norm(config, p["norm"], x)
+    if "classes" in p:  # few columns, newly trained: in float32
+        return nn.product(y.astype(jnp.float32), p["classes"]["kernel"])
+    if "head" not in p:
+        out = nn.tied_logits(y, p["embed"]["embedding"])
+    elif isinstance(head := p["head"]["kernel"], jax.Array):
+        out = nn.tied_logits(y, head.T)
+    else:
+        out = nn.product(y, head).astype(jnp.float32)
     return config.final_softcap * jnp.tanh(out / config.final_softcap) if config.final_softcap else out
 
 

@@ -5,6 +5,7 @@ rotary angles in float32. The elementwise parts that autodiff would keep several
 gated activations, attention weights) keep their inputs only and work the rest out again when going back.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,8 @@ class LoRA:
     """A weight with a low-rank addition: `x @ base + (x @ a) @ b` (Hu et al. 2021, arXiv:2106.09685).
 
     `b` already carries the scale alpha/r. With `key`, `dropout` of the input's entries are dropped
-    on the way into `a`, as PEFT does.
+    on the way into `a`, as PEFT does: which ones depends on the key, the row and the place in it, not on the
+    shape that the batch was padded to.
     """
 
     base: Any
@@ -60,11 +62,21 @@ def products(x: Float[Array, "*b i"], weights: Sequence[Any]) -> list[Float[Arra
         elif w.key is None:
             y = product(rows, w.base) + next(inner) @ w.b.astype(x.dtype)
         else:
-            keep = jax.random.bernoulli(w.key, 1 - w.dropout, rows.shape)
+            keep = _kept_entries(w.key, w.dropout, x.shape).reshape(rows.shape)
             dropped = jnp.where(keep, rows / (1 - w.dropout), 0).astype(x.dtype)
             y = product(rows, w.base) + dropped @ w.a.astype(x.dtype) @ w.b.astype(x.dtype)
         out.append(y.reshape(*x.shape[:-1], -1))
     return out
+
+
+def _kept_entries(key: Array, dropout: float, shape: Sequence[int]) -> Bool[Array, "..."]:
+    """What of an array [B, T, D] is kept. An entry's fate is its row's and place's own: T may grow by padding."""
+    *outer, width = shape
+    keys = key[None]
+    for size in outer:
+        keys = jax.vmap(lambda one, size=size: jax.vmap(jax.random.fold_in, (None, 0))(one, jnp.arange(size)))(keys)
+        keys = keys.reshape(-1, *key.shape)
+    return jax.vmap(lambda one: jax.random.bernoulli(one, 1 - dropout, (width,)))(keys)
 
 
 def linear(p: dict, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
@@ -77,10 +89,19 @@ def linears(ps: Sequence[dict], x: Float[Array, "*b i"]) -> list[Float[Array, "*
     return [y + p["bias"].astype(x.dtype) if "bias" in p else y for p, y in zip(ps, found, strict=True)]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def rms_norm(x: Float[Array, "*b d"], scale: Float[Array, " d"], eps: float) -> Float[Array, "*b d"]:
-    """Gemma's: the stored scale is an offset from one, and the cast comes after the product with it."""
-    return (_normed(x, eps)[0] * (1 + scale.astype(jnp.float32))).astype(x.dtype)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def rms_norm(
+    x: Float[Array, "*b d"], scale: Float[Array, " d"], eps: float, offset: bool = True
+) -> Float[Array, "*b d"]:
+    """Root mean square norm (Zhang and Sennrich 2019, arXiv:1910.07467), in float32.
+
+    `offset` is Gemma's: the stored scale is an offset from one, and the cast comes after the product with it. Llama's
+    scale is the factor itself, and the cast comes before the product.
+    """
+    normed = _normed(x, eps)[0]
+    if offset:
+        return (normed * (1 + scale.astype(jnp.float32))).astype(x.dtype)
+    return normed.astype(x.dtype) * scale.astype(x.dtype)
 
 
 def _normed(x, eps):
@@ -89,16 +110,16 @@ def _normed(x, eps):
     return x32 * inverse, inverse
 
 
-def _rms_norm_forward(x, scale, eps):
-    return rms_norm(x, scale, eps), (x, scale)
+def _rms_norm_forward(x, scale, eps, offset):
+    return rms_norm(x, scale, eps, offset), (x, scale)
 
 
-def _rms_norm_backward(eps, saved, dy):
+def _rms_norm_backward(eps, offset, saved, dy):
     (x, scale), dy = jax.lax.optimization_barrier((saved, dy))  # as in _gated_backward
     normed, inverse = _normed(x, eps)
     dy = dy.astype(jnp.float32)
     dscale = jnp.sum((dy * normed).reshape(-1, x.shape[-1]), 0)
-    dy = dy * (1 + scale.astype(jnp.float32))
+    dy = dy * (offset + scale.astype(jnp.float32))
     dx = inverse * (dy - normed * jnp.mean(dy * normed, -1, keepdims=True))
     return dx.astype(x.dtype), dscale.astype(scale.dtype)
 
@@ -113,59 +134,103 @@ def layer_norm(p: dict, x: Float[Array, "*b d"], eps: float) -> Float[Array, "*b
     return (y * p["scale"].astype(jnp.float32) + p["bias"].astype(jnp.float32)).astype(x.dtype)
 
 
-def gelu_gated_product(gate: Float[Array, "*b f"], up: Float[Array, "*b f"], w: Any) -> Float[Array, "*b o"]:
-    """`(gelu_tanh(gate) * up) @ w` (Shazeer 2020, arXiv:2002.05202). Keeps gate and up for the way back, no more.
+def gated_product(gate: Float[Array, "*b f"], up: Float[Array, "*b f"], w: Any, act: str) -> Float[Array, "*b o"]:
+    """`(act(gate) * up) @ w` (Shazeer 2020, arXiv:2002.05202). Keeps gate and up for the way back, no more.
 
-    The product's input is as wide as they are and costs one more pass to work out again: a third of what a layer keeps.
+    The product's input is as wide as they are and costs one more pass to compute again: a third of what a layer keeps.
     """
     rows = gate.reshape(-1, gate.shape[-1]), up.reshape(-1, up.shape[-1])
     if isinstance(w, LoRA) and w.key is None:
-        gated, low = _gated(*rows, w.a.astype(gate.dtype))
+        gated, low = _gated(*rows, w.a.astype(gate.dtype), act)
         y = product(gated, w.base) + low @ w.b.astype(gate.dtype)
     else:
-        y = product(_gated(*rows, None)[0], w)
+        y = product(_gated(*rows, None, act)[0].reshape(gate.shape), w)
     return y.reshape(*gate.shape[:-1], -1)
 
 
-@jax.custom_vjp
-def _gated(gate, up, a):
-    """`gelu_tanh(gate) * up`, and its product with an adapter's `a`, whose gradient needs it again."""
-    gated = (jax.nn.gelu(gate.astype(jnp.float32)) * up.astype(jnp.float32)).astype(gate.dtype)
+ACTIVATIONS = {"gelu": jax.nn.gelu, "silu": jax.nn.silu}  # gelu is the tanh form, as in all published Gemma models
+
+
+def _with_slope(act: str, x: Float[Array, "*b"]) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
+    """The activation and its derivative."""
+    if act == "silu":
+        sigmoid = jax.nn.sigmoid(x)
+        return x * sigmoid, sigmoid * (1 + x * (1 - sigmoid))
+    tanh = jnp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+    slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x**2)
+    return 0.5 * x * (1 + tanh), 0.5 * (1 + tanh) + 0.5 * x * (1 - tanh**2) * slope
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _gated(gate, up, a, act):
+    """`act(gate) * up`, and its product with an adapter's `a`, whose gradient needs it again."""
+    gated = (ACTIVATIONS[act](gate.astype(jnp.float32)) * up.astype(jnp.float32)).astype(gate.dtype)
     return gated, None if a is None else gated @ a
 
 
-def _gated_forward(gate, up, a):
-    return _gated(gate, up, a), (gate, up, a)
+def _gated_forward(gate, up, a, act):
+    return _gated(gate, up, a, act), (gate, up, a)
 
 
-def _gated_backward(saved, slopes):
+def _gated_backward(act, saved, slopes):
     gate, up, a = saved
     dgated, dlow = slopes
     # Without the barrier XLA shares float32 copies of gate and up between the two ways, and keeps them.
     (gate, up), dlow = jax.lax.optimization_barrier(((gate, up), dgated if dlow is None else dlow))
     dtypes = gate.dtype, up.dtype
     gate, up = gate.astype(jnp.float32), up.astype(jnp.float32)
-    inner = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)
-    tanh = jnp.tanh(inner)
-    slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * gate**2)
-    gelu = 0.5 * gate * (1 + tanh)
-    dgelu = 0.5 * (1 + tanh) + 0.5 * gate * (1 - tanh**2) * slope
+    active, dactive = _with_slope(act, gate)
     da = None
     if a is not None:
-        da = (gelu * up).astype(dtypes[0]).T @ dlow
+        da = (active * up).astype(dtypes[0]).T @ dlow
         dgated = dgated + dlow @ a.T
     dgated = dgated.astype(jnp.float32)
-    return (dgated * up * dgelu).astype(dtypes[0]), (dgated * gelu).astype(dtypes[1]), da
+    return (dgated * up * dactive).astype(dtypes[0]), (dgated * active).astype(dtypes[1]), da
 
 
 _gated.defvjp(_gated_forward, _gated_backward)
 
 
-def rope_angles(positions: Int[Array, "b t"], head_dim: int, theta: float) -> tuple[Float[Array, "b t 1 h"], ...]:
-    """Cosine and sine of the rotary angles, float32 (Su et al. 2021, arXiv:2104.09864)."""
-    inverse = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+@dataclasses.dataclass(frozen=True)
+class Rope:
+    """Rotary embedding (Su et al. 2021, arXiv:2104.09864), and how published models stretch it to longer texts.
+
+    `llama3` divides slow frequencies by `factor` and mends those between. `su` (LongRoPE, arXiv:2402.13753) divides
+    each by a factor of its own: `long` where a row's prompt is longer than `original_max`, else `short`.
+    """
+
+    theta: float = 10000.0
+    kind: str = "plain"  # plain, llama3 or su
+    original_max: int = 8192
+    factor: float = 8.0  # of llama3, with the bounds between which it is mended
+    low: float = 1.0
+    high: float = 4.0
+    short: tuple[float, ...] = ()  # of su, one a pair of dimensions
+    long: tuple[float, ...] = ()
+    amplitude: float = 1.0  # of su: cosine and sine are multiplied by it, short or long
+
+
+def _inverse_frequencies(rope: Rope, head_dim: int, prompt: Int[Array, " b"]) -> Float[Array, "*b h"]:
+    """Angles per position, float32: [H/2], or [B, H/2] where rows differ."""
+    inverse = rope.theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    if rope.kind == "llama3":
+        wavelength = 2 * jnp.pi / inverse
+        blend = (rope.original_max / wavelength - rope.low) / (rope.high - rope.low)
+        return (1 - (blend := jnp.clip(blend, 0, 1))) * inverse / rope.factor + blend * inverse
+    if rope.kind == "su":
+        long = (prompt > rope.original_max)[:, None]
+        return inverse / jnp.where(long, jnp.asarray(rope.long), jnp.asarray(rope.short))
+    return inverse
+
+
+def rope_angles(
+    rope: Rope, positions: Int[Array, "b t"], head_dim: int, prompt: Int[Array, " b"]
+) -> tuple[Float[Array, "b t 1 h"], Float[Array, "b t 1 h"]]:
+    """Cosine and sine of the rotary angles, float32. `prompt` is the length of each row's prompt."""
+    inverse = _inverse_frequencies(rope, head_dim, prompt)
+    inverse = inverse[:, None, None, :] if inverse.ndim == 2 else inverse
     angles = positions[:, :, None, None].astype(jnp.float32) * inverse
-    return jnp.cos(angles), jnp.sin(angles)
+    return jnp.cos(angles) * rope.amplitude, jnp.sin(angles) * rope.amplitude
 
 
 def rotate(x: Float[Array, "b t n h"], angles: tuple[Array, Array]) -> Float[Array, "b t n h"]:

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from rolltune.models import layers as nn
@@ -32,10 +31,9 @@ def patchify(pixels: Num[Array, "b h w 3"], patch: int) -> Num[Array, "b p q"]:
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, patch * patch * channels)
 
 
-def run(config: Config, p: dict, pixels: Num[Array, "b h w 3"], dtype: Any) -> Float[Array, "b p d"]:
-    """All patch states after the final norm, of pixels in 0..255 (uint8 or float), which become -1..1 here."""
-    x = pixels.astype(jnp.float32) / 127.5 - 1
-    x = nn.linear(p["patch"], patchify(x, config.patch).astype(dtype)) + p["position"].astype(dtype)
+def run(config: Config, p: dict, pixels: Float[Array, "b h w 3"], dtype: Any) -> Float[Array, "b p d"]:
+    """All patch states after the final norm."""
+    x = nn.linear(p["patch"], patchify(pixels, config.patch).astype(dtype)) + p["position"].astype(dtype)
     heads = lambda y: y.reshape(*y.shape[:-1], config.heads, -1)
 
     def block(x, p):

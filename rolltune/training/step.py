@@ -9,18 +9,16 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from rolltune import adapters
-from rolltune.data.batches import Batch
+from rolltune import adapters, trees
+from rolltune.batch import Batch, Source
+from rolltune.device import compiler_options
+from rolltune.models import forward
+from rolltune.models.forward import Network
 from rolltune.optim import Schedule, decays
+from rolltune.trees import Stacks
 
 ALIVE, NOT_FINITE, EXPLODED, STOPPED = range(4)
 REASONS = ("alive", "loss or gradient not finite", "loss exploded", "stopped early")
-
-
-class Forward(NamedTuple):
-    """What a family gives the step, so that the step knows no family."""
-
-    log_probs: Callable[[dict, Batch, Any], Float[Array, "b m"]]  # (params, batch, table) -> of each target
 
 
 class Roll(NamedTuple):
@@ -38,16 +36,18 @@ class Roll(NamedTuple):
     state: Int[Array, ""]  # ALIVE, or why it is not
 
 
-class Report(NamedTuple):
+class StepMetrics(NamedTuple):
     loss: Float[Array, ""]
     rate: Float[Array, ""]
     gradient_norm: Float[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What is the same for all rolls and compiled in."""
+class StepConfig:
+    """What is the same for all rolls and compiled in. `stacks` are of the layers that the network runs."""
 
+    network: Network
+    stacks: Stacks
     schedule: Schedule
     transform: optax.GradientTransformation
     dropout: float = 0.0
@@ -57,30 +57,31 @@ class Plan:
     memory: float = 0.9  # of the running level: about the last ten losses
 
 
-def targets_loss(plan: Plan, log_probs: Float[Array, "b m"], batch: Batch) -> tuple[Array, Array]:
+def targets_loss(config: StepConfig, log_probs: Float[Array, "b m"], batch: Batch) -> tuple[Array, Array]:
     """(sum, weight) of the negative log-likelihood: divided once, after all micro-batches are added up."""
     weights = batch.weights * batch.valid[:, None]
-    if plan.average == "token":
+    if config.average == "token":
         return -jnp.sum(log_probs * weights), jnp.sum(weights)
     # Tokens are counted, not their weights summed: a class weight is to weigh its row, not to cancel out.
     each = jnp.sum(log_probs * weights, -1) / jnp.maximum(jnp.sum(weights > 0, -1), 1)
     return -jnp.sum(each), jnp.sum(batch.valid.astype(jnp.float32))
 
 
-def gradient(plan: Plan, forward: Forward, base: dict, table: Any, roll: Roll, batch: Batch) -> tuple[Array, Any]:
+def gradient(config: StepConfig, base: dict, source: Source, roll: Roll, batch: Batch) -> tuple[Array, Any]:
     """(loss, gradient) over all micro-batches: every leaf of `batch` is [A, B, ...]."""
 
     def sum_of(trainable, micro, key):
-        params = adapters.combine(base, trainable, roll.scale, key if plan.dropout else None, plan.dropout)
-        return targets_loss(plan, forward.log_probs(params, micro, table), micro)
+        used = key if config.dropout else None
+        params = adapters.combine(base, trainable, config.stacks, roll.scale, used, config.dropout)
+        return targets_loss(config, forward.log_probs(config.network, params, micro, source), micro)
 
     step_key = jax.random.fold_in(roll.key, roll.step)
     count = batch.tokens.shape[0]
     value_and_grad = jax.value_and_grad(sum_of, has_aux=True)
     # Layers in a list want their gradients in lists: out of a slice of a stack comes a padded sum a layer, which
     # XLA fuses with the norm into one slow kernel (26 of 108 ms a step for eight rolls). Hence the barrier, too.
-    listed = isinstance(base.get("text", {}).get("layers"), list)
-    trainable = adapters.by_layer(roll.trainable) if listed else roll.trainable
+    listed = isinstance(base["text"]["layers"], list)
+    trainable = trees.by_layer(roll.trainable, config.stacks) if listed else roll.trainable
 
     def add(total, each):
         micro, number = each
@@ -95,73 +96,43 @@ def gradient(plan: Plan, forward: Forward, base: dict, table: Any, roll: Roll, b
         zero = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, trainable))
         (loss, weight, grads), _ = jax.lax.scan(add, zero, (batch, jnp.arange(count)))
     if listed:
-        grads = jax.lax.optimization_barrier(adapters.by_stack(grads))
+        grads = jax.lax.optimization_barrier(trees.by_stack(grads))
     weight = jnp.maximum(weight, 1e-8)
     return loss / weight, jax.tree.map(lambda g: g / weight, grads)
 
 
-def watch(plan: Plan, roll: Roll, loss: Array, norm: Array) -> tuple[Array, Array, Array]:
+def watch(config: StepConfig, roll: Roll, loss: Array, norm: Array) -> tuple[Array, Array, Array]:
     """(running level, its lowest value, state after this loss)."""
     age = roll.step.astype(jnp.float32)
     # The running level is a mean of the losses seen so far until it is ten steps old, then an exponential one.
-    keep = jnp.minimum(plan.memory, age / (age + 1))
+    keep = jnp.minimum(config.memory, age / (age + 1))
     fast = keep * roll.fast + (1 - keep) * loss
     best = jnp.where(roll.step == 0, fast, jnp.minimum(roll.best, fast))
     # Losses of two rows jump between 0.001 and 4 in a healthy run: a level under 1 nat is no better than 1 here.
-    exploded = fast > plan.explosion_factor * jnp.maximum(best, 1) + plan.explosion_margin
+    exploded = fast > config.explosion_factor * jnp.maximum(best, 1) + config.explosion_margin
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     state = jnp.where(finite, jnp.where(exploded, EXPLODED, roll.state), NOT_FINITE)
     return fast, best, jnp.where(roll.state == ALIVE, state, roll.state)
 
 
-def step(plan: Plan, forward: Forward, base: dict, table: Any, roll: Roll, batch: Batch) -> tuple[Roll, Report]:
+def step(config: StepConfig, base: dict, source: Source, roll: Roll, batch: Batch) -> tuple[Roll, StepMetrics]:
     """One update of one roll. A roll that is not alive, or that is done, stays exactly as it is."""
-    loss, grads = gradient(plan, forward, base, table, roll, batch)
+    loss, grads = gradient(config, base, source, roll, batch)
     norm = optax.tree.norm(grads)
-    fast, best, state = watch(plan, roll, loss, norm)
-    rate = roll.rate * plan.schedule(roll.step + 1)
-    direction, optimizer = plan.transform.update(grads, roll.optimizer, roll.trainable)
+    fast, best, state = watch(config, roll, loss, norm)
+    rate = roll.rate * config.schedule(roll.step + 1)
+    direction, optimizer = config.transform.update(grads, roll.optimizer, roll.trainable)
     trainable = jax.tree.map(
         lambda p, d, decay: p - rate * (d + roll.decay * decay * p), roll.trainable, direction, decays(roll.trainable)
     )
     moved = roll._replace(trainable=trainable, optimizer=optimizer, step=roll.step + 1, fast=fast, best=best)
-    going: Bool[Array, ""] = (state == ALIVE) & (roll.step < plan.schedule.total)
+    going: Bool[Array, ""] = (state == ALIVE) & (roll.step < config.schedule.total)
     kept = jax.tree.map(lambda new, old: jnp.where(going, new, old), moved, roll)
-    watched = roll.step < plan.schedule.total
-    return kept._replace(state=jnp.where(watched, state, roll.state)), Report(loss, rate, norm)
+    watched = roll.step < config.schedule.total
+    return kept._replace(state=jnp.where(watched, state, roll.state)), StepMetrics(loss, rate, norm)
 
 
-def compiler_options() -> dict[str, Any] | None:
-    """On a GPU, what XLA leaves alone. None elsewhere: other backends know no such options.
-
-    cuBLAS makes every product: Triton's kernels keep the adapter's addition out of the wide products. And products of
-    one input are not merged: XLA would put an adapter's few columns beside its weight, by a copy of both at every step
-    (7 of 33 GB that one roll of PaliGemma-3B moves, with JAX 0.10).
-    """
-    return GPU_OPTIONS if jax.default_backend() == "gpu" else None
-
-
-GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_dot_merger_threshold_mb": 0}
-
-
-def compile_step(plan: Plan, forward: Forward) -> Callable[[dict, Any, Roll, Batch], tuple[Roll, Report]]:
-    """The jitted step of R rolls: (base, table, rolls [R, ...], batches [R, A, B, ...]). Reuses the rolls' buffers."""
-    one = lambda base, table, roll, batch: step(plan, forward, base, table, roll, batch)
+def compile_step(config: StepConfig) -> Callable[[dict, Source, Roll, Batch], tuple[Roll, StepMetrics]]:
+    """The jitted step of R rolls: (base, source, rolls [R, ...], batches [R, A, B, ...]). Reuses the rolls' buffers."""
+    one = lambda base, source, roll, batch: step(config, base, source, roll, batch)
     return jax.jit(jax.vmap(one, in_axes=(None, None, 0, 0)), donate_argnums=2, compiler_options=compiler_options())
-
-
-def compile_score(forward: Forward, candidates: int) -> Callable[..., Float[Array, "r b c"]]:
-    """The jitted score of R rolls on one batch: log-probability of each candidate answer as a whole, [R, B, C]."""
-
-    def one(base, table, trainable, scale, batch):
-        params = adapters.combine(base, trainable, scale)
-        log_probs = forward.log_probs(params, batch, table) * batch.weights
-        return sum_by_candidate(log_probs, batch.candidates, candidates)
-
-    return jax.jit(jax.vmap(one, in_axes=(None, None, 0, 0, None)), compiler_options=compiler_options())
-
-
-def sum_by_candidate(
-    log_probs: Float[Array, "b m"], candidate: Int[Array, "b m"], candidates: int
-) -> Float[Array, "b c"]:
-    return jnp.einsum("bm,bmc->bc", log_probs, jax.nn.one_hot(candidate, candidates), precision="highest")

@@ -34,12 +34,18 @@ class TreeDigest:
         self.limits = dict(limits or {})
         self.pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
         self.parts: dict[str, tuple[tuple[int, ...], list[Future]]] = {}
+        self.exact_parts: dict[str, list[Future]] = {}
 
     def add(self, path: str, array: Any) -> None:
         array = np.asarray(array)[: self.limits.get(path)] if path in self.limits else np.asarray(array)
         flat = np.ascontiguousarray(array).reshape(-1)
         parts = [self.pool.submit(_digest, flat[at : at + BLOCK]) for at in range(0, max(flat.size, 1), BLOCK)]
         self.parts[path] = (array.shape, parts)
+        if flat.dtype == np.float32:
+            self.exact_parts[path] = [
+                self.pool.submit(lambda at=at: hashlib.sha256(flat[at : at + BLOCK]).digest())
+                for at in range(0, flat.size, BLOCK)
+            ]
 
     def hexdigest(self) -> str:
         total = hashlib.sha256(b"rolltune base 1")
@@ -47,8 +53,14 @@ class TreeDigest:
             total.update(f"{path} {list(shape)} {math.prod(shape)}\n".encode())
             for part in parts:
                 total.update(part.result())
-        self.pool.shutdown()
         return total.hexdigest()
+
+    def exact(self) -> str:
+        """A digest of what was added as float32, in full; empty where nothing was."""
+        total = hashlib.sha256()
+        for path, parts in sorted(self.exact_parts.items()):
+            total.update(path.encode() + b"".join(part.result() for part in parts))
+        return total.hexdigest() if self.exact_parts else ""
 
 
 def _digest(flat: np.ndarray) -> bytes:

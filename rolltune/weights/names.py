@@ -1,8 +1,8 @@
 """Name maps: how the tensors of a published file become ours, and back. One row a tensor, pure data.
 
-A map is a list of `Row`. Each row names one tensor of ours and the tensor (or part of one) of the file it comes from.
+A map is a list of `TensorMap`. Each names one tensor of ours and the tensor (or part of one) of the file it comes from.
 All that published layouts ever do to a weight is: stack it with its siblings along axis 0, fold or unfold axes, and
-change the order of axes. `Form` states these steps as shapes, so that each row can be run both ways and checked.
+change the order of axes. `Layout` states these steps as shapes, so that each row can be run both ways and checked.
 """
 
 import math
@@ -21,7 +21,7 @@ DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfl
 CHUNK = 1 << 24  # elements read, converted or written at a time where a tensor has no layers to go by
 
 
-class Form(NamedTuple):
+class Layout(NamedTuple):
     """ours = file[rows].reshape(view).transpose(order).reshape(our shape), for one layer of the tensor."""
 
     file: Shape  # the file's tensor, whole
@@ -46,33 +46,33 @@ class Form(NamedTuple):
         return self.order == tuple(range(len(self.order)))
 
 
-def keep(*file: int) -> Form:
+def keep(*file: int) -> Layout:
     """The same elements in the same order; the row's own shape may fold axes together."""
-    return Form(file, (0, file[0]) if file else (0, 1), file, tuple(range(len(file))))
+    return Layout(file, (0, file[0]) if file else (0, 1), file, tuple(range(len(file))))
 
 
-def turn(file: Shape, order: Sequence[int]) -> Form:
+def turn(file: Shape, order: Sequence[int]) -> Layout:
     """A change of the order of axes: `turn((out, in), (1, 0))` is what torch calls a Linear."""
-    return Form(file, (0, file[0]), file, tuple(order))
+    return Layout(file, (0, file[0]), file, tuple(order))
 
 
-def pick(file: Shape, index: int, order: Sequence[int]) -> Form:
+def pick(file: Shape, index: int, order: Sequence[int]) -> Layout:
     """One of the tensors stacked on axis 0 (key or value, gate or up); `order` is over the axes that are left."""
-    return Form(file, (index, index + 1), file[1:], tuple(order))
+    return Layout(file, (index, index + 1), file[1:], tuple(order))
 
 
-def rows(file: Shape, start: int, stop: int, order: Sequence[int]) -> Form:
+def rows(file: Shape, start: int, stop: int, order: Sequence[int]) -> Layout:
     """Rows start..stop of a matrix in which several lie one after the other (fused projections)."""
-    return Form(file, (start, stop), (stop - start, *file[1:]), tuple(order))
+    return Layout(file, (start, stop), (stop - start, *file[1:]), tuple(order))
 
 
-def patches(out: int, side: int, channels: int) -> Form:
+def patches(out: int, side: int, channels: int) -> Layout:
     """A torch convolution [out, channel, row, column] as a patch matrix [row x column x channel, out]."""
     return turn((out, channels, side, side), (2, 3, 1, 0))
 
 
 @dataclass(frozen=True)
-class Row:
+class TensorMap:
     """One tensor of ours.
 
     `shape` is ours for one layer; with `layers` our tensor is [layers, *shape]. `file` is the name in the file, with
@@ -83,7 +83,7 @@ class Row:
     path: str
     file: str
     shape: Shape
-    form: Form
+    layout: Layout
     layers: int = 0
     tied: str = ""
 
@@ -97,8 +97,8 @@ class Row:
 
     def in_file(self) -> dict[str, Shape]:
         if self.split:
-            return {self.file.format(i=i): self.form.file for i in range(self.layers)}
-        return {self.file: (self.layers, *self.form.file) if self.layers else self.form.file}
+            return {self.file.format(i=i): self.layout.file for i in range(self.layers)}
+        return {self.file: (self.layers, *self.layout.file) if self.layers else self.layout.file}
 
 
 class Lazy(Protocol):
@@ -123,37 +123,37 @@ class Pieces:
     chunks: Callable[[], Iterator[np.ndarray]]
 
 
-def check_map(table: Sequence[Row]) -> None:
+def check_map(table: Sequence[TensorMap]) -> None:
     """That the map can be inverted: every path once, every element of every file tensor used once."""
     paths = [row.path for row in table]
     if twice := sorted({path for path in paths if paths.count(path) > 1}):
         raise ValueError(f"name map: {', '.join(twice)} more than once")
-    used: dict[str, list[Row]] = {}
+    used: dict[str, list[TensorMap]] = {}
     for row in table:
         used.setdefault(row.file, []).append(row)
-        if math.prod(row.form.part) != math.prod(row.shape) or math.prod(row.form.view) != math.prod(row.shape):
-            raise ValueError(f"name map: {row.path} {row.shape} does not hold the elements of {row.form}")
-        if sorted(row.form.order) != list(range(len(row.form.view))):
-            raise ValueError(f"name map: {row.path}: {row.form.order} is no order of the axes of {row.form.view}")
+        if math.prod(row.layout.part) != math.prod(row.shape) or math.prod(row.layout.view) != math.prod(row.shape):
+            raise ValueError(f"name map: {row.path} {row.shape} does not hold the elements of {row.layout}")
+        if sorted(row.layout.order) != list(range(len(row.layout.view))):
+            raise ValueError(f"name map: {row.path}: {row.layout.order} is no order of the axes of {row.layout.view}")
         if row.split and not row.layers:
             raise ValueError(f"name map: {row.path}: {row.file} is numbered by layer, but the row has no layers")
     for file, sharing in used.items():
-        if len({(row.form.file, row.layers) for row in sharing}) > 1:
+        if len({(row.layout.file, row.layers) for row in sharing}) > 1:
             raise ValueError(f"name map: rows of {file} disagree about its shape")
-        covered, end = sorted(row.form.rows for row in sharing), 0
+        covered, end = sorted(row.layout.rows for row in sharing), 0
         for start, stop in covered:
             if start != end:
                 raise ValueError(f"name map: {file}: parts {covered} overlap or leave a gap")
             end = stop
-        if end != (sharing[0].form.file[0] if sharing[0].form.file else 1):
-            raise ValueError(f"name map: {file}: parts {covered} of {sharing[0].form.file} leave a gap")
+        if end != (sharing[0].layout.file[0] if sharing[0].layout.file else 1):
+            raise ValueError(f"name map: {file}: parts {covered} of {sharing[0].layout.file} leave a gap")
 
 
-def check(shapes: Mapping[str, Shape], table: Sequence[Row], source: str) -> None:
+def check(shapes: Mapping[str, Shape], table: Sequence[TensorMap], source: str) -> None:
     """All the names of a file against its map: every unknown, missing and mis-shaped tensor in one UserError."""
     check_map(table)
     expected = {name: shape for row in table for name, shape in row.in_file().items()}
-    allowed = expected | {row.tied: row.form.file for row in table if row.tied and row.tied in shapes}
+    allowed = expected | {row.tied: row.layout.file for row in table if row.tied and row.tied in shapes}
     missing = [name for name in expected if name not in shapes]
     unknown = [name for name in shapes if name not in allowed]
     wrong = [
@@ -188,7 +188,7 @@ def collapse(names: Iterable[str]) -> list[str]:
 
 
 def stream(
-    lazy: Mapping[str, Lazy], table: Sequence[Row], dtype: Any = None, source: str = "the file"
+    lazy: Mapping[str, Lazy], table: Sequence[TensorMap], dtype: Any = None, source: str = "the file"
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Our tensors one after the other, converted to `dtype` (None: as in the file), a layer at a time.
 
@@ -208,12 +208,12 @@ def stream(
         yield row.path, out
 
 
-def _fill(tensor: Lazy, row: Row, layer: int, out: np.ndarray) -> None:
-    form, inner = row.form, math.prod(row.form.file[1:])
-    start = layer * math.prod(form.file) + form.rows[0] * inner
-    size = math.prod(form.part)
-    if not form.plain:
-        out[...] = form.to_ours(tensor.read(start, start + size).reshape(form.part), row.shape)
+def _fill(tensor: Lazy, row: TensorMap, layer: int, out: np.ndarray) -> None:
+    layout, inner = row.layout, math.prod(row.layout.file[1:])
+    start = layer * math.prod(layout.file) + layout.rows[0] * inner
+    size = math.prod(layout.part)
+    if not layout.plain:
+        out[...] = layout.to_ours(tensor.read(start, start + size).reshape(layout.part), row.shape)
         return
     flat = out.reshape(-1)  # a view: `out` is contiguous
     for at in range(0, size, CHUNK):
@@ -224,7 +224,7 @@ def _fill(tensor: Lazy, row: Row, layer: int, out: np.ndarray) -> None:
             flat[at:end] = tensor.read(start + at, start + end)
 
 
-def _same(tensor: Lazy, copy: Lazy, row: Row, source: str) -> None:
+def _same(tensor: Lazy, copy: Lazy, row: TensorMap, source: str) -> None:
     size = math.prod(tensor.shape)
     for at in range(0, size, CHUNK):
         end = min(at + CHUNK, size)
@@ -235,7 +235,9 @@ def _same(tensor: Lazy, copy: Lazy, row: Row, source: str) -> None:
             )
 
 
-def load_tree(lazy: Mapping[str, Lazy], table: Sequence[Row], dtype: Any = None, source: str = "the file") -> dict:
+def load_tree(
+    lazy: Mapping[str, Lazy], table: Sequence[TensorMap], dtype: Any = None, source: str = "the file"
+) -> dict:
     """All of our tensors as nested dicts of NumPy arrays."""
     return nest(stream(lazy, table, dtype, source))
 
@@ -261,7 +263,7 @@ def flatten(tree: Mapping, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def to_file(tree: Mapping, table: Sequence[Row], dtype: Any = None) -> dict[str, Pieces]:
+def to_file(tree: Mapping, table: Sequence[TensorMap], dtype: Any = None) -> dict[str, Pieces]:
     """The tree in the file's names and shapes, ready to be written a layer at a time (`dtype` None: as it is).
 
     Leaves may be NumPy or JAX arrays; a JAX array is brought to the host one layer at a time.
@@ -274,12 +276,12 @@ def to_file(tree: Mapping, table: Sequence[Row], dtype: Any = None) -> dict[str,
         raise ValueError(f"the tree does not match its map: unknown {', '.join(extra)}")
     if wrong := [row.path for row in table if tuple(flat[row.path].shape) != row.ours]:
         raise ValueError(f"the tree does not match its map: mis-shaped {', '.join(wrong)}")
-    sharing: dict[str, list[Row]] = {}
+    sharing: dict[str, list[TensorMap]] = {}
     for row in table:
         sharing.setdefault(row.file, []).append(row)
     entries: dict[str, Pieces] = {}
     for group in sharing.values():
-        group.sort(key=lambda row: row.form.rows)
+        group.sort(key=lambda row: row.layout.rows)
         kind = np.dtype(dtype) if dtype is not None else np.dtype(flat[group[0].path].dtype)
         leaves = [(row, flat[row.path]) for row in group]
         for number, (name, shape) in enumerate(group[0].in_file().items()):
@@ -288,17 +290,17 @@ def to_file(tree: Mapping, table: Sequence[Row], dtype: Any = None) -> dict[str,
     return entries
 
 
-def _pieces(leaves: list[tuple[Row, Any]], numbers: Iterable[int], kind: np.dtype) -> Callable:
+def _pieces(leaves: list[tuple[TensorMap, Any]], numbers: Iterable[int], kind: np.dtype) -> Callable:
     def chunks() -> Iterator[np.ndarray]:
         for number in numbers:
             for row, leaf in leaves:
                 ours = leaf[number] if row.layers else leaf
-                if row.form.plain:
+                if row.layout.plain:
                     flat = ours.reshape(-1)
                     for at in range(0, flat.shape[0], CHUNK):
                         yield np.ascontiguousarray(np.asarray(flat[at : at + CHUNK]).astype(kind, copy=False))
                 else:
-                    turned = row.form.to_file(np.asarray(ours)).reshape(-1)
+                    turned = row.layout.to_file(np.asarray(ours)).reshape(-1)
                     yield np.ascontiguousarray(turned.astype(kind, copy=False))
 
     return chunks

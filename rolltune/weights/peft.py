@@ -11,14 +11,14 @@ import numpy as np
 from rolltune.errors import UserError
 from rolltune.weights.files import folder_written_aside
 from rolltune.weights.hf import write_safetensors
-from rolltune.weights.names import Pieces, Row, flatten
+from rolltune.weights.names import Pieces, TensorMap, flatten
 from rolltune.weights.npz import whole
 
 
 def export_peft(
     folder: Path | str,
     lora: Mapping,
-    table: Sequence[Row],
+    table: Sequence[TensorMap],
     rank: int,
     alpha: float,
     base_name: str,
@@ -54,14 +54,14 @@ def export_peft(
         write_safetensors(aside / "adapter_model.safetensors", tensors)
 
 
-def _named(lora: Mapping, table: Sequence[Row]) -> Iterator[tuple[str, Pieces]]:
+def _named(lora: Mapping, table: Sequence[TensorMap]) -> Iterator[tuple[str, Pieces]]:
     flat, by_path = flatten(lora), {row.path: row for row in table}
     for path, array in flat.items():
         weight, _, side = path.rpartition("/")
         row = by_path.get(weight)
         if row is None or side not in ("a", "b"):
             raise UserError(f"{path} is no LoRA factor of this model: PEFT's layout can't hold it")
-        if row.form.order != (1, 0) or row.form.part != row.form.file or not row.file.endswith(".weight"):
+        if row.layout.order != (1, 0) or row.layout.part != row.layout.file or not row.file.endswith(".weight"):
             raise UserError(f"{weight} is no linear layer of its own in the published model: PEFT can't adapt it")
         for layer in range(max(row.layers, 1)):
             ours = np.asarray(array[layer] if row.layers else array)

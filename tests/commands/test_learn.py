@@ -20,8 +20,8 @@ from rolltune.recipe import Recipe
 from rolltune.tiny import ads
 from rolltune.training.loop import Ended, Judgement, Slot, State
 from rolltune.training.rolls import Draw
-from rolltune.weights.adapters import load_roll, read_card
 from rolltune.weights.names import flatten
+from rolltune.weights.roll_file import load_roll, read_card
 
 ROOT = Path(__file__).parents[2]
 

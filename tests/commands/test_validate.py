@@ -6,7 +6,7 @@ import pytest
 
 from rolltune.__main__ import main
 from rolltune.tiny.ads import PROMPT, write_sample_ads
-from rolltune.weights.adapters import read_card
+from rolltune.weights.roll_file import read_card
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_each_roll_is_scaled_by_its_own_alpha(trained):
 
 
 def test_pictures_are_worked_out_once_for_all_rolls(trained, capsys, monkeypatch):
-    from rolltune.training import features
+    from rolltune.inputs import features
 
     seen = []
     monkeypatch.setattr(features, "on_disk", lambda model, keys, decode: seen.append(len(keys)))

@@ -5,9 +5,9 @@ import json
 import pytest
 from PIL import Image
 
-from rolltune.commands.common import find_dataset
 from rolltune.data.doctor import examine, sources_of
 from rolltune.data.layouts import split_of, splits_in
+from rolltune.data.sets import find_dataset
 from rolltune.data.sources import read_examples
 from rolltune.errors import UserError
 

@@ -11,7 +11,7 @@ from rolltune import adapters
 from rolltune.data.batches import Rows
 from rolltune.errors import UserError
 from rolltune.evaluation.scoring import allowed_answers, score_rows, subset
-from rolltune.models import paligemma
+from rolltune.families import paligemma
 from rolltune.training.step import Forward, compile_score
 
 ANSWERS = ("a", "no", "yes it is")

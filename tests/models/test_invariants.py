@@ -10,7 +10,8 @@ import pytest
 from small_model import CONFIG, CONFIG2, make_batch, make_params, make_row, picture
 
 from rolltune import adapters
-from rolltune.models import decoder, paligemma
+from rolltune.families import paligemma
+from rolltune.models import decoder
 
 near = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
 

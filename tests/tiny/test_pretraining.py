@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rolltune.models import paligemma
+from rolltune.families import paligemma
 from rolltune.text import tokenizer
 from rolltune.tiny import feed, pretraining, tasks, vocabulary
 

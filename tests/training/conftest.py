@@ -12,7 +12,7 @@ from small_model import CONFIG, Letters, make_example, make_params, make_row, pi
 from rolltune import adapters
 from rolltune.base import Model
 from rolltune.data.batches import Rows
-from rolltune.models import paligemma
+from rolltune.families import paligemma
 from rolltune.training.rolls import Start
 from rolltune.training.step import Forward
 

@@ -10,7 +10,7 @@ from small_model import CONFIG, make_row
 
 from rolltune import adapters, optim
 from rolltune.data.batches import Batch, collate
-from rolltune.models import paligemma
+from rolltune.families import paligemma
 from rolltune.recipe import Recipe
 from rolltune.training import rolls as lottery
 from rolltune.training.rolls import Draw

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-from rolltune.models import paligemma_names as names
+from rolltune.families import paligemma_names as names
 from rolltune.weights.hf import read_hf
 from rolltune.weights.npz import read_npz
 

@@ -14,7 +14,7 @@ from rolltune.errors import UserError
 from rolltune.weights import names
 from rolltune.weights.checkpoint import open_checkpoint
 from rolltune.weights.hf import read_hf, write_hf
-from rolltune.weights.names import Row, flatten, keep, load_tree, pick, stream, turn
+from rolltune.weights.names import TensorMap, flatten, keep, load_tree, pick, stream, turn
 from rolltune.weights.npz import read_npz, write_npz
 
 
@@ -101,10 +101,10 @@ def test_pickled_weights_are_not_loaded(tmp_path):
 def test_loading_needs_the_tree_and_one_layer(tmp_path, monkeypatch, compressed):
     """40 MB in float32 become 20 MB of bfloat16, with less than a tenth more on the way."""
     table = [
-        Row("embed", "embed", (20_000, 100), keep(20_000, 100)),
-        Row("gate", "both", (200, 500), pick((2, 200, 500), 0, (0, 1)), 20),
-        Row("up", "both", (200, 500), pick((2, 200, 500), 1, (0, 1)), 20),
-        Row("q", "q", (200, 500), turn((500, 200), (1, 0)), 40),
+        TensorMap("embed", "embed", (20_000, 100), keep(20_000, 100)),
+        TensorMap("gate", "both", (200, 500), pick((2, 200, 500), 0, (0, 1)), 20),
+        TensorMap("up", "both", (200, 500), pick((2, 200, 500), 1, (0, 1)), 20),
+        TensorMap("q", "q", (200, 500), turn((500, 200), (1, 0)), 40),
     ]
     rng = np.random.default_rng(0)
     shapes = {name: shape for row in table for name, shape in row.in_file().items()}

@@ -8,7 +8,7 @@ from paligemma_files import open_hf, open_npz, sizes_of
 from safetensors import safe_open
 
 from rolltune.errors import UserError
-from rolltune.models import paligemma_names as names
+from rolltune.families import paligemma_names as names
 from rolltune.weights.hf import published_names, read_hf, write_hf
 from rolltune.weights.names import check_map, collapse, flatten, keep, load_tree, nest, pick, stream, to_file
 from rolltune.weights.npz import read_npz, write_npz
@@ -213,13 +213,13 @@ def test_tied_head_present_absent_or_untied(oracle, tmp_path):
 
 
 def test_maps_that_cannot_be_inverted_are_refused():
-    row = names.Row("a", "kv", (3,), pick((2, 3), 0, (0,)))
+    row = names.TensorMap("a", "kv", (3,), pick((2, 3), 0, (0,)))
     with pytest.raises(ValueError, match="leave a gap"):
         check_map([row])
     with pytest.raises(ValueError, match="overlap"):
-        check_map([row, names.Row("b", "kv", (3,), pick((2, 3), 0, (0,)))])
+        check_map([row, names.TensorMap("b", "kv", (3,), pick((2, 3), 0, (0,)))])
     with pytest.raises(ValueError, match="more than once"):
-        check_map([names.Row("a", "x", (3,), keep(3)), names.Row("a", "y", (3,), keep(3))])
+        check_map([names.TensorMap("a", "x", (3,), keep(3)), names.TensorMap("a", "y", (3,), keep(3))])
 
 
 def test_collapse_leaves_nothing_out():

@@ -12,8 +12,9 @@ from small_model import CONFIG
 
 from rolltune.data.batches import evaluation_batches
 from rolltune.errors import UserError
-from rolltune.models import paligemma
-from rolltune.training import features, inputs, stored
+from rolltune.families import paligemma
+from rolltune.inputs import disk, features
+from rolltune.training import inputs
 
 
 def kept_files(folder):
@@ -100,14 +101,14 @@ def test_a_torn_file_is_made_again_and_a_deleted_one_is_said(make_model, example
     def fails(path, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(stored.atomic, "write_bytes", fails)
+    monkeypatch.setattr(disk.atomic, "write_bytes", fails)
     with pytest.raises(UserError, match="ROLLTUNE_CACHE"):
         inputs.prepare_images(model, examples, False, 0.0)
 
 
 def test_without_room_on_the_disk_rows_bring_pixels_and_it_is_said(make_model, examples, tmp_path, monkeypatch, capsys):
     model = make_model()
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=stored.SPARE + 100))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=disk.SPARE + 100))
     images = inputs.prepare_images(model, examples, False, 0.0)
     assert not images.opened and not kept_files(tmp_path)
     said = capsys.readouterr().err

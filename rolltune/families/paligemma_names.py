@@ -8,26 +8,27 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rolltune.errors import UserError
-from rolltune.weights.names import Row, Shape, keep, patches, pick, turn
+from rolltune.models.layers import Rope
+from rolltune.weights.names import Shape, TensorMap, keep, patches, pick, turn
 
 NPZ_BLOCK = "img/Transformer/encoderblock"
 NPZ_ATTN = {"q": "query", "k": "key", "v": "value"}
 
 
-def npz_rows(sizes: Any, stacked_vision: bool = True) -> list[Row]:
+def npz_rows(sizes: Any, stacked_vision: bool = True) -> list[TensorMap]:
     """big_vision's layout, without `params/`. `stacked_vision` False: `encoderblock_{i}`, a tensor a layer."""
     v, t = sizes.vision, sizes.text
     D, N, H, L = v.width, v.heads, v.width // v.heads, v.layers
     side, block = v.image_size // v.patch, NPZ_BLOCK if stacked_vision else f"{NPZ_BLOCK}_{{i}}"
     attn = f"{block}/MultiHeadDotProductAttention_0"
 
-    def layer(path: str, name: str, shape: Shape, *file: int) -> Row:
-        return Row(f"vision/layers/{path}", name, shape, keep(*(file or shape)), L)
+    def layer(path: str, name: str, shape: Shape, *file: int) -> TensorMap:
+        return TensorMap(f"vision/layers/{path}", name, shape, keep(*(file or shape)), L)
 
     rows = [
-        Row("vision/patch/kernel", "img/embedding/kernel", (v.patch**2 * 3, D), keep(v.patch, v.patch, 3, D)),
-        Row("vision/patch/bias", "img/embedding/bias", (D,), keep(D)),
-        Row("vision/position", "img/pos_embedding", (side**2, D), keep(1, side**2, D)),
+        TensorMap("vision/patch/kernel", "img/embedding/kernel", (v.patch**2 * 3, D), keep(v.patch, v.patch, 3, D)),
+        TensorMap("vision/patch/bias", "img/embedding/bias", (D,), keep(D)),
+        TensorMap("vision/position", "img/pos_embedding", (side**2, D), keep(1, side**2, D)),
     ]
     for ours, theirs in (("norm1", "LayerNorm_0"), ("norm2", "LayerNorm_1")):
         rows += [layer(f"{ours}/{leaf}", f"{block}/{theirs}/{leaf}", (D,)) for leaf in ("scale", "bias")]
@@ -40,63 +41,65 @@ def npz_rows(sizes: Any, stacked_vision: bool = True) -> list[Row]:
         rows.append(layer(f"mlp/{ours}/kernel", f"{block}/MlpBlock_0/{theirs}/kernel", (i, o)))
         rows.append(layer(f"mlp/{ours}/bias", f"{block}/MlpBlock_0/{theirs}/bias", (o,)))
     norm = "img/Transformer/encoder_norm"
-    rows += [Row(f"vision/norm/{leaf}", f"{norm}/{leaf}", (D,), keep(D)) for leaf in ("scale", "bias")]
-    rows.append(Row("projector/kernel", "img/head/kernel", (D, t.width), keep(D, t.width)))
-    rows.append(Row("projector/bias", "img/head/bias", (t.width,), keep(t.width)))
+    rows += [TensorMap(f"vision/norm/{leaf}", f"{norm}/{leaf}", (D,), keep(D)) for leaf in ("scale", "bias")]
+    rows.append(TensorMap("projector/kernel", "img/head/kernel", (D, t.width), keep(D, t.width)))
+    rows.append(TensorMap("projector/bias", "img/head/bias", (t.width,), keep(t.width)))
     return rows + _npz_text(t)
 
 
-def _npz_text(t: Any) -> list[Row]:
+def _npz_text(t: Any) -> list[TensorMap]:
     D, N, K, H, F, L = t.width, t.heads, t.kv_heads, t.head_dim, t.mlp, t.layers
     attn, mlp, turned = "llm/layers/attn", "llm/layers/mlp", (1, 0, 2)  # [heads, in, H] -> [in, heads, H]
     embedding = keep(t.vocab, D)
-    rows = [Row("text/embed/embedding", "llm/embedder/input_embedding", (t.vocab, D), embedding)]
+    rows = [TensorMap("text/embed/embedding", "llm/embedder/input_embedding", (t.vocab, D), embedding)]
     if N == K:  # then big_vision stacks all three
         stacked = [("q", "qkv_einsum/w", 3, 0, N), ("k", "qkv_einsum/w", 3, 1, K), ("v", "qkv_einsum/w", 3, 2, K)]
     else:
-        rows.append(Row("text/layers/attn/q/kernel", f"{attn}/q_einsum/w", (D, N * H), turn((N, D, H), turned), L))
+        rows.append(
+            TensorMap("text/layers/attn/q/kernel", f"{attn}/q_einsum/w", (D, N * H), turn((N, D, H), turned), L)
+        )
         stacked = [("k", "kv_einsum/w", 2, 0, K), ("v", "kv_einsum/w", 2, 1, K)]
     for name, file, parts, index, heads in stacked:
         form = pick((parts, heads, D, H), index, turned)
-        rows.append(Row(f"text/layers/attn/{name}/kernel", f"{attn}/{file}", (D, heads * H), form, L))
-    rows.append(Row("text/layers/attn/o/kernel", f"{attn}/attn_vec_einsum/w", (N * H, D), keep(N, H, D), L))
+        rows.append(TensorMap(f"text/layers/attn/{name}/kernel", f"{attn}/{file}", (D, heads * H), form, L))
+    rows.append(TensorMap("text/layers/attn/o/kernel", f"{attn}/attn_vec_einsum/w", (N * H, D), keep(N, H, D), L))
     for index, name in enumerate(("gate", "up")):
         form = pick((2, D, F), index, (0, 1))
-        rows.append(Row(f"text/layers/mlp/{name}/kernel", f"{mlp}/gating_einsum", (D, F), form, L))
-    rows.append(Row("text/layers/mlp/down/kernel", f"{mlp}/linear", (F, D), keep(F, D), L))
+        rows.append(TensorMap(f"text/layers/mlp/{name}/kernel", f"{mlp}/gating_einsum", (D, F), form, L))
+    rows.append(TensorMap("text/layers/mlp/down/kernel", f"{mlp}/linear", (F, D), keep(F, D), L))
     norms = [("pre_attn_norm", "pre_attention_norm"), ("pre_mlp_norm", "pre_ffw_norm")]
     if t.post_norms:
         norms += [("post_attn_norm", "post_attention_norm"), ("post_mlp_norm", "post_ffw_norm")]
-    rows += [Row(f"text/layers/{a}/scale", f"llm/layers/{b}/scale", (D,), keep(D), L) for a, b in norms]
-    rows.append(Row("text/norm/scale", "llm/final_norm/scale", (D,), keep(D)))
+    rows += [TensorMap(f"text/layers/{a}/scale", f"llm/layers/{b}/scale", (D,), keep(D), L) for a, b in norms]
+    rows.append(TensorMap("text/norm/scale", "llm/final_norm/scale", (D,), keep(D)))
     return rows
 
 
-def hf_rows(sizes: Any) -> list[Row]:
+def hf_rows(sizes: Any) -> list[TensorMap]:
     """The names of the published safetensors files; readers bring the other two layouts to these first."""
     v, t = sizes.vision, sizes.text
     D, W = v.width, t.width
     tower, text = "vision_tower.vision_model", "language_model.model"
     vision_layer, text_layer = f"{tower}.encoder.layers.{{i}}", f"{text}.layers.{{i}}"
 
-    def linear(path: str, name: str, i: int, o: int, layers: int = 0, bias: bool = False) -> list[Row]:
-        made = [Row(f"{path}/kernel", f"{name}.weight", (i, o), turn((o, i), (1, 0)), layers)]
-        return [*made, Row(f"{path}/bias", f"{name}.bias", (o,), keep(o), layers)] if bias else made
+    def linear(path: str, name: str, i: int, o: int, layers: int = 0, bias: bool = False) -> list[TensorMap]:
+        made = [TensorMap(f"{path}/kernel", f"{name}.weight", (i, o), turn((o, i), (1, 0)), layers)]
+        return [*made, TensorMap(f"{path}/bias", f"{name}.bias", (o,), keep(o), layers)] if bias else made
 
-    def norm(path: str, name: str, layers: int = 0) -> list[Row]:
+    def norm(path: str, name: str, layers: int = 0) -> list[TensorMap]:
         pairs = (("scale", "weight"), ("bias", "bias"))
-        return [Row(f"{path}/{a}", f"{name}.{b}", (D,), keep(D), layers) for a, b in pairs]
+        return [TensorMap(f"{path}/{a}", f"{name}.{b}", (D,), keep(D), layers) for a, b in pairs]
 
     embed, places = f"{tower}.embeddings", (v.image_size // v.patch) ** 2
     rows = [
-        Row(
+        TensorMap(
             "vision/patch/kernel",
             f"{embed}.patch_embedding.weight",
             (v.patch**2 * 3, D),
             patches(D, v.patch, 3),
         ),
-        Row("vision/patch/bias", f"{embed}.patch_embedding.bias", (D,), keep(D)),
-        Row("vision/position", f"{embed}.position_embedding.weight", (places, D), keep(places, D)),
+        TensorMap("vision/patch/bias", f"{embed}.patch_embedding.bias", (D,), keep(D)),
+        TensorMap("vision/position", f"{embed}.position_embedding.weight", (places, D), keep(places, D)),
         *norm("vision/layers/norm1", f"{vision_layer}.layer_norm1", v.layers),
         *norm("vision/layers/norm2", f"{vision_layer}.layer_norm2", v.layers),
     ]
@@ -108,7 +111,9 @@ def hf_rows(sizes: Any) -> list[Row]:
     rows += linear("projector", "multi_modal_projector.linear", D, W, bias=True)
 
     tied = "language_model.lm_head.weight"
-    rows.append(Row("text/embed/embedding", f"{text}.embed_tokens.weight", (t.vocab, W), keep(t.vocab, W), tied=tied))
+    rows.append(
+        TensorMap("text/embed/embedding", f"{text}.embed_tokens.weight", (t.vocab, W), keep(t.vocab, W), tied=tied)
+    )
     for ours, i, o in (
         ("q", W, t.heads * t.head_dim),
         ("k", W, t.kv_heads * t.head_dim),
@@ -124,12 +129,12 @@ def hf_rows(sizes: Any) -> list[Row]:
         norms["pre_mlp_norm"] = "pre_feedforward_layernorm"
         norms |= {"post_attn_norm": "post_attention_layernorm", "post_mlp_norm": "post_feedforward_layernorm"}
     for ours, theirs in norms.items():
-        rows.append(Row(f"text/layers/{ours}/scale", f"{text_layer}.{theirs}.weight", (W,), keep(W), t.layers))
-    rows.append(Row("text/norm/scale", f"{text}.norm.weight", (W,), keep(W)))
+        rows.append(TensorMap(f"text/layers/{ours}/scale", f"{text_layer}.{theirs}.weight", (W,), keep(W), t.layers))
+    rows.append(TensorMap("text/norm/scale", f"{text}.norm.weight", (W,), keep(W)))
     return rows
 
 
-def rows_for(names: Iterable[str], sizes: Any) -> list[Row]:
+def rows_for(names: Iterable[str], sizes: Any) -> list[TensorMap]:
     """The map for a file with these names (`params/` stripped, Hugging Face names as published)."""
     names = set(names)
     if any(name.startswith(("llm/", "img/")) for name in names):
@@ -142,7 +147,7 @@ GEMMA = {
     "attn_softcap": None,
     "final_softcap": None,
     "sliding_window": None,
-    "rope_theta": 10000.0,
+    "rope": Rope(),
     "norm_eps": 1e-6,
 }
 GEMMA2 = GEMMA | {"attn_softcap": 50.0, "final_softcap": 30.0, "sliding_window": 4096}
@@ -280,7 +285,7 @@ def sizes_from_hf(config: Mapping[str, Any], source: str = "config.json") -> dic
             "attn_softcap": text.get("attn_logit_softcapping", published["attn_softcap"]) if second else None,
             "final_softcap": text.get("final_logit_softcapping", published["final_softcap"]) if second else None,
             "sliding_window": text.get("sliding_window", published["sliding_window"]) if second else None,
-            "rope_theta": float(rope.get("rope_theta") or text.get("rope_theta") or published["rope_theta"]),
+            "rope": Rope(float(rope.get("rope_theta") or text.get("rope_theta") or Rope().theta)),
             "norm_eps": text.get("rms_norm_eps", published["norm_eps"]),
         },
     }
@@ -302,7 +307,7 @@ def hf_config(sizes: Any, dtype: str = "float32", image_token: int = 257152) -> 
         "num_image_tokens": places,
         "hidden_activation": "gelu_pytorch_tanh",
         "rms_norm_eps": 1e-6,
-        "rope_theta": t.rope_theta,
+        "rope_theta": t.rope.theta,
         "tie_word_embeddings": True,
     }
     if t.post_norms:

@@ -9,7 +9,7 @@ from PIL import Image
 from small_model import make_row
 
 from rolltune.data.batches import IMAGE
-from rolltune.models import paligemma
+from rolltune.families import paligemma
 from rolltune.text import tokenizer
 
 PICTURES = ["wide", "tall", "small", "sq", "huge"]

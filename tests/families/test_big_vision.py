@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from rolltune.data.batches import IMAGE, Batch
-from rolltune.models import decoder, paligemma, paligemma_names, vision
+from rolltune.families import paligemma, paligemma_names
+from rolltune.models import decoder, vision
 from rolltune.weights.checkpoint import open_checkpoint
 from rolltune.weights.names import flatten, load_tree, nest, to_file
 from rolltune.weights.npz import write_npz

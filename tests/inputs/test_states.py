@@ -13,8 +13,9 @@ import pytest
 from rolltune import adapters
 from rolltune.data.batches import evaluation_batches
 from rolltune.errors import UserError
-from rolltune.models import paligemma
-from rolltune.training import inputs, stored
+from rolltune.families import paligemma
+from rolltune.inputs import disk
+from rolltune.training import inputs
 
 FIRST = 2
 
@@ -56,7 +57,7 @@ def test_states_from_the_device_and_the_disk_equal_the_whole_way(prepare, images
     assert table.values is not None
     near = log_probs(model, upper_of(params), table, pointing, shapes)
     table, pointing = prepare(0.0, images_limit)[-1]
-    assert table.values is None and isinstance(pointing[0].pixels, stored.Stored)
+    assert table.values is None and isinstance(pointing[0].pixels, disk.Stored)
     far = log_probs(model, upper_of(params), table, pointing, shapes)
     for one, other, whole in zip(near, far, anew, strict=True):
         np.testing.assert_allclose(one, whole, rtol=1e-5, atol=1e-5)
@@ -100,6 +101,6 @@ def test_without_room_the_layers_stay_and_it_is_said(prepare, monkeypatch, capsy
     pointing[0].pixels.paths[0].unlink()
     with pytest.raises(UserError, match="deleted or changed during the run"):
         np.asarray(pointing[0].pixels)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=stored.SPARE))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=disk.SPARE))
     assert prepare(0.0)[-1] is None
     assert "states of lower layers take" in capsys.readouterr().err

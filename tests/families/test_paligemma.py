@@ -11,7 +11,7 @@ from small_model import Letters
 
 from rolltune import base
 from rolltune.data.batches import IMAGE, Batch
-from rolltune.models import paligemma, paligemma_names
+from rolltune.families import paligemma, paligemma_names
 from rolltune.training.step import Plan, targets_loss
 from rolltune.weights.names import flatten, to_file
 

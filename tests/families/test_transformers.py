@@ -8,7 +8,7 @@ from small_model import Letters
 from test_paligemma import batch_of, everything, in_file_names
 
 from rolltune import base
-from rolltune.models import paligemma, paligemma_names
+from rolltune.families import paligemma, paligemma_names
 from rolltune.weights.hf import published_names
 
 torch = pytest.importorskip("torch", reason="torch is not installed: CONTRIBUTING.md says how")

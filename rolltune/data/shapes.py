@@ -1,0 +1,96 @@
+"""The few shapes that batches may have: a program is compiled for each, and padding costs time in every step."""
+
+import bisect
+import collections
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from rolltune.batch import Row
+
+MULTIPLE = 16  # token counts are rounded up to it: odd shapes cost kernels more than the padding does
+TARGET_MULTIPLE = 4
+WORTH_A_SHAPE = 0.1  # every shape is compiled for itself, which takes tens of seconds at real size
+
+
+class Shape(NamedTuple):
+    """The lengths of a batch's axes, a row; zero where rows have no such thing."""
+
+    tokens: int  # T
+    targets: int  # M
+    keys: int = 0  # X
+    pictures: int = 0  # I
+    tiles: int = 0  # N, where the tower runs in the step
+    rows: int = 0  # of features or states, where each step brings its own
+
+    def holds(self, other: "Shape") -> bool:
+        return all(room >= needed for room, needed in zip(self, other, strict=True))
+
+
+def shape_of(row: Row, tiles: int = 0, rows: int = 0) -> Shape:
+    pictures = len(row.pictures) if tiles else 0
+    return Shape(len(row.tokens), len(row.targets), len(row.keys), pictures, tiles, rows)
+
+
+def buckets(lengths: Iterable[int], most: int = 4, multiple: int = MULTIPLE) -> tuple[int, ...]:
+    """At most `most` sizes, ascending, that hold all lengths with the least padding.
+
+    One more size is taken only where it saves a tenth of all tokens.
+    """
+    rounded = [-(-max(length, 1) // multiple) * multiple for length in lengths]
+    if not rounded:
+        raise ValueError("no lengths to make buckets of")
+    sizes, counts = zip(*sorted(collections.Counter(rounded).items()), strict=True)
+    upto = [0, *itertools.accumulate(counts)]
+    # best[j]: (padded tokens, buckets) of the j smallest sizes, with one more bucket allowed in each round.
+    best: list[tuple[float, tuple[int, ...]]] = [(0, ())] + [(math.inf, ())] * len(sizes)
+    chosen = None
+    for _ in range(most):
+        best = [(0, ())] + [
+            min(
+                (best[begin][0] + sizes[end - 1] * (upto[end] - upto[begin]), (*best[begin][1], sizes[end - 1]))
+                for begin in range(end)
+            )
+            for end in range(1, len(sizes) + 1)
+        ]
+        if chosen is not None and best[-1][0] > chosen[0] * (1 - WORTH_A_SHAPE):
+            break
+        chosen = best[-1]
+    return chosen[1]
+
+
+def bucket_of(length: int, sizes: Sequence[int]) -> int:
+    """The smallest of the ascending `sizes` that holds `length`."""
+    place = bisect.bisect_left(sizes, length)
+    if place == len(sizes):
+        raise ValueError(f"length {length} is over the largest bucket, {sizes[-1]}")
+    return sizes[place]
+
+
+def joint(shapes: Iterable[Shape]) -> Shape:
+    """The smallest shape that holds all of these."""
+    return Shape(*map(max, zip(*shapes, strict=True)))
+
+
+def smallest(shapes: Sequence[Shape], needed: Shape) -> Shape:
+    """The smallest of the ascending `shapes` that holds what is needed."""
+    for shape in shapes:
+        if shape.holds(needed):
+            return shape
+    raise ValueError(f"{needed} fits none of {shapes}")
+
+
+def shapes_for(needed: Sequence[Shape], most: int = 4) -> tuple[Shape, ...]:
+    """Few ascending shapes that hold rows of these: as many as there are buckets of tokens."""
+    sizes = buckets([one.tokens for one in needed], most)
+    by_size: dict[int, Shape] = {}
+    for one in needed:
+        size = bucket_of(one.tokens, sizes)
+        by_size[size] = joint((by_size.get(size, one), one))
+    found: list[Shape] = []
+    for size in sizes:
+        targets = -(-by_size[size].targets // TARGET_MULTIPLE) * TARGET_MULTIPLE
+        own = by_size[size]._replace(tokens=size, targets=targets)
+        found.append(joint((found[-1], own)) if found else own)
+    return tuple(found)

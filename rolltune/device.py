@@ -1,0 +1,58 @@
+"""The device that programs run on: its memory, its compiler, its dtype, and where compiled programs are kept."""
+
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("ROLLTUNE_CACHE") or Path.home() / ".cache" / "rolltune")
+
+
+def share_memory(environment: MutableMapping[str, str]) -> None:
+    """Says how JAX takes a card's memory, where the person has not: as it is needed, and given back when it is not."""
+    environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    # CUDA's own allocator joins what is free in pieces. JAX's usual one can't: loading leaves it holes, in which the
+    # few GiB that a step needs in one piece find no place, though there is room enough in all. Nor does CUDA's keep
+    # to three quarters of the card, JAX's usual limit: 9 of 12 GiB are less than four rolls take.
+    environment.setdefault("XLA_PYTHON_CLIENT_ALLOCATOR", "cuda_async")
+
+
+def set_up_jax() -> None:
+    """Leaves the desktop some memory of its card, and keeps compiled programs from one start to the next."""
+    share_memory(os.environ)
+    import jax
+
+    if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]  # JAX adds its options when imported
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+    # All of them: the many that take a tenth of a second each are as long to wait for as the few long ones.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def is_gpu() -> bool:
+    import jax
+
+    return jax.default_backend() == "gpu"
+
+
+def choose_dtype(dtype: str) -> str:
+    """Of the frozen base and the activations: `auto` is bfloat16 on an accelerator, float32 on a CPU."""
+    import jax
+
+    if dtype != "auto":
+        return dtype
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def compiler_options() -> dict[str, Any] | None:
+    """On a GPU, what XLA leaves alone. None elsewhere: other backends know no such options.
+
+    cuBLAS makes every product: Triton's kernels keep the adapter's addition out of the wide products. And products of
+    one input are not merged: XLA would put an adapter's few columns beside its weight, by a copy of both at every step
+    (7 of 33 GB that one roll of PaliGemma-3B moves, with JAX 0.10).
+    """
+    return GPU_OPTIONS if is_gpu() else None
+
+
+GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_dot_merger_threshold_mb": 0}

@@ -1,0 +1,120 @@
+"""Rows of features: what a frozen tower makes of each picture, computed once. On the disk where there are many."""
+
+import collections
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rolltune.base import Model
+from rolltune.batch import NOTHING, Source
+from rolltune.data.batches import prefetch
+from rolltune.data.files import sha256_of
+from rolltune.inputs import disk
+from rolltune.inputs.disk import Files
+from rolltune.inputs.feeds import DiskFeed, TableFeed, TileFeed
+from rolltune.inputs.pictures import Key, Pictures
+from rolltune.models import forward
+from rolltune.models.forward import Network
+from rolltune.tracking import progress
+
+VERSION = 2  # to be raised when opening, resizing or the tower change what comes out for the same picture
+TILES_AT_ONCE = 8
+
+
+def compute(
+    model: Model, params: dict, pictures: Pictures, keys: Sequence[Key], projected: bool
+) -> Iterator[tuple[Key, np.ndarray]]:
+    """(key, its rows that are used [u, C], or [u, D] past the projector); a few pictures of as many tiles at once."""
+    net, family = Network(model.family, model.config), model.family
+    by_tiles: dict[int, list[Key]] = collections.defaultdict(list)
+    for key in keys:
+        by_tiles[pictures.tiles(key)].append(key)
+
+    @jax.jit
+    def run(params: dict, tiles: Any, aspect: Any) -> Any:
+        rows = forward.feature_rows(net, params, tiles, aspect)
+        return family.project(model.config, params, rows) if projected and family.project else rows
+
+    needed = {name: part for name, part in params.items() if name != "text"}
+    for count, some in by_tiles.items():
+        size = max(1, TILES_AT_ONCE // count)
+        opened = prefetch(pictures.open, some)
+        for begin in range(0, len(some), size):
+            now = some[begin : begin + size]
+            tiles = [next(opened) for _ in now]
+            tiles += [tiles[-1]] * (size - len(now))
+            values = np.stack([one.pixels for one in tiles])
+            rows = np.asarray(run(needed, values, np.array([[one.aspect] for one in tiles], np.int32)))
+            for key, own in zip(now, rows, strict=False):
+                yield key, own[pictures.places[key].used]
+
+
+def table(model: Model, params: dict, pictures: Pictures, projected: bool) -> TableFeed:
+    """Every picture's rows, one after the other, on the device."""
+    lengths = {key: len(places.used) for key, places in pictures.places.items()}
+    ends = np.cumsum(list(lengths.values()))
+    starts = {key: int(end) - length for (key, length), end in zip(lengths.items(), ends, strict=True)}
+    values = np.zeros((int(ends[-1]), width_of(model, projected)), jnp.dtype(model.config.dtype))
+    for key, own in progress(
+        compute(model, params, pictures, list(lengths), projected), "image features", len(lengths)
+    ):
+        values[starts[key] : starts[key] + len(own)] = own
+    return TableFeed(model.family.learned_count, Source(jnp.asarray(values)), starts)
+
+
+def files(model: Model, params: dict, pictures: Pictures, projected: bool) -> Files | None:
+    """Every picture's rows as files: those that are missing are computed first. None, and a note, without the room."""
+    keys = list(pictures.places)
+    return disk.keep(
+        disk.About("features", "image features", model.base.name, made_by(model, projected)),
+        names=content(keys),
+        lengths={key: len(places.used) for key, places in pictures.places.items()},
+        width=width_of(model, projected),
+        dtype=jnp.dtype(model.config.dtype),
+        compute=lambda missing: compute(model, params, pictures, missing, projected),
+    )
+
+
+def feed(
+    model: Model, params: dict, pictures: Pictures, projected: bool, in_step: bool, limit_gib: float
+) -> TableFeed | DiskFeed | TileFeed:
+    """Rows in a table on the device up to `limit_gib`, else on the disk; tiles where the tower runs in the step anyway,
+    or where neither has room."""
+    learned = model.family.learned_count
+    if not pictures.places:
+        return TableFeed(learned, NOTHING, {})
+    if in_step:
+        return TileFeed(learned, pictures)
+    rows = sum(len(places.used) for places in pictures.places.values())
+    if rows * width_of(model, projected) * jnp.dtype(model.config.dtype).itemsize <= limit_gib * 2**30:
+        return table(model, params, pictures, projected)
+    kept = files(model, params, pictures, projected)
+    return TileFeed(learned, pictures) if kept is None else DiskFeed(learned, kept)
+
+
+def width_of(model: Model, projected: bool) -> int:
+    assert model.family.feature_width
+    return model.config.text.width if projected else model.family.feature_width(model.config)
+
+
+def made_by(model: Model, projected: bool) -> dict[str, Any]:
+    """All that decides what comes out for a picture. The hash is of all weights, tower and projector among them; a
+    float32 run feels what the hash, which is of their bfloat16 values, does not: it has files of its own."""
+    config = dataclasses.asdict(model.config)
+    config.pop("text")
+    return {"version": VERSION, "weights": model.base.hash, "exact": model.exact, "projected": projected} | config
+
+
+def content(keys: Sequence[Key]) -> dict[Key, str]:
+    """A name for what each picture shows: of its file's bytes, and of the frame."""
+    paths = list(dict.fromkeys(path for path, _ in keys))
+    digests = dict(zip(paths, progress(prefetch(sha256_of, paths), "looking at images", len(paths)), strict=True))
+    return {(path, frame): frame_name(digests[path], frame) for path, frame in keys}
+
+
+def frame_name(digest: str, frame: int | None) -> str:
+    return digest if frame is None else f"{digest}.frame{frame}"

@@ -1,0 +1,113 @@
+"""States below the first trained layer: computed once for each row, then its slots point at them."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rolltune.base import Model
+from rolltune.batch import Row, Source
+from rolltune.data.batches import Encoded, evaluation_batches
+from rolltune.inputs import disk, features
+from rolltune.inputs.disk import Files
+from rolltune.inputs.feeds import DiskFeed, TableFeed
+from rolltune.models import forward
+from rolltune.models.forward import Network
+from rolltune.tracking import note, progress
+from rolltune.trees import CROSS
+
+
+def keep(
+    model: Model, net: Network, base: dict, encoded: Encoded, first: int, batch: int, limit_gib: float
+) -> Encoded | None:
+    """Rows that point at what the layers in `text/lower` make of them, all computed here.
+
+    The rows are kept whole, answers included, since no layer below the first trained one ever changes. Up to
+    `limit_gib` they stay on the device; more lie on the disk, and each step brings its own. Where layers of
+    cross-attention stand above `first`, the rows of the pictures stay beside the states, in the same table.
+
+    None, and a note, where there is no room: then each step runs the lower layers.
+    """
+    width, dtype = model.config.text.width, jnp.dtype(model.config.dtype)
+    crossing = any(number >= first for number in model.stacks.get(CROSS, ()))
+    total = sum(len(row.tokens) for row in encoded.rows)
+    in_memory = total * width * dtype.itemsize <= limit_gib * 2**30
+    if crossing and not isinstance(encoded.feed, TableFeed if in_memory else DiskFeed):
+        note(
+            "states of lower layers are not kept: they and the pictures' rows, which are needed beside them, differ in "
+            "where they fit; --config.table_gib says what may stay on the device"
+        )
+        return None
+    names = list(map(str, range(len(encoded.rows)))) if in_memory else row_names(encoded.rows)
+    lengths = {name: len(row.tokens) for name, row in zip(names, encoded.rows, strict=True)}
+    place_of = {name: place for place, name in enumerate(names)}
+    run = jax.jit(lambda base, some, source: forward.lower_states(net, base, some, source))
+
+    def compute(missing: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+        some = dataclasses.replace(encoded, rows=[encoded.rows[place_of[name]] for name in missing], labels=())
+        for numbers, inputs, source in evaluation_batches(some, batch):
+            states = np.asarray(run(base, inputs, source))
+            for number, own in zip(numbers, states, strict=False):  # more states than numbers: the batch was filled up
+                yield missing[number], own[: lengths[missing[number]]]
+
+    learned = model.family.learned_count
+    feed: TableFeed | DiskFeed
+    if in_memory:
+        starts = dict(zip(lengths, np.cumsum([0, *lengths.values()])[:-1].tolist(), strict=True))
+        values = np.zeros((sum(lengths.values()), width), dtype)
+        for name, own in progress(compute(list(lengths)), "states of lower layers", len(lengths)):
+            values[starts[name] : starts[name] + len(own)] = own
+        feed = TableFeed(learned, Source(jnp.asarray(values)), starts)
+    else:
+        made_by = features.made_by(model, net.projected) | {"text": repr(model.config.text), "first_layer": first}
+        about = disk.About("states", "states of lower layers", model.base.name, made_by)
+        files = disk.keep(about, {name: name for name in lengths}, lengths, width, dtype, compute)
+        if files is None:
+            return None
+        feed = DiskFeed(learned, files)
+    if crossing:
+        feed = _beside(feed, encoded.feed)
+    rows = [pointing_at_states(row, name, learned, crossing) for row, name in zip(encoded.rows, names, strict=True)]
+    return dataclasses.replace(encoded, rows=rows, feed=feed)
+
+
+def _beside(states: TableFeed | DiskFeed, pictures: Any) -> TableFeed | DiskFeed:
+    """One feed of both: states first, then the rows of the pictures."""
+    if isinstance(states, TableFeed):
+        count = states.source.rows.shape[0]
+        rows = jnp.concatenate([states.source.rows, pictures.source.rows.astype(states.source.rows.dtype)])
+        moved = {key: count + start for key, start in pictures.starts.items()}
+        return TableFeed(states.learned, Source(rows), {**states.starts, **moved})
+    own, theirs = states.files, pictures.files
+    join = lambda a, b: {**a, **b}
+    return DiskFeed(
+        states.learned, Files(join(own.paths, theirs.paths), join(own.lengths, theirs.lengths), own.width, own.dtype)
+    )
+
+
+def pointing_at_states(row: Row, name: str, learned: int, crossing: bool) -> Row:
+    """The row with all of its places in the table of states; with `crossing`, its keys after them."""
+    length = len(row.tokens)
+    slots = learned + np.arange(length, dtype=np.int32)
+    if not crossing:
+        nothing = np.zeros(0, np.int32)
+        return row._replace(slots=slots, keys=nothing, pictures=(name,), counts=(length,))
+    keys = row.keys + np.int32(length)
+    return row._replace(slots=slots, keys=keys, pictures=(name, *row.pictures), counts=(length, *row.counts))
+
+
+def row_names(rows: Sequence[Row]) -> list[str]:
+    """A name for all that lower layers see of each row: its pictures, its tokens, and who sees whom."""
+    keys: list[Any] = list(dict.fromkeys(key for row in rows for key in row.pictures))
+    pictures: Mapping[Any, str] = features.content(keys) if keys else {}
+    names = []
+    for row in rows:
+        seen = hashlib.sha256("\n".join(pictures[key] for key in row.pictures).encode())
+        for part in (row.tokens, row.positions, row.blocks, row.segments, row.slots, row.keys, row.seen):
+            seen.update(part.tobytes())
+        names.append(seen.hexdigest())
+    return names
