@@ -110,6 +110,13 @@ def load(path: str | Path | None, overrides: Sequence[str] = (), **given: Any) -
     return recipe
 
 
+def stated(path: str | Path | None, overrides: Sequence[str] = (), **given: Any) -> frozenset[str]:
+    """The names of the entries that a person gave, in a file or as flags, whatever their values."""
+    names = set() if path is None else set(_from_file(Path(path)))
+    names |= {text.removeprefix("--config.").partition("=")[0] for text in overrides}
+    return frozenset(names | {name for name, value in given.items() if value is not None})
+
+
 def from_card(values: dict[str, Any]) -> Recipe:
     """The recipe that a roll file holds; entries that later versions dropped are left out."""
     kinds = typing.get_type_hints(Recipe)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from rolltune import adapters, atomic, base
 from rolltune.base import Model
 from rolltune.data.files import sha256_of
 from rolltune.data.images import open_image
+from rolltune.data.learned import learned_text
 from rolltune.data.sets import shown
 from rolltune.device import choose_dtype
 from rolltune.errors import UserError
@@ -49,6 +50,7 @@ class Finished:
     folds: Sequence[int] | None
     curves: dict[int, tuple[list[int], list[float]]]
     facts: dict[str, Any]
+    learned: frozenset[str] = frozenset()  # marks of what earlier passes were trained on
 
 
 def own_recipe(recipe: Recipe, draw: Draw) -> Recipe:
@@ -62,8 +64,15 @@ def figures_of(data: Data, prediction: Any, places: Sequence[int]) -> Metrics:
     return measure(subset(prediction, places), data.positive.answer)
 
 
-def print_results(data: Data, prediction: Any, passes: int, say: Say, folds: Sequence[int] | None = None) -> None:
-    """A block for each split, and one for all rows that may choose a roll."""
+def print_results(
+    data: Data,
+    prediction: Any,
+    passes: int,
+    say: Say,
+    folds: Sequence[int] | None = None,
+    learned_from: Collection[str] = (),
+) -> None:
+    """A block for each split, and one for all rows that may choose a roll. Rows that were learned from are counted."""
     for split, file in data.files.items():
         if folds is not None and split != "test":  # a fold's roll has seen most of these rows
             continue
@@ -72,6 +81,8 @@ def print_results(data: Data, prediction: Any, passes: int, say: Say, folds: Seq
         figures = figures_of(data, prediction, data.spans[split])
         say(block(f"{shown(file)} {stage(passes)}", figures))
         say(f"  {frequencies(figures)}")
+        if split != "train" and (known := data.known(data.spans[split], learned_from)):
+            say(f"  {learned_text(known, len(data.spans[split]))}")
     if "valid" in data.files and folds is None:
         title = f"{shown(data.files['train'].parent)} (all) {stage(passes)}"
         say(block(title, figures_of(data, prediction, data.seen)))
@@ -104,11 +115,14 @@ def conclude(options: Any, recipe: Recipe, model: Model, data: Data, made: Finis
         places = judged_rows(data, None, None)
         spread = folding.over_seeds([figures_of(data, one.judged, places) for one in finished.values()])
         say(f"over the seeds of the {len(finished)} rolls that are alive:\n{folding.seeds_text(spread)}")
-    print_results(data, after, made.passes, say, folds)
+    learned_from = made.learned | trained_marks(data, chosen.draw, folds)
+    print_results(data, after, made.passes, say, folds, learned_from)
+    for path in out.others:  # of an earlier run, which --overwrite gives up
+        path.unlink()
     for rank, entry in enumerate(board.keep(options.keep), 1):
         one = finished[entry.roll]
         assert one.trainable is not None
-        save_roll(out.kept(rank), one.trainable, _card(recipe, model.base, data, one, made.passes, entry), dtype=None)
+        save_roll(out.kept(rank), one.trainable, _card(recipe, model.base, data, one, made, entry), dtype=None)
         size = out.kept(rank).stat().st_size / 1e6
         say(f"saved roll {entry.roll}: {shown(out.kept(rank))} ({size:.1f} MB)")
     if options.whole:
@@ -192,7 +206,16 @@ def _out_of_fold(
     say(f"out-of-fold predictions: {shown(out.folds)}")
 
 
-def _card(recipe: Recipe, base: Base, data: Data, ended: FinishedRoll, passes: int, entry: Entry) -> RollCard:
+def trained_marks(data: Data, draw: Draw, folds: Sequence[int] | None) -> frozenset[str]:
+    """The marks of all rows that a roll was trained on."""
+    if folds is None:
+        places = list(data.spans["train"])
+    else:
+        places = [place for place, fold in zip(data.seen, folds, strict=True) if fold != draw.fold]
+    return frozenset(mark for place in places for mark in data.marks[place])
+
+
+def _card(recipe: Recipe, base: Base, data: Data, ended: FinishedRoll, made: Finished, entry: Entry) -> RollCard:
     files = {split: {"path": shown(file), "sha256": sha256_of(file)} for split, file in data.files.items()}
     figures = {split: metrics_json(getattr(entry, split)) for split in ("train", "valid", "test")}
     prompts = {one.prompt for one in data.examples}
@@ -203,7 +226,9 @@ def _card(recipe: Recipe, base: Base, data: Data, ended: FinishedRoll, passes: i
         recipe=dataclasses.asdict(own_recipe(recipe, ended.draw)) | {"task": data.task.kind},
         prompt=prompt,
         answers=list(data.task.answers),
-        metrics={"passes": passes, "positive": data.positive.answer, "files": files} | figures,
+        metrics={"passes": made.passes, "positive": data.positive.answer, "files": files}
+        | figures
+        | {"learned": sorted(made.learned | trained_marks(data, ended.draw, made.folds))},
         seed=ended.draw.seed,
     )
 
@@ -232,7 +257,7 @@ def _report(
     rows = data.of(shown_split)
     assert board.chosen is not None
     chosen = next(one for one in made.ended if one.draw.roll == board.chosen.roll)
-    card = _card(recipe, model.base, data, chosen, made.passes, board.chosen)
+    card = _card(recipe, model.base, data, chosen, made, board.chosen)
     curves = [Curve(n, steps, losses, states.get(n, "alive")) for n, (steps, losses) in sorted(made.curves.items())]
     write_report(
         out.report,

@@ -17,6 +17,8 @@ COLLAPSED = "collapsed to one answer"
 # Steps of empty slots, all together, that cost as much as compiling the step for fewer rolls: 350 measured with the
 # tiny model on two CPU cores (7 s), 1,200 for PaliGemma-3B on an H200 (12 s); a slower card waits longer for a step.
 WORTH_A_PROGRAM = 512
+SAVE_SECONDS = 30.0  # between two saves of the state: a short run, too, loses no more than this
+SAVE_SHARE = 50.0  # and they take no more than a fiftieth of the time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,14 +121,14 @@ def train(
     say: Callable[[str], None],
     stop: Callable[[], bool] = lambda: False,
     save: Callable[[State], None] | None = None,
-    save_seconds: float = 600.0,
 ) -> tuple[bool, Timing]:
     """Runs until no slot holds a roll, or `stop()`. Returns (whether it ran to the end, where the time went).
 
     `judge(rolls, slots, final)` evaluates the rolls of these slots; `log` is called at every logged
-    step; `save`, where given, now and then and at a stop.
+    step; `save`, where given, now and then (see SAVE_SECONDS) and at a stop.
     """
     waited, began, saved, first = 0.0, time.perf_counter(), time.perf_counter(), None
+    pause = SAVE_SECONDS
     spent = lambda: Timing(first or 0.0, waited / max(time.perf_counter() - began, 1e-9))
     while any(slot.draw is not None for slot in state.slots):
         length = _until_next_look(run.looks, state)
@@ -147,10 +149,13 @@ def train(
         if done == length:  # a stop in between adds no look of its own: all comes at the steps it would come at
             _look(run, state, judge, log, say, report)
             _close_up(run.looks, state)
-        if save is not None and (stop() or time.perf_counter() - saved > save_seconds):
+        going = any(slot.draw is not None for slot in state.slots)
+        if save is not None and going and (stop() or time.perf_counter() - saved > pause):
+            asked = time.perf_counter()
             save(state)
             saved = time.perf_counter()
-        if stop():
+            pause = max(SAVE_SECONDS, SAVE_SHARE * (saved - asked))
+        if stop() and going:  # where nothing is left to do, what was trained is finished, not interrupted
             return False, spent()
     return True, spent()
 
