@@ -27,8 +27,7 @@ def test_the_surest_mistakes_come_first(tmp_path):
     ordered = wrong_first(found(tmp_path, prediction._replace(log_probs=log_probs)))
     assert [picture.id for picture in ordered] == ["row5", "row4", "row1", "row0", "row2", "row3"]
     first = ordered[0]
-    assert (first.right, first.predicted) == ("yes", "no")
-    assert (first.probability, first.right_probability) == (pytest.approx(0.99), pytest.approx(0.01))
+    assert (first.right, first.given, first.how) == ("yes", "no", "no 99%, yes 1%")
 
 
 def test_a_card_holds_thumbnail_verdict_and_where_it_is_from(tmp_path):

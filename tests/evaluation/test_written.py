@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rolltune.evaluation.generated import edit_distance, is_exact, measure_generated, similarity
+from rolltune.evaluation.written import edit_distance, is_exact, measure_generated, similarity
 
 
 def test_known_values():
