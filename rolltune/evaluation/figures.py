@@ -24,7 +24,7 @@ TITLES = {
 
 
 def names(kind: str) -> tuple[str, ...]:
-    """The metrics of a task's kind; all there are for "auto"."""
+    """The metrics of a task's kind, the default first; all there are for "auto"."""
     if kind == AUTO:
         return tuple(dict.fromkeys((*metrics.NAMES, *written.NAMES)))
     return written.NAMES if kind == WRITE else metrics.NAMES
@@ -36,8 +36,11 @@ def check_name(metric: str, kind: str = AUTO) -> None:
 
 
 def default_metric(kind: str) -> str:
-    """What ranks the rolls where the person named nothing. Written answers: what every evaluation has, and cheaply."""
-    return "log-loss" if kind == WRITE else "f-measure"
+    """What ranks the rolls where the person named nothing: the first of `names`. F-measure; for written answers the
+    log-loss, which every evaluation has and which costs no writing. "auto" has to be decided before."""
+    if kind == AUTO:
+        raise ValueError("the task is not decided yet")
+    return names(kind)[0]
 
 
 def measured(scored: Scored, positive: str | None = None) -> Figures:

@@ -7,7 +7,7 @@ import numpy as np
 
 from rolltune.errors import UserError
 from rolltune.evaluation.figures import Figures
-from rolltune.evaluation.leaderboard import Entry, named_rolls
+from rolltune.evaluation.leaderboard import Entry
 from rolltune.evaluation.metrics import Prediction, rounded
 from rolltune.evaluation.written import Written
 
@@ -72,26 +72,30 @@ class Counted(NamedTuple):
 def counted_seeds(entries: Sequence[Entry]) -> Counted:
     """Which rolls of `--repeat` count for the spread over seeds: those that ran to the end as they were first drawn.
 
-    A roll that was drawn again has a lower rate than the others, so its figures are those of another recipe. Whoever
-    died, collapsed or was stopped has no final figures. Both make the spread look better than the recipe is, so the
-    sentence names them; and it says where the rolls differ in more than their seed.
+    A roll that was drawn again has a lower rate than the others: its figures are those of another recipe. One that
+    died, collapsed or was stopped has no final figures. Without them the recipe looks better than it is, so the
+    sentence names them; it also says where the rolls differ in more than their seed.
     """
     alive = [entry for entry in entries if entry.status.state == "alive" and entry.ranked_on is not None]
     counted = tuple(entry for entry in alive if not entry.attempt)
-    ended = [entry for entry in entries if entry.status.state != "alive"]
-    again = [entry.roll for entry in alive if entry.attempt]
-    left = [f"roll {entry.roll} {entry.status}" for entry in sorted(ended, key=lambda entry: entry.roll)]
-    if again:
-        left.append(f"{named_rolls(sorted(again))}, drawn again at a lower rate")
+    left = [f"roll {entry.roll} ({entry.status})" for entry in entries if entry.status.state != "alive"]
+    left += [f"roll {entry.roll} (drawn again at a lower rate)" for entry in alive if entry.attempt]
     tickets = sum(not entry.attempt for entry in entries)
     sentence = f"over the seeds of {len(counted)} of the {tickets} rolls that were first drawn"
     if left:
-        sentence += f"; left out: {'; '.join(left)}: the recipe does worse than these figures say"
+        sentence += f"; left out: {', '.join(left)}: the recipe does worse than these figures say"
     own = [{"rate": entry.learning_rate, **entry.settings} for entry in counted]
     differ = [name for name in (own[0] if own else {}) if len({str(one.get(name)) for one in own}) > 1]
     if differ:
         sentence += f". The rolls differ in {' and '.join(differ)} too, so the spread is not of seeds alone"
     return Counted(counted, sentence)
+
+
+def seeds_block(entries: Sequence[Entry]) -> str:
+    """The spread over the seeds of `--repeat` as it is printed: which rolls count, and their figures."""
+    counted, sentence = counted_seeds(entries)
+    measured = [entry.ranked_on for entry in counted if entry.ranked_on is not None]
+    return f"{sentence}:\n{seeds_text(over_seeds(measured))}" if measured else sentence
 
 
 def over_seeds(measured: Sequence[Figures]) -> Mapping[str, Spread]:

@@ -160,7 +160,7 @@ def _notes(able: Sequence[Entry], others: Sequence[Entry], split: str, metric: s
     collapses = [entry.roll for entry in able if getattr(entry, split).collapsed is not None]
     if collapses:
         gives = "gives" if len(collapses) == 1 else "give"
-        notes.append(f"{named_rolls(collapses)} {gives} every picture the same answer")
+        notes.append(f"{_rolls(collapses)} {gives} every picture the same answer")
     if poor := no_better(best, "the best"):
         notes.append(poor)
     if len(able) > 1:
@@ -175,7 +175,7 @@ def _comparison(able: Sequence[Entry], others: Sequence[Entry], split: str, metr
         by = "the lower log-loss" if metric != "log-loss" else "the lower number"
         if _order(first, split, metric)[:2] == _order(second, split, metric)[:2]:
             by = "the lower number, their log-loss being equal too"
-        notes.append(f"{named_rolls(level)} are level in {metric}; ranked by {by}")
+        notes.append(f"{_rolls(level)} are level in {metric}; ranked by {by}")
     # A roll stopped for losing was compared as well: it counts among those that the best was chosen from.
     compared = list(able) + [e for e in others if e.status.state == "stopped" and getattr(e, split) is not None]
     k = len(compared)
@@ -194,7 +194,7 @@ def _comparison(able: Sequence[Entry], others: Sequence[Entry], split: str, metr
     return notes
 
 
-def named_rolls(numbers: Sequence[int]) -> str:
+def _rolls(numbers: Sequence[int]) -> str:
     """ "roll 3", "rolls 1, 2 and 5"."""
     if len(numbers) == 1:
         return f"roll {numbers[0]}"

@@ -11,7 +11,7 @@ from PIL import Image
 from rolltune import atomic, plain_json
 from rolltune.evaluation import charts
 from rolltune.evaluation.charts import Curve, Plot
-from rolltune.evaluation.figures import TITLES, Figures, default_metric, reason
+from rolltune.evaluation.figures import TITLES, Figures, reason
 from rolltune.evaluation.leaderboard import Leaderboard
 from rolltune.evaluation.metrics import Metrics, rounded
 from rolltune.evaluation.report_pictures import Picture, open_plainly, picture_cards
@@ -27,7 +27,6 @@ from rolltune.evaluation.report_tables import (
     texts_table,
 )
 from rolltune.evaluation.statistics import interval
-from rolltune.evaluation.tasks import CHOOSE, WRITE
 from rolltune.evaluation.written import WrittenMetrics
 
 
@@ -98,14 +97,10 @@ def _head(run: RunSummary) -> str:
     if split is None or split.shown is None:
         return f"<header>{head}</header>"
     now, before = split.shown, split.before if split.after is not None else None
-    ranking = (
-        run.leaderboard.metric if run.leaderboard else default_metric(CHOOSE if isinstance(now, Metrics) else WRITE)
-    )
-    names = dict.fromkeys((ranking, *now.beside))
+    names = dict.fromkeys((run.leaderboard.metric if run.leaderboard else now.names[0], *now.beside))
+    head += f'<p class="lead">{_lead(split.role, now, before)}</p>'
     tiles = "".join(_tile(now, before, name) for name in names) + _wrong_tile(now)
-    return (
-        f'<header>{head}<p class="lead">{_lead(split.role, now, before)}</p><div class="tiles">{tiles}</div></header>'
-    )
+    return f'<header>{head}<div class="tiles">{tiles}</div></header>'
 
 
 def _lead(role: str, now: Figures, before: Figures | None) -> str:
@@ -161,7 +156,7 @@ def _figures(run: RunSummary) -> list[str]:
     if not splits:
         return []
     note = f'<p class="soft">{escape(run.positive)}</p>' if run.positive else ""
-    before_and_after = note + splits_table([split for split in run.splits if split.shown is not None])
+    before_and_after = note + splits_table(run.splits)
     return [_section("Before and after", before_and_after), *_choices(splits), *_texts(splits[0])]
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from rolltune.errors import UserError
 from rolltune.evaluation.figures import Scored
 from rolltune.evaluation.metrics import Prediction, rounded
-from rolltune.evaluation.written import Written, is_exact, similarity
+from rolltune.evaluation.written import Written, alternatives, is_exact, similarity
 
 SIDE = 320  # pixels of a thumbnail's longer side: 200 on the page, twice that on a phone
 MOST_VIEWS = 4
@@ -43,11 +43,14 @@ def pictures(
     scored: Scored, images: Mapping[str, Sequence[Path]], split: str, prompts: Mapping[str, str] | None = None
 ) -> list[Picture]:
     """Scored rows as pictures; `images` and `prompts` by id. None where no answers were written."""
-    judge = _judged_text if isinstance(scored, Written) else _judged_choice
+    rows = range(len(scored.ids))
+    if isinstance(scored, Prediction):
+        judged = [_judged_choice(scored, row) for row in rows]
+    else:
+        judged = [_judged_text(scored, row) for row in rows] if scored.texts is not None else []
     return [
-        Picture(id, split, tuple(images.get(id, ())), (prompts or {}).get(id, ""), *judge(scored, row))
-        for row, id in enumerate(scored.ids)
-        if isinstance(scored, Prediction) or scored.texts is not None
+        Picture(id, split, tuple(images.get(id, ())), (prompts or {}).get(id, ""), *one)
+        for id, one in zip(scored.ids, judged, strict=False)
     ]
 
 
@@ -79,7 +82,7 @@ def _judged_text(written: Written, row: int) -> Judged:
     text, accepted, log_prob = written.texts[row], written.accepted[row], float(written.log_probs[row])
     alike = similarity(text, accepted)
     how = f"ANLS {rounded(alike)}, log-loss of the best accepted answer {rounded(-log_prob)}"
-    return Judged(" or ".join(accepted), text, not is_exact(text, accepted), (alike, log_prob), how)
+    return Judged(alternatives(accepted), repr(text), not is_exact(text, accepted), (alike, log_prob), how)
 
 
 def wrong_first(found: Sequence[Picture]) -> list[Picture]:
@@ -102,7 +105,7 @@ def picture_cards(found: Sequence[Picture], most: int, open_image: Callable[[Pat
 def _card(picture: Picture, open_image: Callable[[Path], Image.Image]) -> str:
     views = "".join(_view(path, open_image) for path in picture.images[:MOST_VIEWS]) or "<p>no picture in this row</p>"
     extra = f" (+{len(picture.images) - MOST_VIEWS} more)" if len(picture.images) > MOST_VIEWS else ""
-    instead = f"{picture.given or '(nothing)'} instead of {picture.right}"
+    instead = f"{picture.given} instead of {picture.right}"
     verdict = escape(instead if picture.is_wrong else f"{picture.given} ✓")
     prompt = f"<small>{escape(picture.prompt)}</small>" if picture.prompt else ""
     return (

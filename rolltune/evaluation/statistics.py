@@ -93,7 +93,7 @@ def _counts(metrics: Metrics) -> tuple[int, int, int]:
 
 
 def bootstrap_mean(
-    values: Float[np.ndarray, "n"], samples: int = 2000, seed: int = 0, confidence: float = 0.95
+    values: Float[np.ndarray, "n"], samples: int = 1000, seed: int = 0, confidence: float = 0.95
 ) -> Interval | None:
     """Percentile bootstrap of a mean over rows. None where all rows agree, or one costs infinitely much."""
     values = np.asarray(values, np.float64)
@@ -216,8 +216,8 @@ def winners_curse(
 ) -> str | None:
     """The warning about choosing the best of k on n pictures, or None where it is less than `worth`.
 
-    `accuracy` is the mean of the rolls' share of right rows, which is called `name`. `tested`: the chosen roll was scored on an untouched split,
-    so it is not advised. All rolls perfect (or all wrong) says nothing about luck but
+    `accuracy` is the mean of the rolls' share of right rows, which is called `name`. `tested`: the chosen roll was
+    scored on an untouched split, so it is not advised. All rolls perfect (or all wrong) says nothing about luck but
     that n pictures cannot rank them.
     """
     if k < 2:

@@ -132,10 +132,17 @@ def measure_written(written: Written) -> WrittenMetrics:
     )
 
 
-def examples(written: Written, names: Mapping[str, str], most: int = 5) -> list[str]:
+def first_rows(written: Written, names: Mapping[str, str], most: int = 5) -> list[str]:
     """The first rows as printed lines: what was written beside what is accepted. `names`: how to call a row, by id."""
     shown = zip(written.ids[:most], written.texts or (), written.accepted, strict=False)
-    return [f"  {names.get(id, id)}: {text!r} (right: {' or '.join(map(repr, right))})" for id, text, right in shown]
+    return [f"  {names.get(id, id)}: {text!r} (right: {alternatives(right)})" for id, text, right in shown]
+
+
+def alternatives(accepted: Sequence[str], most: int = 4) -> str:
+    """ "'a' or 'b' or 3 more": the accepted answers of a row, each once."""
+    different = list(dict.fromkeys(accepted))
+    more = [f"{len(different) - most} more"] if len(different) > most else []
+    return " or ".join([repr(right) for right in different[:most]] + more)
 
 
 def is_exact(answer: str, accepted: Sequence[str]) -> bool:
