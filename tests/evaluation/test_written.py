@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_predictions import texts
 
@@ -93,8 +93,20 @@ def test_no_accepted_answer_is_refused():
     assert is_exact(" YES ", ["no", "yes"])
 
 
+def table_distance(left, right):
+    row = list(range(len(right) + 1))
+    for i, a in enumerate(left, 1):
+        diagonal, row[0] = row[0], i
+        for j, b in enumerate(right, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (a != b))
+    return row[-1]
+
+
+@settings(max_examples=30, deadline=None)
 @given(st.text("abc", max_size=6), st.text("abc", max_size=6), st.text("abc", max_size=6))
-def test_the_edit_distance_is_a_distance(a, b, c):
+def test_the_edit_distance_is_that_of_the_table_and_a_distance(a, b, c):
+    assert edit_distance(a, b) == table_distance(a, b)
+    assert edit_distance(a * 30, b * 25) == table_distance(a * 30, b * 25)  # longer than a machine word
     assert edit_distance(a, b) == edit_distance(b, a)
     assert (edit_distance(a, b) == 0) == (a == b)
     assert edit_distance(a, c) <= edit_distance(a, b) + edit_distance(b, c)
