@@ -11,8 +11,9 @@ from rich.table import Table
 from rolltune import atomic
 from rolltune.errors import UserError
 from rolltune.evaluation.figures import TITLES, Figures, Scored, check_name, measured, no_better, order, reason
-from rolltune.evaluation.metrics import Metrics, refuse_unknown, rounded
-from rolltune.evaluation.statistics import Interval, compare, interval, winners_curse
+from rolltune.evaluation.metrics import Metrics, rounded
+from rolltune.evaluation.statistics import Interval, compare, interval, winners_curse, written_curse
+from rolltune.evaluation.written import Written, WrittenMetrics
 
 STATES = ("alive", "died", "redrawn", "stopped")
 
@@ -110,8 +111,6 @@ def rank(entries: Sequence[Entry], metric: str = "f-measure") -> Leaderboard:
         raise ValueError("two entries have the same roll number")
     split = "valid" if any(entry.valid is not None for entry in entries) else "train"
     able = [entry for entry in entries if entry.status.state == "alive" and getattr(entry, split) is not None]
-    for entry in able:
-        refuse_unknown(metric, getattr(entry, split).names)
     able.sort(key=lambda entry: _order(entry, split, metric))
     chosen = {entry.roll for entry in able}
     others = sorted((entry for entry in entries if entry.roll not in chosen), key=lambda entry: entry.roll)
@@ -185,17 +184,24 @@ def _comparison(able: Sequence[Entry], others: Sequence[Entry], split: str, metr
             notes += [outcome] if outcome else []
         else:  # folds
             return [*notes, "the rolls are scored on different pictures: their order tells of the pictures too"]
-    best: Figures = getattr(first, split)
+    curse = _curse(compared, getattr(first, split), split, metric, tested)
+    return [*notes, curse] if curse else notes
+
+
+def _curse(compared: Sequence[Entry], best: Figures, split: str, metric: str, tested: bool) -> str | None:
+    """The warning about luck: exactly for a share of rows, drawn again for a mean of log-losses or likenesses."""
+    if isinstance(best, WrittenMetrics) and metric != best.share:
+        written = [entry.prediction for entry in compared if isinstance(entry.prediction, Written)]
+        same = len({tuple(sorted(one.ids)) for one in written}) == 1
+        return written_curse(written, metric, tested=tested) if same else None
     shares = [getattr(entry, split).figure(best.share) for entry in compared]
-    # Luck is worked out for a share of rows. A mean of log-losses or of likenesses follows no such simple law.
-    if None not in shares and (isinstance(best, Metrics) or metric == best.share):
-        curse = winners_curse(k, best.n, float(np.mean(shares)), tested=tested, name=TITLES[best.share])
-        notes += [curse] if curse else []
-    return notes
+    if None in shares:
+        return None
+    return winners_curse(len(compared), best.n, float(np.mean(shares)), tested=tested, name=TITLES[best.share])
 
 
 def _rolls(numbers: Sequence[int]) -> str:
-    """ "roll 3", "rolls 1, 2 and 5"."""
+    """In words: roll 3; rolls 1, 2 and 5."""
     if len(numbers) == 1:
         return f"roll {numbers[0]}"
     return f"rolls {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"

@@ -1,6 +1,7 @@
 """What a figure on few pictures is worth: intervals, the test of best against second, the winner's curse."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -198,6 +199,9 @@ def compare(first: Scored, second: Scored, k: int, metric: str) -> str | None:
     raise ValueError("choices cannot be compared with written answers")
 
 
+ADVICE = "; score the chosen roll on pictures that chose nothing (02-shuffle_data.sh -t N)"
+
+
 def optimism(k: int, n: int, accuracy: float) -> float:
     """How much the best of k equally good rolls on n pictures looks better than it is: E[max] / n - accuracy.
 
@@ -222,8 +226,7 @@ def winners_curse(
     """
     if k < 2:
         return None
-    extra = optimism(k, n, accuracy)
-    advice = "" if tested else "; score the chosen roll on pictures that chose nothing (02-shuffle_data.sh -t N)"
+    extra, advice = optimism(k, n, accuracy), "" if tested else ADVICE
     if accuracy in (0.0, 1.0):
         return f"choosing the best of {k} on {n} pictures: all are equal there, so these pictures cannot choose{advice}"
     if extra < worth:
@@ -231,4 +234,38 @@ def winners_curse(
     return (
         f"choosing the best of {k} on {n} pictures flatters it: were all {k} equally good ({name} "
         f"{rounded(accuracy)}), luck alone would show a best of up to {min(1.0, accuracy + extra):.2f}{advice}"
+    )
+
+
+def mean_optimism(values: Float[np.ndarray, "k n"], samples: int = 1000, seed: int = 0) -> float:
+    """How much the best mean of k rolls over the same n rows looks better than it is, more being better.
+
+    The bootstrap's estimate: choose the best of each draw of rows, and compare its mean over the draw with that over
+    all rows. What the rolls have in common, such as hard rows, cancels. Where all k are equally good it comes out a
+    quarter too low (0.14 against 0.18 for 8 rolls and 50 rows of independent noise of deviation 1).
+    """
+    values = np.asarray(values, np.float64)
+    rng, means, n = np.random.default_rng(seed), values.mean(1), values.shape[1]
+    gains = np.zeros(samples)
+    for draw in range(samples):
+        drawn = values[:, rng.integers(0, n, n)].mean(1)
+        best = drawn.argmax()
+        gains[draw] = drawn[best] - means[best]
+    return max(0.0, float(gains.mean()))
+
+
+def written_curse(rolls: Sequence[Written], metric: str, worth: float = 0.01, tested: bool = False) -> str | None:
+    """The warning about choosing the best of these by a mean over their rows, all the same; None where it is less
+    than the share `worth` of the figure, or the metric is undefined for one of them."""
+    rows = [roll.at(np.argsort(np.array(roll.ids))).rows(metric) for roll in rolls]
+    found = [own for own in rows if own is not None and len(own) and np.isfinite(own).all()]
+    if len(found) < max(2, len(rolls)):
+        return None
+    values = np.stack(found) * (-1 if metric == "log-loss" else 1)
+    extra = mean_optimism(values)
+    if extra < worth * abs(values.mean(1).max()):
+        return None
+    return (
+        f"choosing the best of {len(rolls)} on {values.shape[1]} rows flatters its {TITLES[metric]} by about "
+        f"{rounded(extra)}{'' if tested else ADVICE}"
     )

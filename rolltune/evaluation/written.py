@@ -139,7 +139,7 @@ def first_rows(written: Written, names: Mapping[str, str], most: int = 5) -> lis
 
 
 def alternatives(accepted: Sequence[str], most: int = 4) -> str:
-    """ "'a' or 'b' or 3 more": the accepted answers of a row, each once."""
+    """The accepted answers of a row in words, each once: 'a' or 'b' or 3 more."""
     different = list(dict.fromkeys(accepted))
     more = [f"{len(different) - most} more"] if len(different) > most else []
     return " or ".join([repr(right) for right in different[:most]] + more)

@@ -2,6 +2,7 @@ import io
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from made_predictions import counted, texts
 from rich.console import Console
@@ -159,7 +160,7 @@ def test_written_answers_are_ranked_by_each_of_their_metrics():
         "the best of 3 cannot be told from the second (their log-loss differs by 1.0 on 4 rows",
     ):
         assert any(note in one for one in board.notes), note
-    assert not any("flatters" in note or "cannot choose" in note for note in board.notes)  # no luck of counts here
+    assert not any("flatters" in note or "cannot choose" in note for note in board.notes)  # far apart: no luck in it
     assert order(rank([near, sure, equal, mute], "exact-match")) == [2, 1, 0, 3]
     board = rank([near, sure, equal, mute], "anls")
     assert order(board) == [0, 2, 1, 3]  # level in ANLS, lower log-loss first
@@ -172,6 +173,15 @@ def test_choosing_written_answers_by_exact_match_is_warned_of_as_any_share_is():
     assert any(
         "choosing the best of 3 on 4 pictures flatters it" in note and "(exact match 0.5)" in note for note in notes
     )
+
+
+def test_choosing_written_answers_that_differ_by_luck_is_warned_of():
+    losses = np.random.default_rng(0).exponential(size=(8, 4))
+    entries = [wrote(n, ["a", "b", "q", "q"], own) for n, own in enumerate(losses)]
+    board = rank(entries, "log-loss")
+    assert any("choosing the best of 8 on 4 rows flatters its log-loss by about 0." in note for note in board.notes)
+    assert any("-t N" in note for note in board.notes)
+    assert not any("-t N" in note for note in with_test(board, entries[0].prediction).notes)
 
 
 def test_table_test_split_and_json_of_written_answers():

@@ -16,6 +16,7 @@ from rolltune.evaluation.statistics import (
     f_interval,
     interval,
     mcnemar,
+    mean_optimism,
     optimism,
     paired,
     wilson,
@@ -154,3 +155,17 @@ def test_best_against_second_of_written_answers_in_words():
     assert "is better than the second (their exact match differs by 1.0" in compare(good, poor, 5, "exact-match")
     assert compare(good, good, 5, "log-loss").startswith("the best of 5 cannot be told from the second")
     assert compare(good, poor._replace(texts=None), 5, "anls") is None
+
+
+def test_the_optimism_of_a_mean_is_near_a_simulation_and_knows_what_rolls_have_in_common():
+    rng = np.random.default_rng(1)
+    apart, alike = [], []
+    for _ in range(20):
+        own, common = rng.normal(size=(8, 50)), rng.normal(size=(1, 50))
+        apart.append(own)
+        alike.append(0.3 * own + common)
+    estimate = np.mean([mean_optimism(values, samples=200) for values in apart])
+    truth = np.mean([values.mean(1).max() for values in apart])  # all are 0 in truth
+    assert 0.6 * truth < estimate < 1.1 * truth
+    assert np.mean([mean_optimism(values, samples=200) for values in alike]) < 0.5 * estimate
+    assert mean_optimism(np.array([[1.0, 1.0], [0.0, 0.0]])) == 0  # no draw would choose another
