@@ -1,11 +1,11 @@
 """What a step will need, from the compiled program, and how many rolls that leaves room for."""
 
 import subprocess
-from typing import Any
 
 import jax
 
-from rolltune.training.loop import Run, joint_batch, new_state
+from rolltune.data.batches import joint_batch
+from rolltune.training.loop import Run, new_state
 
 HEADROOM = 0.92  # of the free memory: the allocator's own rounding, and what else the desktop opens
 
@@ -13,18 +13,13 @@ HEADROOM = 0.92  # of the free memory: the allocator's own rounding, and what el
 def step_bytes(run: Run, slots: int) -> int:
     """Peak bytes of one step of `slots` rolls on the device, beside the base and the tables: states and temporaries."""
     state = jax.eval_shape(lambda: new_state(run, slots).rolls)
-    loaders = [run.loader(new_draw) for new_draw in _draws(run, slots)]
-    batch = joint_batch(loaders, [0] * slots, run.recipe.accumulate)
-    compiled = run.step.lower(run.base, run.table, state, batch).compile()  # type: ignore[attr-defined]  # jitted
+    loaders = [run.loader(run.lottery.draw(number, fold=None if run.folds is None else number % run.folds))
+               for number in range(slots)]  # fmt: skip
+    batch, source = joint_batch(loaders, [0] * slots, run.accumulate)
+    compiled = run.step.lower(run.base, source, state, batch).compile()  # type: ignore[attr-defined]  # jitted
     analysis = compiled.memory_analysis()
     rolls = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     return analysis.temp_size_in_bytes + rolls
-
-
-def _draws(run: Run, slots: int) -> list[Any]:
-    from rolltune.training.rolls import draw
-
-    return [draw(run.recipe, number) for number in range(slots)]
 
 
 def free_bytes() -> int | None:

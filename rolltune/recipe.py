@@ -15,6 +15,9 @@ from ml_collections import ConfigDict
 
 from rolltune import adapters, optim
 from rolltune.errors import UserError
+from rolltune.evaluation.tasks import AUTO, KINDS
+
+EXAMPLES = Path(__file__).parent / "recipes"  # a link to those of playground/; a wheel holds them as files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Recipe:
     tokenizer: str = ""  # empty: tokenizer.model beside the weights
     prompt: str = ""  # empty: each row's own; otherwise it takes the place of every row's
     answers: tuple[str, ...] = ()  # the allowed answers; empty: those seen in the data
+    task: str = "auto"  # choose among few answers, write open ones, classify by a head; auto looks at the data
+    answer_tokens: int = 64  # of written answers, at most
     positive: str = ""  # the answer that counts as positive; empty: yes, true, or the rarer one
     frames: str = "middle"  # of animated images: first, middle, last, most-different, n:4, grid, expand, skip
     # how
@@ -50,7 +55,8 @@ class Recipe:
     seed: int = 0
     dtype: str = "auto"  # of the frozen base and the activations: bfloat16 on a GPU, float32 elsewhere
     remat: bool = False  # work activations out again instead of keeping them: half the memory, a third slower
-    max_tokens: int = 2048  # a longer row is an error, never cut
+    max_tokens: int = 2048  # a longer row is an error
+    truncate: str = ""  # "right": a classifier's longer text is cut on its right instead, and it is said
     table_gib: float = 2.0  # what is frozen and worked out stays on the device up to this size, more lies on the disk
     # rolls
     rates: tuple[float, ...] = ()  # one a roll, in turn; empty: `rate`, or drawn from `rate_range`
@@ -110,9 +116,18 @@ def from_card(values: dict[str, Any]) -> Recipe:
     return Recipe(**{name: _as(kinds[name], value, name) for name, value in values.items() if name in kinds})
 
 
+def find(path: Path) -> Path:
+    """The file that `path` names: one that is there, or else recipes/NAME.py of those that come with rolltune."""
+    if path.is_file():
+        return path
+    if path.parent == Path("recipes") and (EXAMPLES / path.name).is_file():
+        return EXAMPLES / path.name
+    known = ", ".join(f"recipes/{file.name}" for file in sorted(EXAMPLES.glob("*.py")))
+    raise UserError(f"{path}: no such recipe; those that come with rolltune: {known or 'none'}")
+
+
 def _from_file(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such recipe; playground/recipes has examples")
+    path = find(path)
     try:
         found = runpy.run_path(str(path))
         config = found["get_config"]() if callable(found.get("get_config")) else None
@@ -161,11 +176,13 @@ def _check(r: Recipe) -> None:
     optim.transform(r.optimizer, None)
     optim.Schedule(r.schedule, 1, 0)
     need(r.metric in METRICS, "metric", f"one of {', '.join(METRICS)}")
+    need(r.task in (*KINDS, AUTO), "task", f"{', '.join(KINDS)} or {AUTO}")
+    need(r.truncate in ("", "right"), "truncate", "right, or nothing")
     need(r.average in ("example", "token"), "average", "example or token")
     need(r.balance in ("none", "sample", "weight"), "balance", "none, sample or weight")
     need(r.fold_by in ("auto", "id"), "fold_by", "auto or id")
     need(r.dtype in ("auto", "float32", "bfloat16"), "dtype", "auto, float32 or bfloat16")
-    for name in ("rank", "batch", "accumulate", "steps", "log_every", "evaluate_batch", "max_tokens"):
+    for name in ("rank", "batch", "accumulate", "steps", "log_every", "evaluate_batch", "max_tokens", "answer_tokens"):
         need(getattr(r, name) >= 1, name, "a number from 1")
     for name in ("seed", "first_layer", "redraws", "draws", "clip", "weight_decay", "table_gib"):
         need(getattr(r, name) >= 0, name, "a number from 0")

@@ -26,6 +26,10 @@ def unflatten(flat: dict[str, Any]) -> Any:
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
+def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {path: tuple(leaf.shape) for path, leaf in flatten(tree).items()}
+
+
 def stack_of(path: str, stacks: Stacks) -> str | None:
     """The stack that a path lies in."""
     return next((name for name in stacks if path.startswith(f"{name}/")), None)
@@ -111,20 +115,3 @@ def per_layer(trainable: dict[str, Any], stacks: Stacks) -> list[dict[str, Any]]
                 take, leaf, is_leaf=lambda x: isinstance(x, list)
             )
     return [layers[number] for number in sorted(layers)]
-
-
-def all_layers(trainable: dict[str, Any], params: dict, stacks: Stacks, first: int) -> dict[str, Any]:
-    """What was trained from layer `first` up, for all layers: adapters below it change nothing, weights stay."""
-    if not first:
-        return trainable
-    flat = flatten(params)
-
-    def deepen(path: str, leaf: Any) -> Any:
-        cut = cut_of(path, stacks, first)
-        if not cut:
-            return leaf
-        if isinstance(leaf, dict):
-            return jax.tree.map(lambda x: jnp.pad(x, ((cut, 0), (0, 0), (0, 0))), leaf)
-        return jnp.concatenate([flat[path][:cut].astype(leaf.dtype), leaf])
-
-    return {path: deepen(path, leaf) for path, leaf in trainable.items()}

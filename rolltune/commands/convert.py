@@ -7,10 +7,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rolltune.commands.common import command_parser
 from rolltune.commands.progress import quiet_decoders
 from rolltune.data.converters import classes, nlvr, questions, video
 from rolltune.data.examples import QUESTION
 from rolltune.errors import UserError
+from rolltune.typed import as_typed
 
 EXAMPLES = """examples:
   ./06-convert_data.py video UCF-101/ dataset/ucf --frames 8      videos in class folders, or with UCF-101 names
@@ -28,17 +30,13 @@ Originals are never touched. Run again, a converter writes the same files, and o
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="06-convert_data.py",
-        description="Turn other kinds of data into JSON Lines and images.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    about = "Turn other kinds of data into JSON Lines and images."
+    made = command_parser("06-convert_data.py", about, EXAMPLES)
     kinds = made.add_subparsers(dest="kind", required=True, metavar="KIND")
 
     def kind(name: str, about: str, sources: str = "source") -> argparse.ArgumentParser:
         one = kinds.add_parser(
-            name, help=about, description=about, epilog=EXAMPLES, formatter_class=made.formatter_class
+            name, help=about, description=about, epilog=made.epilog, formatter_class=made.formatter_class
         )
         one.add_argument("source", type=Path, nargs="+" if sources == "sources" else None, help="what to convert")
         one.add_argument("out", type=Path, help="the folder to write (images/ and data.jsonl)")
@@ -78,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     same = output.pictures and not output.written
     told = "nothing had changed" if same else f"{output.written} files written"
     console.print(f"{output.pictures} pictures, {told}: {options.out}", markup=False)
-    console.print(f"next: ./00-doctor.py {options.out}", markup=False)
+    console.print(as_typed(f"next: ./00-doctor.py {options.out}"), markup=False)
     return 0
 
 

@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rolltune.atomic import write_bytes
+from rolltune.commands.common import command_parser
 from rolltune.commands.progress import quiet_decoders
 from rolltune.data.doctor import examine, sources_of, token_buckets, write_cleaned
 from rolltune.data.findings import ERROR, NOTE, WARNING, Finding
-from rolltune.errors import UserError
+from rolltune.errors import UserError, visible
+from rolltune.typed import as_typed
 
 EXAMPLES = """examples:
   ./00-doctor.py dataset/set1                        train.jsonl and valid.jsonl of a folder, and leaks between
@@ -31,12 +33,8 @@ STYLES = {ERROR: "bold red", WARNING: "yellow", NOTE: "cyan"}
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="00-doctor.py",
-        description="Look through a data set: broken files, duplicates, leaks between splits, imbalance, lengths.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    about = "Look through a data set: broken files, duplicates, leaks between splits, imbalance, lengths."
+    made = command_parser("00-doctor.py", about, EXAMPLES)
     made.add_argument("data", nargs="+", help="JSONL, JSON, CSV, image folder, folder of splits, or tfds:NAME")
     made.add_argument("--fix", action="store_true", help="write NAME.cleaned.jsonl beside each file (never over it)")
     made.add_argument("--html", type=Path, metavar="FILE", help="write the report as one HTML file")
@@ -74,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
                 **reading,
             )
     for name, scan in report.scans.items():
-        console.print(f"{name}: {scan.understood}", markup=False)
+        console.print(visible(f"{name}: {scan.understood}"), markup=False)
         unit = "tokens" if report.in_tokens else "characters"
         lengths = ", ".join(f"{count} up to {size}" for size, count in token_buckets(report, name).items())
         console.print(f"  {unit} of text: {lengths or 'none'}", markup=False)
@@ -103,7 +101,7 @@ def _tell(console: Console, findings: list[Finding], everything: bool) -> None:
         console.print(f"{level}: {kind} ({len(found)})", style=STYLES[level])
         shown = found if everything else found[:LINES_OF_A_KIND]
         for finding in shown:
-            console.print(f"  {finding}", markup=False)
+            console.print(visible(as_typed(f"  {finding}")), markup=False)
         if len(found) > len(shown):
             console.print(f"  ... and {len(found) - len(shown)} more (--all, or --html FILE)")
 

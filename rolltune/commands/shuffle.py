@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rolltune.atomic import folder_aside
+from rolltune.commands.common import command_parser
 from rolltune.commands.progress import counted, quiet_decoders
 from rolltune.data.examples import Scan
 from rolltune.data.files import relative, safe_name, sha256_of, write_json, write_jsonl
@@ -17,7 +18,7 @@ from rolltune.data.fingerprints import fingerprints
 from rolltune.data.jsonl import MANIFEST, common_root, rebased
 from rolltune.data.sources import check_images, scan_source
 from rolltune.data.splits import cluster_rows, fold_rows, keys_of, modulo_rows, parse_amount, split_rows
-from rolltune.errors import UserError
+from rolltune.errors import UserError, visible
 
 EXAMPLES = """examples:
   ./02-shuffle_data.sh -v 10 -n set1             dataset/data.jsonl -> dataset/set1/{train,valid}.jsonl, 10 for valid
@@ -34,12 +35,7 @@ picture (resized, turned, saved again): a copy in valid of what was learnt in tr
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="02-shuffle_data.sh",
-        description="Split a labelled set into train, valid and test.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = command_parser("02-shuffle_data.sh", "Split a labelled set into train, valid and test.", EXAMPLES)
     made.add_argument("data", nargs="?", help="what to split (default: data.jsonl of the dataset folder)")
     made.add_argument("-v", "--valid", metavar="N", help="rows for valid: 10, 20%% or 0.2 (default: 10)")
     made.add_argument("-t", "--test", metavar="N", help="rows for test (default: none)")
@@ -73,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     _refuse_to_replace(target, options.force)
     console = Console(highlight=False, soft_wrap=True)
     scan, prints = _read(data, near=not options.no_near)
-    console.print(f"{data}: {scan.understood}", markup=False)
+    console.print(visible(f"{data}: {scan.understood}"), markup=False)
     seed = random.SystemRandom().randrange(2**31) if options.seed is None else options.seed
     clusters = cluster_rows(scan.examples, prints, groups=not options.no_groups)
     splits = _splits(options, scan, clusters, seed)
@@ -90,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     _write(scan, splits, target, manifest)
     answers = [example.answer for example in scan.examples]
     for name, places in splits.items():
-        console.print(f"  {name}.jsonl: {_counts(answers, places)}", markup=False)
+        console.print(visible(f"  {name}.jsonl: {_counts(answers, places)}"), markup=False)
     console.print(f"written to {target}", markup=False)
     return 0
 

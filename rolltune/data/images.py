@@ -366,3 +366,8 @@ def apply_frame_policy(examples: list[Example], policy: str = DEFAULT_POLICY) ->
     if examples and not result:
         raise UserError("the frame policy 'skip' leaves no example: every row has an animation")
     return result
+
+
+def image_size(path: str | Path, frame: int | None = None) -> tuple[int, int]:
+    picture = open_image(path, frame)
+    return picture.height, picture.width

@@ -41,7 +41,9 @@ def score_rows(
     return found
 
 
-def predictions(scores: np.ndarray, ids: Sequence[str], answers: Sequence[str], labels: Sequence[int]) -> list[Prediction]:
+def predictions(
+    scores: np.ndarray, ids: Sequence[str], answers: Sequence[str], labels: Sequence[int]
+) -> list[Prediction]:
     """One Prediction a roll, normalised over the answers."""
     normalised = np.asarray(jax.nn.log_softmax(jnp.asarray(scores), axis=-1))
     return [Prediction(tuple(ids), tuple(answers), np.asarray(labels), own) for own in normalised]

@@ -25,7 +25,9 @@ VERSION = 2  # to be raised when opening, resizing or the tower change what come
 TILES_AT_ONCE = 8
 
 
-def compute(model: Model, pictures: Pictures, keys: Sequence[Key], projected: bool) -> Iterator[tuple[Key, np.ndarray]]:
+def compute(
+    model: Model, params: dict, pictures: Pictures, keys: Sequence[Key], projected: bool
+) -> Iterator[tuple[Key, np.ndarray]]:
     """(key, its rows that are used [u, C], or [u, D] past the projector); a few pictures of as many tiles at once."""
     net, family = Network(model.family, model.config), model.family
     by_tiles: dict[int, list[Key]] = collections.defaultdict(list)
@@ -37,7 +39,7 @@ def compute(model: Model, pictures: Pictures, keys: Sequence[Key], projected: bo
         rows = forward.feature_rows(net, params, tiles, aspect)
         return family.project(model.config, params, rows) if projected and family.project else rows
 
-    needed = {name: part for name, part in model.params.items() if name != "text"}
+    needed = {name: part for name, part in params.items() if name != "text"}
     for count, some in by_tiles.items():
         size = max(1, TILES_AT_ONCE // count)
         opened = prefetch(pictures.open, some)
@@ -51,18 +53,20 @@ def compute(model: Model, pictures: Pictures, keys: Sequence[Key], projected: bo
                 yield key, own[pictures.places[key].used]
 
 
-def table(model: Model, pictures: Pictures, projected: bool) -> TableFeed:
+def table(model: Model, params: dict, pictures: Pictures, projected: bool) -> TableFeed:
     """Every picture's rows, one after the other, on the device."""
     lengths = {key: len(places.used) for key, places in pictures.places.items()}
     ends = np.cumsum(list(lengths.values()))
     starts = {key: int(end) - length for (key, length), end in zip(lengths.items(), ends, strict=True)}
     values = np.zeros((int(ends[-1]), width_of(model, projected)), jnp.dtype(model.config.dtype))
-    for key, own in progress(compute(model, pictures, list(lengths), projected), "image features", len(lengths)):
+    for key, own in progress(
+        compute(model, params, pictures, list(lengths), projected), "image features", len(lengths)
+    ):
         values[starts[key] : starts[key] + len(own)] = own
     return TableFeed(model.family.learned_count, Source(jnp.asarray(values)), starts)
 
 
-def files(model: Model, pictures: Pictures, projected: bool) -> Files | None:
+def files(model: Model, params: dict, pictures: Pictures, projected: bool) -> Files | None:
     """Every picture's rows as files: those that are missing are computed first. None, and a note, without the room."""
     keys = list(pictures.places)
     return disk.keep(
@@ -71,12 +75,12 @@ def files(model: Model, pictures: Pictures, projected: bool) -> Files | None:
         lengths={key: len(places.used) for key, places in pictures.places.items()},
         width=width_of(model, projected),
         dtype=jnp.dtype(model.config.dtype),
-        compute=lambda missing: compute(model, pictures, missing, projected),
+        compute=lambda missing: compute(model, params, pictures, missing, projected),
     )
 
 
 def feed(
-    model: Model, pictures: Pictures, projected: bool, in_step: bool, limit_gib: float
+    model: Model, params: dict, pictures: Pictures, projected: bool, in_step: bool, limit_gib: float
 ) -> TableFeed | DiskFeed | TileFeed:
     """Rows in a table on the device up to `limit_gib`, else on the disk; tiles where the tower runs in the step anyway,
     or where neither has room."""
@@ -87,8 +91,8 @@ def feed(
         return TileFeed(learned, pictures)
     rows = sum(len(places.used) for places in pictures.places.values())
     if rows * width_of(model, projected) * jnp.dtype(model.config.dtype).itemsize <= limit_gib * 2**30:
-        return table(model, pictures, projected)
-    kept = files(model, pictures, projected)
+        return table(model, params, pictures, projected)
+    kept = files(model, params, pictures, projected)
     return TileFeed(learned, pictures) if kept is None else DiskFeed(learned, kept)
 
 

@@ -9,56 +9,90 @@ from typing import Any
 import jax
 import numpy as np
 
-from rolltune import adapters, atomic
-from rolltune.commands.common import shown
+from rolltune import adapters, atomic, base
+from rolltune.base import Model
 from rolltune.data.files import sha256_of
 from rolltune.data.images import open_image
+from rolltune.data.sets import shown
+from rolltune.device import choose_dtype
+from rolltune.errors import UserError
 from rolltune.evaluation import folds as folding
 from rolltune.evaluation import leaderboard
 from rolltune.evaluation.charts import Curve
-from rolltune.evaluation.leaderboard import Entry, Status, metrics_json
-from rolltune.evaluation.metrics import block, frequencies, measure, stage
+from rolltune.evaluation.leaderboard import Entry, Leaderboard, Status, metrics_json
+from rolltune.evaluation.metrics import Metrics, block, frequencies, measure, stage
 from rolltune.evaluation.report import RunSummary, write_report
 from rolltune.evaluation.report_pictures import pictures
 from rolltune.evaluation.report_tables import SplitResult
 from rolltune.evaluation.scoring import subset
-from rolltune.training.loop import Ended
-from rolltune.training.rolls import own_recipe
-from rolltune.training.session import Session, judged_rows
+from rolltune.jobs.outputs import Outputs
+from rolltune.recipe import Recipe
+from rolltune.training.dataset import Data, judged_rows
+from rolltune.training.loop import FinishedRoll
+from rolltune.training.rolls import Draw
 from rolltune.training.step import REASONS, STOPPED
-from rolltune.weights.roll_file import RollCard, save_roll
+from rolltune.weights.names import to_file
+from rolltune.weights.npz import write_npz
+from rolltune.weights.roll_file import Base, RollCard, save_roll
 
 DIVERGED = 3
+Say = Callable[[str], None]
 
 
-def conclude(
-    args: Any,
-    ready: Session,
-    state: Any,
-    before: Any,
-    passes: int,
-    folds: Sequence[int] | None,
-    curves: dict[int, tuple[list[int], list[float]]],
-    facts: dict[str, Any],
-    command: str,
-    out: Any,
-    say: Callable[[str], None],
-) -> int:
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """What the training left."""
+
+    ended: list[FinishedRoll]
+    before: Any  # the prediction of the untrained model
+    passes: int
+    folds: Sequence[int] | None
+    curves: dict[int, tuple[list[int], list[float]]]
+    facts: dict[str, Any]
+
+
+def own_recipe(recipe: Recipe, draw: Draw) -> Recipe:
+    """The recipe that trains this one roll alone: what is drawn, written as single values."""
+    single = {"rates": (), "rate_range": (), "alphas": (), "weight_decays": ()}
+    drawn = {"seed": draw.seed, "rate": draw.rate, "alpha": draw.alpha, "weight_decay": draw.weight_decay}
+    return dataclasses.replace(recipe, **single, **drawn)
+
+
+def figures_of(data: Data, prediction: Any, places: Sequence[int]) -> Metrics:
+    return measure(subset(prediction, places), data.positive.answer)
+
+
+def print_results(data: Data, prediction: Any, passes: int, say: Say, folds: Sequence[int] | None = None) -> None:
+    """A block for each split, and one for all rows that may choose a roll."""
+    for split, file in data.files.items():
+        if folds is not None and split != "test":  # a fold's roll has seen most of these rows
+            continue
+        if passes == 0 and split == "test":  # it stays unseen until a roll is chosen
+            continue
+        figures = figures_of(data, prediction, data.spans[split])
+        say(block(f"{shown(file)} {stage(passes)}", figures))
+        say(f"  {frequencies(figures)}")
+    if "valid" in data.files and folds is None:
+        title = f"{shown(data.files['train'].parent)} (all) {stage(passes)}"
+        say(block(title, figures_of(data, prediction, data.seen)))
+
+
+def conclude(options: Any, recipe: Recipe, model: Model, data: Data, made: Finished, out: Outputs, say: Say) -> int:
     """Ranks, prints, saves and reports; returns the exit status."""
-    data, metric = ready.data, ready.recipe.metric
-    ended = list(state.ended)
+    ended, folds = list(made.ended), made.folds
     finished = {one.draw.roll: one for one in ended if not one.reason}
     if not finished:
         # Rolls that give every picture one answer are poor, but they are what the training made.
         ended = [dataclasses.replace(one, reason="") if one.trainable is not None else one for one in ended]
         finished = {one.draw.roll: one for one in ended if one.trainable is not None}
-    entries = [_entry(ready, one, folds) for one in ended]
+    entries = [_entry(recipe, data, one, folds) for one in ended]
     if not finished:
-        say(f"nothing was saved: {_all_died(state.ended, ready)}")
+        say(f"nothing was saved: {_all_died(made.ended, recipe)}")
         return DIVERGED
-    board = leaderboard.rank(entries, metric)
+    board = leaderboard.rank(entries, recipe.metric)
     if folds is not None:
-        _out_of_fold(ready, finished, folds, args, out, say)
+        _out_of_fold(data, finished, folds, options, out, say)
+    assert board.chosen is not None
     chosen = finished[board.chosen.roll]
     after = chosen.judged
     if "test" in data.spans:
@@ -66,34 +100,27 @@ def conclude(
     if len(entries) > 1:
         leaderboard.write(out.board, board)
         _print_board(board, say)
-    if args.repeat > 1 and folds is None:
+    if options.repeat > 1 and folds is None:
         places = judged_rows(data, None, None)
-        spread = folding.over_seeds([ready.measure(one.judged, places) for one in finished.values()])
+        spread = folding.over_seeds([figures_of(data, one.judged, places) for one in finished.values()])
         say(f"over the seeds of the {len(finished)} rolls that are alive:\n{folding.seeds_text(spread)}")
-    for split, file in data.files.items():
-        if folds is not None and split != "test":  # a fold's roll has seen most of these rows
-            continue
-        figures = ready.measure(after, data.spans[split])
-        say(block(f"{shown(file)} {stage(passes)}", figures))
-        say(f"  {frequencies(figures)}")
-    if "valid" in data.files and folds is None:
-        figures = ready.measure(after, data.seen)
-        say(block(f"{shown(data.files['train'].parent)} (all) {stage(passes)}", figures))
-    for rank, entry in enumerate(board.keep(args.keep), 1):
+    print_results(data, after, made.passes, say, folds)
+    for rank, entry in enumerate(board.keep(options.keep), 1):
         one = finished[entry.roll]
-        save_roll(out.kept(rank), one.trainable, _card(ready, one, passes, entry), dtype=None)
+        assert one.trainable is not None
+        save_roll(out.kept(rank), one.trainable, _card(recipe, model.base, data, one, made.passes, entry), dtype=None)
         size = out.kept(rank).stat().st_size / 1e6
         say(f"saved roll {entry.roll}: {shown(out.kept(rank))} ({size:.1f} MB)")
-    if args.whole:
-        _save_whole(ready, chosen, out.whole, say)
-    _report(args, ready, board, ended, before, after, passes, curves, facts, command, out)
+    if options.whole:
+        _save_whole(recipe, chosen, out.whole, say)
+    _report(options, recipe, model, data, board, dataclasses.replace(made, ended=ended), after, out)
     say(f"report: {shown(out.report)}")
     return 0
 
 
-def _entry(ready: Session, one: Ended, folds: Sequence[int] | None) -> Entry:
+def _entry(recipe: Recipe, data: Data, one: FinishedRoll, folds: Sequence[int] | None) -> Entry:
     """Figures of one roll. A fold's validation rows are those that it did not train on, whatever file they are in."""
-    data, judged = ready.data, one.judged
+    judged = one.judged
     status = Status()
     if one.reason == REASONS[STOPPED]:
         status = Status("stopped", one.step, "others were better at this rung")
@@ -103,21 +130,21 @@ def _entry(ready: Session, one: Ended, folds: Sequence[int] | None) -> Entry:
     if judged is not None:
         held_out = judged_rows(data, folds, one.draw)
         trained = [place for place in data.seen if place not in set(held_out)] if folds else data.spans["train"]
-        train = ready.measure(judged, trained)
-        valid = ready.measure(judged, held_out) if folds or "valid" in data.spans else None
+        train = figures_of(data, judged, trained)
+        valid = figures_of(data, judged, held_out) if folds or "valid" in data.spans else None
         ranked = subset(judged, held_out)
-    recipe, draw = ready.recipe, one.draw
+    draw = one.draw
     settings: dict[str, object] = {"fold": draw.fold} if draw.fold is not None else {}
     settings |= {"alpha": draw.alpha} if recipe.alphas else {}
     settings |= {"weight_decay": draw.weight_decay} if recipe.weight_decays else {}
     return Entry(one.draw.roll, one.draw.seed, one.draw.rate, status, train, valid, ranked, settings=settings)
 
 
-def _all_died(ended: Sequence[Ended], ready: Session) -> str:
+def _all_died(ended: Sequence[FinishedRoll], recipe: Recipe) -> str:
     last = ended[-1]
     return (
         f"all {len(ended)} rolls ended early; the last, roll {last.draw.roll}, at step {last.step}: {last.reason} "
-        f"(lr {last.draw.rate:.4g}). Try a lower rate, for example --config.rate={ready.recipe.rate / 4:.2g}, or more "
+        f"(lr {last.draw.rate:.4g}). Try a lower rate, for example --config.rate={recipe.rate / 4:.2g}, or more "
         "rolls: --rolls 8. The log is kept."
     )
 
@@ -132,18 +159,17 @@ def _print_board(board: leaderboard.Leaderboard, say: Callable[[str], None]) -> 
 
 
 def _out_of_fold(
-    ready: Session, finished: dict[int, Ended], folds: Sequence[int], args: Any, out: Any, say: Callable[[str], None]
+    data: Data, finished: dict[int, FinishedRoll], folds: Sequence[int], options: Any, out: Outputs, say: Say
 ) -> None:
     """Every row's prediction by the roll that did not train on it; the spread over seeds with --repeat."""
-    data = ready.data
     ids = [data.examples[place].id for place in data.seen]
-    rounds: dict[int, dict[int, Ended]] = {}
+    rounds: dict[int, dict[int, FinishedRoll]] = {}
     for one in sorted(finished.values(), key=lambda one: one.draw.roll):
-        for members in (rounds.setdefault(number, {}) for number in range(args.repeat)):
+        for members in (rounds.setdefault(number, {}) for number in range(options.repeat)):
             if one.draw.fold not in members:
                 members[one.draw.fold] = one
                 break
-    complete = [members for members in rounds.values() if len(members) == args.folds]
+    complete = [members for members in rounds.values() if len(members) == options.folds]
     if not complete:
         say("no out-of-fold figures: a fold's rolls all ended early")
         return
@@ -166,66 +192,64 @@ def _out_of_fold(
     say(f"out-of-fold predictions: {shown(out.folds)}")
 
 
-def _card(ready: Session, ended: Ended, passes: int, entry: Entry) -> RollCard:
-    data, recipe = ready.data, ready.recipe
+def _card(recipe: Recipe, base: Base, data: Data, ended: FinishedRoll, passes: int, entry: Entry) -> RollCard:
     files = {split: {"path": shown(file), "sha256": sha256_of(file)} for split, file in data.files.items()}
     figures = {split: metrics_json(getattr(entry, split)) for split in ("train", "valid", "test")}
     prompts = {one.prompt for one in data.examples}
     prompt = recipe.prompt or (prompts.pop() if len(prompts) == 1 else "")
     return RollCard(
-        base=ready.model.base,
+        base=base,
         method=recipe.method,
-        recipe=dataclasses.asdict(own_recipe(recipe, ended.draw)),
+        recipe=dataclasses.asdict(own_recipe(recipe, ended.draw)) | {"task": data.task.kind},
         prompt=prompt,
-        answers=list(data.answers),
+        answers=list(data.task.answers),
         metrics={"passes": passes, "positive": data.positive.answer, "files": files} | figures,
         seed=ended.draw.seed,
     )
 
 
-def _save_whole(ready: Session, ended: Ended, path: Path, say: Callable[[str], None]) -> None:
+def _save_whole(recipe: Recipe, ended: FinishedRoll, path: Path, say: Say) -> None:
     """The model with the roll worked in, loaded afresh: the frozen parts are not all on the device any more."""
-    from rolltune import base
-    from rolltune.families.paligemma_names import npz_rows
-    from rolltune.weights.names import to_file
-    from rolltune.weights.npz import write_npz
-
-    recipe = ready.recipe
     with jax.default_device(jax.devices("cpu")[0]):
-        model = base.load(recipe.model, recipe.tokenizer, base.choose_dtype(recipe.dtype))
+        model, params = base.load(recipe.model, recipe.tokenizer, choose_dtype(recipe.dtype))
+        if model.family.npz is None:
+            raise UserError(f"--whole: {model.family.name} is not published as one npz")
         scale = own_recipe(recipe, ended.draw).scale
-        merged = adapters.merge(model.params, ended.trainable, scale, recipe.first_layer)
-        write_npz(path, to_file(merged, npz_rows(model.config)), prefix="params/")
+        merged = adapters.merge(params, ended.trainable, model.stacks, scale, recipe.first_layer)
+        write_npz(path, to_file(merged, model.family.npz(model.config)), prefix="params/")
     say(f"saved the whole model for big_vision: {shown(path)}")
 
 
-def _report(args, ready, board, ended, before, after, passes, curves, facts, command, out) -> None:
-    data, recipe = ready.data, ready.recipe
-    role = {"train": "train", "valid": "valid", "test": "test"}
+def _report(
+    options: Any, recipe: Recipe, model: Model, data: Data, board: Leaderboard, made: Finished, after: Any, out: Outputs
+) -> None:
     splits = [
-        SplitResult(shown(file), role[split], ready.measure(before, span), ready.measure(after, span))
+        SplitResult(shown(file), split, figures_of(data, made.before, span), figures_of(data, after, span))
         for (split, file), span in zip(data.files.items(), data.spans.values(), strict=True)
     ]
-    states = {one.draw.roll: ("died" if one.reason else "alive") for one in ended}
+    states = {one.draw.roll: ("died" if one.reason else "alive") for one in made.ended}
     shown_split = "test" if "test" in data.spans else "valid" if "valid" in data.spans else "train"
     rows = data.of(shown_split)
-    card = _card(ready, next(one for one in ended if one.draw.roll == board.chosen.roll), passes, board.chosen)
+    assert board.chosen is not None
+    chosen = next(one for one in made.ended if one.draw.roll == board.chosen.roll)
+    card = _card(recipe, model.base, data, chosen, made.passes, board.chosen)
+    curves = [Curve(n, steps, losses, states.get(n, "alive")) for n, (steps, losses) in sorted(made.curves.items())]
     write_report(
         out.report,
         RunSummary(
-            title=args.write,
-            stage=stage(passes),
+            title=out.name,
+            stage=stage(made.passes),
             prompt=card.prompt,
-            answers=data.answers,
+            answers=data.task.answers,
             positive=data.positive.reason,
             base={"name": card.base.name, "hash": card.base.hash},
             recipe=dataclasses.asdict(recipe),
-            command=command,
+            command=options.command,
             roll_file=shown(out.roll),
-            facts=facts,
+            facts=made.facts,
             splits=splits,
-            curves=[Curve(n, steps, losses, states.get(n, "alive")) for n, (steps, losses) in sorted(curves.items())],
-            leaderboard=board if len(ended) > 1 else None,
+            curves=curves,
+            leaderboard=board if len(made.ended) > 1 else None,
             pictures=pictures(
                 subset(after, data.spans[shown_split]),
                 {one.id: one.images for one in rows},

@@ -18,7 +18,7 @@ def generate(
 ) -> Int[Array, "b n"]:
     """Up to `steps` tokens for each row encoded without answers; `stops[0]` from the first of `stops` on.
 
-    Ends early where every row has come to a stop. All layers are run, so `net.first` is 0.
+    Ends early where every row has come to a stop. All layers are run, those in `text/lower` too, so `net.first` is 0.
     """
     config, text = net.text, params["text"]
     rows = forward.picture_rows(net, params, batch, source)
@@ -26,9 +26,14 @@ def generate(
     lengths = jnp.sum(batch.segments == 0, 1)  # [B]
     last = lengths[:, None] - 1
     x = forward.embed(net, params, batch, rows)
-    x, kv = decoder.run(config, text["layers"], x, here, keep_kv=True, at=last)
+    parts = [text[name] for name in ("lower", "layers") if name in text]
+    firsts = [0, *map(decoder.depth, parts[:-1])]
+    cache = []
+    for part, first in zip(parts, firsts, strict=True):
+        asked = last if part is parts[-1] else None
+        x, kv = decoder.run(config, part, x, here, first=first, keep_kv=True, at=asked)
+        cache.append(_with_room(part, kv, steps))
     prompt = batch.tokens.shape[1]
-    cache = _with_room(text["layers"], kv, steps)
     places = jnp.arange(prompt + steps)
     seen = None if here.sees is None else decoder.places(here.sees, last)  # an answer sees what its prompt's end sees
     stop = jnp.asarray(stops)
@@ -46,8 +51,11 @@ def generate(
         angles = nn.rope_angles(config.rope, positions, config.head_dim, lengths)
         x = decoder.embed(config, text, out[:, None], net.config.dtype)
         now = decoder.Context(angles, mask[:, None], local, None, seen)
-        x, cache = decoder.run(config, text["layers"], x, now, cache=(cache, prompt + i))
-        return i + 1, _best(net, params, x), done, cache, written.at[:, i].set(out)
+        grown = []
+        for part, first, own in zip(parts, firsts, cache, strict=True):
+            x, kv = decoder.run(config, part, x, now, first=first, cache=(own, prompt + i))
+            grown.append(kv)
+        return i + 1, _best(net, params, x), done, grown, written.at[:, i].set(out)
 
     going = lambda state: (state[0] < steps) & ~jnp.all(state[2])
     blank = jnp.full((len(lengths), steps), stop[0], jnp.int32)

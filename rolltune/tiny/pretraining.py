@@ -17,10 +17,11 @@ import optax
 from rich.console import Console
 from rich.table import Table
 
-from rolltune.data.batches import IMAGE, Batch
+from rolltune.batch import Batch, Source
 from rolltune.families import paligemma
 from rolltune.families.paligemma_names import npz_rows
-from rolltune.models import decoder
+from rolltune.models import forward
+from rolltune.models.forward import Network
 from rolltune.tiny.feed import TEXT, Feed, Pictures, passes
 from rolltune.weights import names, npz
 
@@ -46,12 +47,12 @@ def grid_positions(patches: int, width: int) -> np.ndarray:
     return 0.5 * np.concatenate([waves[rows], waves[columns]], 1).astype(np.float32)
 
 
-def batch_of(config: paligemma.Config, text: jax.Array, prompt: jax.Array, length: jax.Array) -> Batch:
-    """What `paligemma.encode` gives for each question, for N rows [N, TEXT] at once, on the device.
+def batch_of(config: paligemma.Config, text: jax.Array, prompt: jax.Array, length: jax.Array, each: int) -> Batch:
+    """What `encode` gives for each question, for N rows [N, TEXT] at once, on the device: `each` of them a picture.
 
     `predict` holds every text place and `weights` picks those whose next token is of the answer.
     """
-    n, patches = text.shape[0], config.image_tokens
+    n, patches = text.shape[0], config.vision.patches
     at = jnp.arange(TEXT)[None]
     answer = at >= prompt[:, None]
     inside = at < length[:, None] - 1  # <eos> is predicted, never read
@@ -60,31 +61,36 @@ def batch_of(config: paligemma.Config, text: jax.Array, prompt: jax.Array, lengt
     places = jnp.broadcast_to(jnp.arange(patches, patches + TEXT), (n, TEXT))
     targets = jnp.pad(text[:, 1:], ((0, 0), (0, 1)))
     weights = (at >= prompt[:, None] - 1) & inside
-    join = lambda tail, image=0: jnp.pad(tail, ((0, 0), (patches, 0)), constant_values=image)
+    join = lambda tail: jnp.pad(tail, ((0, 0), (patches, 0)))
+    image = (jnp.arange(n) // each * patches)[:, None] + jnp.arange(patches)
+    nothing = lambda *shape: jnp.zeros((n, *shape), jnp.int32)
     return Batch(
-        tokens=join(text, IMAGE),
+        tokens=join(text),
         positions=jnp.broadcast_to(jnp.arange(patches + TEXT), (n, patches + TEXT)),
         blocks=join(blocks),
         segments=join(segments),
+        slots=jnp.concatenate([image, jnp.full((n, TEXT), -1)], 1),
         predict=places,
         targets=targets,
         candidates=jnp.zeros_like(targets),
         weights=weights.astype(jnp.float32),
-        label=jnp.zeros(n, jnp.int32),
+        label=nothing(),
         valid=jnp.ones(n, bool),
-        images=jnp.zeros((n, 0), jnp.int32),
+        keys=nothing(0),
+        seen=nothing(0, 2),
+        tiles=jnp.zeros((n, 0, 1, 1, 3), jnp.uint8),
+        aspect=nothing(0),
     )
 
 
 def answer_logits(config: paligemma.Config, params: dict, pixels: jax.Array, questions: Sequence[jax.Array]):
     """Logits at every text place [B*Q, TEXT, V], and the batch. Each picture goes through the tower once."""
+    net = Network(paligemma.FAMILY, config)
     text, prompt, length = (q.astype(jnp.int32).reshape(-1, *q.shape[2:]) for q in questions)
-    batch = batch_of(config, text, prompt, length)
-    features = paligemma.image_features(config, params, pixels[:, None])
-    features = jnp.repeat(features, len(text) // len(features), 0)
-    x = paligemma.embed(config, params, batch, features)
-    x, _ = decoder.run(config.text, params["text"]["layers"], x, paligemma.context(config, batch))
-    return paligemma.logits(config, params, x[:, config.image_tokens :]), batch
+    batch = batch_of(config, text, prompt, length, len(text) // len(pixels))
+    rows = forward.feature_rows(net, params, pixels[:, None], jnp.zeros((len(pixels), 1), jnp.int32))
+    source = Source(rows.reshape(-1, rows.shape[-1]))
+    return forward.logits(net, params, forward.hidden(net, params, batch, source, at=batch.predict)), batch
 
 
 def altered(key: jax.Array, pixels: jax.Array) -> jax.Array:

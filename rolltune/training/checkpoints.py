@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,19 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rolltune.errors import UserError
-from rolltune.recipe import Recipe
 from rolltune.training.loop import FinishedRoll, Slot, State
 from rolltune.training.rolls import Draw
 
 
-def save(folder: Path, state: State, recipe: Recipe, judged: Any) -> None:
+def save(folder: Path, state: State, settings: Mapping[str, Any], judged: Any) -> None:
     """Replaces what is in `folder`. Orbax writes aside and renames, so a kill leaves the last whole one.
+
+    `settings` are what a run that goes on from it must share: the recipe, the files of the data by their hashes.
 
     `judged` turns the detail of an ended roll's evaluation into JSON.
     """
     notes = {
-        "recipe": dataclasses.asdict(recipe),
+        "settings": dict(settings),
         "width": state.width,
         "step": state.step,
         "drawn": state.drawn,
@@ -54,18 +56,21 @@ def exists(folder: Path) -> bool:
         return manager.latest_step() is not None
 
 
-def load(folder: Path, recipe: Recipe, fresh: State, judged: Any) -> State:
-    """The saved state, in the form of `fresh`. Raises UserError where the recipe is not the one it was saved with."""
+def load(folder: Path, settings: Mapping[str, Any], fresh: State, judged: Any) -> State:
+    """The saved state, in the form of `fresh`. Raises UserError where a setting is not the one it was saved with."""
     with ocp.CheckpointManager(folder.resolve()) as manager:
         step = manager.latest_step()
         if step is None:
             raise UserError(f"{folder}: nothing to resume; start without --resume")
         notes = manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
-        now = json.loads(json.dumps(dataclasses.asdict(recipe)))
-        changed = [name for name, value in now.items() if notes["recipe"].get(name) != value]
+        now, then = json.loads(json.dumps(dict(settings))), notes["settings"]
+        changed = [name for name in {**now, **then} if now.get(name) != then.get(name)]
         if changed:
-            was = ", ".join(f"{name} was {notes['recipe'].get(name)!r}, is {now[name]!r}" for name in changed)
-            raise UserError(f"{folder}: saved with another recipe ({was}); resume with the same, or start anew")
+            was = ", ".join(f"{name} was {then.get(name)!r}, is {now.get(name)!r}" for name in changed)
+            raise UserError(
+                f"{folder}: the interrupted run differs ({was}); resume with the same, or delete the folder and start "
+                "anew"
+            )
         if notes["width"] != fresh.width:
             raise UserError(
                 f"{folder}: begun with {notes['width']} rolls at once, not {fresh.width}; resume with the same"

@@ -9,10 +9,9 @@ import jax
 import numpy as np
 
 from rolltune.data.batches import Loader, bytes_of, joint_batch, prefetch
-from rolltune.recipe import Recipe
-from rolltune.training import rolls as lottery
-from rolltune.training.rolls import Draw, InitialWeights
-from rolltune.training.step import ALIVE, REASONS, STOPPED, StepConfig, Roll
+from rolltune.training import rolls as tickets
+from rolltune.training.rolls import Draw, InitialWeights, Lottery
+from rolltune.training.step import ALIVE, REASONS, STOPPED, Roll, StepConfig
 
 COLLAPSED = "collapsed to one answer"
 # Steps of empty slots, all together, that cost as much as compiling the step for fewer rolls: 350 measured with the
@@ -76,22 +75,35 @@ class Timing:
 
 
 @dataclasses.dataclass(frozen=True)
+class Looks:
+    """When a run looks at its rolls, and what it does then."""
+
+    steps: int
+    log_every: int
+    rungs: tuple[float, ...] = ()  # shares of the steps at which losers stop
+    keep_share: float = 0.5  # of the rolls that reached a rung, those that go on
+    redraws: int = 8  # in all
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
     """What stays the same. `loader` gives a draw's batches of batch * accumulate rows."""
 
-    recipe: Recipe
+    lottery: Lottery
+    looks: Looks
     config: StepConfig
     start: InitialWeights
     step: Callable[..., tuple[Roll, Any]]
     base: dict
     loader: Callable[[Draw], Loader]
+    accumulate: int
     draws: int  # rolls to draw in all, redrawn ones apart
     folds: int | None = None
 
 
 def new_state(run: Run, slots: int) -> State:
-    draws = [lottery.draw(run.recipe, number, fold=_fold(run, number)) for number in range(slots)]
-    rolls = lottery.begin(run.recipe, run.config, run.start, draws)
+    draws = [run.lottery.draw(number, fold=_fold(run, number)) for number in range(slots)]
+    rolls = tickets.begin(run.lottery, run.config, run.start, draws)
     return State(rolls, [Slot(one) for one in draws], slots, drawn=slots)
 
 
@@ -117,7 +129,7 @@ def train(
     waited, began, saved, first = 0.0, time.perf_counter(), time.perf_counter(), None
     spent = lambda: Timing(first or 0.0, waited / max(time.perf_counter() - began, 1e-9))
     while any(slot.draw is not None for slot in state.slots):
-        length = _until_next_look(run.recipe, state)
+        length = _until_next_look(run.looks, state)
         batches = _batches(run, state, length)
         report, done = None, 0
         while done < length and not stop():
@@ -134,7 +146,7 @@ def train(
         batches.close()
         if done == length:  # a stop in between adds no look of its own: all comes at the steps it would come at
             _look(run, state, judge, log, say, report)
-            _close_up(run.recipe, state)
+            _close_up(run.looks, state)
         if save is not None and (stop() or time.perf_counter() - saved > save_seconds):
             save(state)
             saved = time.perf_counter()
@@ -143,18 +155,18 @@ def train(
     return True, spent()
 
 
-def _until_next_look(recipe: Recipe, state: State) -> int:
+def _until_next_look(looks: Looks, state: State) -> int:
     """Steps until something may be due: a logged step, a rung, a roll's last step."""
-    due = [recipe.log_every - state.step % recipe.log_every]
+    due = [looks.log_every - state.step % looks.log_every]
     for slot in state.slots:
         if slot.draw is not None:
-            marks = [*_rung_steps(recipe), recipe.steps]
+            marks = [*_rung_steps(looks), looks.steps]
             due.append(next(mark for mark in marks if mark > slot.step) - slot.step)
     return min(due)
 
 
-def _rung_steps(recipe: Recipe) -> list[int]:
-    return [max(1, round(share * recipe.steps)) for share in recipe.rungs]
+def _rung_steps(looks: Looks) -> list[int]:
+    return [max(1, round(share * looks.steps)) for share in looks.rungs]
 
 
 def _batches(run: Run, state: State, length: int):
@@ -162,22 +174,22 @@ def _batches(run: Run, state: State, length: int):
     last = next(slot.draw for slot in state.slots if slot.draw is not None)
     loaders = [run.loader(slot.draw or last) for slot in state.slots]
     steps = [slot.step for slot in state.slots]
-    make = lambda ahead: joint_batch(loaders, [step + ahead for step in steps], run.recipe.accumulate)
+    make = lambda ahead: joint_batch(loaders, [step + ahead for step in steps], run.accumulate)
     return prefetch(make, range(length), size_of=bytes_of)
 
 
 def _look(run, state, judge, log, say, report) -> None:
     """What is due at this step: the log, deaths, rungs, ends, and new draws for the slots that became free."""
-    recipe = run.recipe
+    looks = run.looks
     states = np.asarray(state.rolls.state)
     here = [number for number, slot in enumerate(state.slots) if slot.draw is not None]
-    done = {number for number in here if state.slots[number].step >= recipe.steps}
-    if state.step % recipe.log_every == 0 or len(done) == len(here):
+    done = {number for number in here if state.slots[number].step >= looks.steps}
+    if state.step % looks.log_every == 0 or len(done) == len(here):
         log(state, report)
     for number in here:
         if states[number] != ALIVE:
             _end(run, state, number, REASONS[states[number]], say)
-    rungs = _rung_steps(recipe)
+    rungs = _rung_steps(looks)
     alive = [number for number in here if states[number] == ALIVE]
     at_rung = [n for n in alive if n not in done and rungs[state.slots[n].rungs :][:1] == [state.slots[n].step]]
     for group, final in ((at_rung, False), ([n for n in alive if n in done], True)):
@@ -191,16 +203,16 @@ def _look(run, state, judge, log, say, report) -> None:
             slot, verdict = state.slots[number], judged[number]
             reason = COLLAPSED if verdict.collapsed else ""
             if final:
-                _end(run, state, number, reason, say, lottery.trainable_of(state.rolls, number), verdict.detail)
+                _end(run, state, number, reason, say, tickets.trainable_of(state.rolls, number), verdict.detail)
             elif reason:
                 _end(run, state, number, reason, say)
-            elif lottery.passes_rung(verdict.figure, state.reached[slot.rungs], recipe.keep_share):
+            elif tickets.passes_rung(verdict.figure, state.reached[slot.rungs], looks.keep_share):
                 slot.rungs += 1
             else:
                 _end(run, state, number, REASONS[STOPPED], say)
 
 
-def _close_up(recipe: Recipe, state: State) -> None:
+def _close_up(looks: Looks, state: State) -> None:
     """Leaves empty slots out where they are half of all or more: the step is compiled anew, for fewer rolls.
 
     An empty slot stays empty (`_end` fills one at once or never), but costs as much as a full one. Halving keeps the
@@ -209,36 +221,36 @@ def _close_up(recipe: Recipe, state: State) -> None:
     full = [number for number, slot in enumerate(state.slots) if slot.draw is not None]
     if not full or 2 * len(full) > len(state.slots):
         return
-    left = recipe.steps - min(state.slots[number].step for number in full)
+    left = looks.steps - min(state.slots[number].step for number in full)
     if left * (len(state.slots) - len(full)) < WORTH_A_PROGRAM:
         return
-    state.rolls = lottery.take(state.rolls, np.array(full))
+    state.rolls = tickets.take(state.rolls, np.array(full))
     state.slots = [state.slots[number] for number in full]
 
 
 def _end(run, state, number, reason, say, trainable=None, judged=None) -> None:
     """Ends the roll in a slot, and draws the slot again where there is cause and a draw is left."""
-    slot, recipe = state.slots[number], run.recipe
+    slot, looks = state.slots[number], run.looks
     old, died = slot.draw, bool(reason) and reason != REASONS[STOPPED]
-    again = died and state.width > 1 and state.redraws < recipe.redraws
+    again = died and state.width > 1 and state.redraws < looks.redraws
     # Where a roll died, the device's count is what it did: the slot's goes on until the next look.
     step = int(state.rolls.step[number]) if died and reason != COLLAPSED else slot.step
     state.ended.append(FinishedRoll(old, step, reason, again, trainable, judged))
     new = None
     if again:
         # Its number is new, so its seed is; its settings are those of the one that died, at a lower rate.
-        new = lottery.draw(recipe, state.drawn + state.redraws, old.attempt + 1, old.fold)
-        rate = old.rate * recipe.redraw_factor
+        new = run.lottery.draw(state.drawn + state.redraws, old.attempt + 1, old.fold)
+        rate = old.rate * run.lottery.redraw_factor
         new = dataclasses.replace(new, rate=rate, alpha=old.alpha, weight_decay=old.weight_decay)
         state.redraws += 1
     elif state.drawn < run.draws:
-        new = lottery.draw(recipe, state.drawn + state.redraws, fold=_fold(run, state.drawn))
+        new = run.lottery.draw(state.drawn + state.redraws, fold=_fold(run, state.drawn))
         state.drawn += 1
     if reason:
         after = f"; its slot draws roll {new.roll}, lr {new.rate:.4g}" if new else ""
-        say(f"roll {old.roll}: {reason} at step {step}/{recipe.steps} (lr {old.rate:.4g}){after}")
+        say(f"roll {old.roll}: {reason} at step {step}/{looks.steps} (lr {old.rate:.4g}){after}")
     state.slots[number] = Slot(new)
     if new is None:
-        state.rolls = lottery.mark(state.rolls, number, STOPPED)
+        state.rolls = tickets.mark(state.rolls, number, STOPPED)
     else:
-        state.rolls = lottery.replace(state.rolls, number, lottery.begin(recipe, run.config, run.start, [new]))
+        state.rolls = tickets.replace(state.rolls, number, tickets.begin(run.lottery, run.config, run.start, [new]))

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from rolltune import adapters
-from rolltune.recipe import Recipe
 from rolltune.training.step import ALIVE, Roll, StepConfig
 
 
@@ -28,27 +27,30 @@ class Draw:
     fold: int | None = None
 
 
-def draw(recipe: Recipe, roll: int, attempt: int = 0, fold: int | None = None) -> Draw:
-    """The roll's seed, peak rate, alpha and decay: the same for a recipe and number, whatever else is drawn."""
-    seed = recipe.seed + roll
-    in_turn = lambda values, single: values[roll % len(values)] if values else single
-    if recipe.rates:
-        rate = in_turn(recipe.rates, recipe.rate)
-    elif recipe.rate_range:
-        low, high = map(math.log, recipe.rate_range)
-        share = np.random.Philox(key=np.array([recipe.seed, roll], np.uint64)).random_raw() / 2**64
-        rate = math.exp(low + (high - low) * share)
-    else:
-        rate = recipe.rate
-    alpha, decay = in_turn(recipe.alphas, recipe.alpha), in_turn(recipe.weight_decays, recipe.weight_decay)
-    return Draw(roll, seed, rate * recipe.redraw_factor**attempt, alpha, decay, attempt, fold)
+@dataclasses.dataclass(frozen=True)
+class Lottery:
+    """What rolls differ in. Of several rates, alphas or decays each roll has the next in turn."""
 
+    seed: int  # of roll 0; the others count up
+    rates: tuple[float, ...]  # peak learning rates
+    alphas: tuple[float, ...]
+    weight_decays: tuple[float, ...]
+    rank: int  # of adapters, the same for all
+    rslora: bool = False
+    rate_range: tuple[float, ...] = ()  # (low, high): each roll's rate is drawn log-uniformly, instead of `rates`
+    redraw_factor: float = 0.5  # of the rate, each time a slot is drawn again
 
-def own_recipe(recipe: Recipe, draw: Draw) -> Recipe:
-    """The recipe that trains this one roll alone: what is drawn, written as single values."""
-    single = {"rates": (), "rate_range": (), "alphas": (), "weight_decays": ()}
-    drawn = {"seed": draw.seed, "rate": draw.rate, "alpha": draw.alpha, "weight_decay": draw.weight_decay}
-    return dataclasses.replace(recipe, **single, **drawn)
+    def draw(self, roll: int, attempt: int = 0, fold: int | None = None) -> Draw:
+        """The roll's seed, peak rate, alpha and decay: the same for its number, whatever else is drawn."""
+        in_turn = lambda values: values[roll % len(values)]
+        if self.rate_range:
+            low, high = map(math.log, self.rate_range)
+            share = np.random.Philox(key=np.array([self.seed, roll], np.uint64)).random_raw() / 2**64
+            rate = math.exp(low + (high - low) * share)
+        else:
+            rate = in_turn(self.rates)
+        rate *= self.redraw_factor**attempt
+        return Draw(roll, self.seed + roll, rate, in_turn(self.alphas), in_turn(self.weight_decays), attempt, fold)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,16 +63,13 @@ class InitialWeights:
     adapters: dict[str, Any] = dataclasses.field(default_factory=dict)  # of a second pass: trained before
 
 
-def begin(recipe: Recipe, config: StepConfig, start: InitialWeights, draws: Sequence[Draw]) -> Roll:
+def begin(lottery: Lottery, config: StepConfig, start: InitialWeights, draws: Sequence[Draw]) -> Roll:
     """Fresh rolls, every leaf [R, ...]."""
     seeds = jnp.asarray([one.seed for one in draws], jnp.uint32)
-    own = [own_recipe(recipe, one) for one in draws]
-    numbers = {name: jnp.asarray([getattr(one, name) for one in own], jnp.float32) for name in NUMBERS}
-    fresh = Fresh(recipe.rank, tuple(sorted(start.lora.items())), tuple(sorted(start.heads.items())))
-    return _begin(fresh, config.transform, start.full, start.adapters, seeds, numbers)
-
-
-NUMBERS = ("rate", "scale", "weight_decay")  # of a roll's own recipe, that the step reads
+    scale = lambda one: adapters.rank_scale(one.alpha, lottery.rank, lottery.rslora)
+    numbers = [[one.rate, scale(one), one.weight_decay] for one in draws]
+    fresh = Fresh(lottery.rank, tuple(sorted(start.lora.items())), tuple(sorted(start.heads.items())))
+    return _begin(fresh, config.transform, start.full, start.adapters, seeds, jnp.asarray(numbers, jnp.float32))
 
 
 class Fresh(NamedTuple):
@@ -98,9 +97,9 @@ def _begin(fresh: Fresh, transform, full, trained, seeds, numbers):
             optimizer=transform.init(trainable),
             key=jax.random.fold_in(key, 1),
             step=number(0, jnp.int32),
-            rate=own["rate"],
-            scale=own["scale"],
-            decay=own["weight_decay"],
+            rate=own[0],
+            scale=own[1],
+            decay=own[2],
             fast=number(0),
             best=number(0),
             state=number(ALIVE, jnp.int32),

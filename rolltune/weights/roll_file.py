@@ -44,7 +44,7 @@ class RollCard:
 
 
 @dataclass(frozen=True)
-class Roll:
+class RollFile:
     tree: dict
     card: RollCard
 
@@ -80,7 +80,7 @@ def read_card(path: Path | str) -> RollCard:
     return _read(Path(path), arrays=False)[1]
 
 
-def load_roll(path: Path | str, base: Base | None = None) -> Roll:
+def load_roll(path: Path | str, base: Base | None = None) -> RollFile:
     """The roll, checked to be whole (each array's CRC, the card's list of arrays) and to belong to `base`."""
     tree, card = _read(Path(path), arrays=True)
     if base is not None and base.hash != card.base.hash:
@@ -90,7 +90,7 @@ def load_roll(path: Path | str, base: Base | None = None) -> Roll:
             + ("the same name, but other weights. " if base.name == card.base.name else "another one. ")
             + "On other weights the roll's changes mean nothing. Give the model it was trained on, or train again."
         )
-    return Roll(tree, card)
+    return RollFile(tree, card)
 
 
 def _read(path: Path, arrays: bool) -> tuple[dict, RollCard]:
@@ -130,7 +130,12 @@ def _read(path: Path, arrays: bool) -> tuple[dict, RollCard]:
         *(zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, TypeError, AttributeError),
         *(OSError, NotImplementedError, SyntaxError, MemoryError),
     ) as error:
-        # All that NumPy and zipfile raise over bytes they didn't write themselves.
+        # All that NumPy and zipfile raise over bytes they didn't write themselves. NumPy takes what it doesn't know for
+        # pickled objects and says how to load these unsafely: nobody should.
+        if "pickle" in str(error):
+            raise UserError(
+                f"{path} is no roll: no npz at all, or one with Python objects (pickle), which are never loaded."
+            ) from error
         raise UserError(f"{damaged} ({type(error).__name__}: {error}). Train or copy it again.") from error
     return nest(loaded.items()), card
 
@@ -149,3 +154,15 @@ def _card(path: Path, text: bytes) -> tuple[dict[str, list], RollCard]:
         raise UserError(f"{path}: the card in {META} lacks base, method, recipe or arrays: another program wrote it.")
     kept = {name: value for name, value in values.items() if name in known and name != "base"}
     return listed, RollCard(base=Base(str(base.get("name")), str(base.get("hash"))), **kept)
+
+
+def nested_lora(flat: dict[str, Any]) -> dict[str, Any]:
+    """{"p/a": x, "p/b": y, "q": z} -> {"p": {"a": x, "b": y}, "q": z}."""
+    nested: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        parent, _, last = path.rpartition("/")
+        if last in ("a", "b") and parent.endswith("/kernel"):
+            nested.setdefault(parent, {})[last] = leaf
+        else:
+            nested[path] = leaf
+    return nested

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from rolltune.commands import doctor
 from rolltune.commands.common import find_dataset
 from rolltune.commands.shuffle import main
 from rolltune.data.sources import read_examples
@@ -82,9 +83,21 @@ def test_a_newcomer_without_data_is_told_where_it_comes_from(tmp_path):
         main(["-n", "set1", "--dataset-folder", str(tmp_path)])
 
 
+def test_the_terminal_is_told_nothing_by_an_answer(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    answers = ["yes\x1b[2J", "no\u202e", "yes\x1b[2J", "no\u202e"]
+    rows = [json.dumps({"prefix": f"q{number}", "suffix": answer}) for number, answer in enumerate(answers)]
+    (tmp_path / "data.jsonl").write_text("\n".join(rows))
+    assert main(["data.jsonl", "-v", "2", "--dataset-folder", "dataset"]) == 0
+    (tmp_path / "odd\x1b[2J.jsonl").write_text(json.dumps({"prefix": "q", "suffix": "a", "image": "absent.png"}))
+    doctor.main(["data.jsonl", "odd\x1b[2J.jsonl"])
+    printed = capsys.readouterr().out
+    assert "\\x1b[2J" in printed and not {"\x1b", "\u202e"} & set(printed)
+
+
 def test_a_set_is_looked_for_in_the_playground(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="cd into playground"):
+    with pytest.raises(UserError, match="cd into the folder that has it"):
         find_dataset("set1")
     (tmp_path / "dataset").mkdir()
     with pytest.raises(UserError, match=r"02-shuffle_data\.sh -v 10 -n set1 makes it"):

@@ -1,0 +1,114 @@
+"""Try prompts before any training: score each on the data, and write the best into a recipe."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
+
+from rolltune import atomic, trees
+from rolltune.data.batches import Encoded
+from rolltune.data.sets import find_dataset, shown
+from rolltune.data.shapes import shapes_for
+from rolltune.errors import UserError
+from rolltune.evaluation import compiled
+from rolltune.evaluation.evaluator import Evaluator
+from rolltune.evaluation.metrics import NAMES, check_name, measure, rounded
+from rolltune.evaluation.tasks import CHOOSE
+from rolltune.inputs import features, rows
+from rolltune.inputs.pictures import read_pictures
+from rolltune.models.forward import Network
+from rolltune.recipe import Recipe
+from rolltune.tracking import progress
+from rolltune.training import setup
+from rolltune.training.dataset import Data, Wanted, read_data
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The flags of 05-search_prompt.py."""
+
+    dataset: str
+    metric: str = "log-loss"
+    write: Path | None = None  # the recipe to write
+
+
+def search(options: Options, recipe: Recipe, prompts: Sequence[str], say: Callable[[str], None]) -> int:
+    check_name(options.metric)
+    wanted = Wanted(recipe.task, recipe.answers, recipe.positive, recipe.frames)
+    data = read_data(find_dataset(options.dataset), wanted, say)
+    if data.task.kind != CHOOSE:
+        raise UserError(f"task: {data.task.kind}; prompts are compared by the scores of allowed answers (task: choose)")
+    predictions = score_prompts(recipe, data, prompts)
+    measured = [measure(one, data.positive.answer) for one in predictions]
+    sign = 1 if options.metric == "log-loss" else -1
+
+    def key(number: int) -> tuple[float, float]:
+        figure, loss = measured[number].figure(options.metric), measured[number].log_loss
+        return (float("inf") if figure is None else sign * figure, float("inf") if loss is None else loss)
+
+    order = sorted(range(len(prompts)), key=key)
+    _print_table([(prompts[n], measured[n]) for n in order])
+    best = prompts[order[0]]
+    if not best:
+        say("the rows' own prompts are the best of these")
+        return 0
+    say(f"best: {best!r}")
+    if options.write is not None:
+        atomic.write_text(options.write, recipe_text(dataclasses.replace(recipe, prompt=best)))
+        say(
+            f"written: {shown(options.write)}; next: ./03-do_learn.py -d {options.dataset} -w NAME --config {options.write}"
+        )
+    return 0
+
+
+def score_prompts(recipe: Recipe, data: Data, prompts: Sequence[str]) -> list[Any]:
+    """One Prediction a prompt, over the same image features: the tower runs once for all of them."""
+    model, params = setup.load(recipe)
+    examples = [data.examples[place] for place in data.seen]
+    pictures = read_pictures(model.family, model.config, examples)
+    plan = setup.plan_of(model, {}, 0)
+    asked = setup.asking(recipe, data.task)
+    each = [dataclasses.replace(asked, prompt=prompt) for prompt in prompts]
+    made = [rows.encode_rows(model, pictures, examples, one, rows.SCORE)[0] for one in each]
+    feed = features.feed(model, params, pictures, plan.projected, plan.in_step, recipe.table_gib)
+    # One shape for all prompts, so that the program is compiled once.
+    shapes = shapes_for([feed.shape(row) for some in made for row in some], most=1)
+    base = trees.arrange(params, model.stacks)
+    network = Network(model.family, model.config, plan.projected)
+    score = compiled.compile_score(network, plan.stacks, len(data.task.answers))
+    ones = jnp.ones((1,), jnp.float32)
+    labels = [one.answer for one in examples]
+    evaluators = [
+        Evaluator(data.task, examples, Encoded(some, feed, shapes, labels), base, score, recipe.evaluate_batch)
+        for some in made
+    ]
+    return [one.predict({}, ones)[0] for one in progress(evaluators, "prompts", len(evaluators))]
+
+
+def _print_table(measured: Sequence[tuple[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for name in (*NAMES, "prompt"):
+        table.add_column(name, justify="left" if name == "prompt" else "right", overflow="fold")
+    for prompt, metrics in measured:
+        table.add_row(*(rounded(metrics.figure(name)) for name in NAMES), prompt or "(each row's own)")
+    Console(highlight=False).print(table)
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """A recipe file that holds what differs from the defaults."""
+    defaults = Recipe()
+    changed = {
+        field.name: getattr(recipe, field.name)
+        for field in dataclasses.fields(recipe)
+        if getattr(recipe, field.name) != getattr(defaults, field.name)
+    }
+    lines = "".join(f"    config.{name} = {value!r}\n" for name, value in changed.items())
+    return (
+        '"""Written by 05-search_prompt.py: the prompt that served best before training."""\n\n'
+        "from ml_collections import ConfigDict\n\n\n"
+        f"def get_config():\n    config = ConfigDict()\n{lines}    return config\n"
+    )

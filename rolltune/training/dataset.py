@@ -1,0 +1,81 @@
+"""The rows of a data set: read and checked, split by split, with the task that they are for."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from rolltune.data.examples import Example
+from rolltune.data.images import apply_frame_policy
+from rolltune.data.sources import read_examples
+from rolltune.errors import UserError
+from rolltune.evaluation import metrics as measuring
+from rolltune.evaluation import tasks
+from rolltune.evaluation.metrics import Positive
+from rolltune.evaluation.tasks import WRITE, Task
+from rolltune.training.rolls import Draw
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The splits of a data set, in order, as one list; `spans` says which rows are which split's."""
+
+    examples: list[Example]
+    spans: dict[str, range]
+    files: dict[str, Path]
+    task: Task
+    positive: Positive
+
+    def of(self, split: str) -> list[Example]:
+        return [self.examples[place] for place in self.spans[split]]
+
+    def id_in_file(self, place: int) -> str:
+        """A row's id as its file has it, without the split's name."""
+        return self.examples[place].id.partition("/")[2]
+
+    @property
+    def seen(self) -> list[int]:
+        """The rows that may choose a roll: all but the test split's."""
+        return [place for split, span in self.spans.items() if split != "test" for place in span]
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What is stated about the answers: their kind, those that are allowed, the positive one."""
+
+    task: str
+    answers: tuple[str, ...] = ()
+    positive: str = ""
+    frames: str = "middle"  # of animated images
+
+
+def read_data(files: Mapping[str, Path], wanted: Wanted, say: Callable[[str], None]) -> Data:
+    """Reads and checks every file before anything is loaded. All problems of a file come in one UserError."""
+    examples: list[Example] = []
+    spans = {}
+    for split, path in files.items():
+        some = apply_frame_policy(read_examples(path, say=say), wanted.frames)
+        # An id is unique in its file; two splits may each have a row 1.
+        some = [dataclasses.replace(one, id=f"{split}/{one.id}") for one in some]
+        spans[split] = range(len(examples), len(examples) + len(some))
+        examples += some
+    task, why = tasks.decide(wanted.task, wanted.answers, examples)
+    say(why)
+    return Data(examples, spans, dict(files), task, _positive(task, wanted.positive, examples))
+
+
+def _positive(task: Task, named: str, examples: Sequence[Example]) -> Positive:
+    if task.kind == WRITE:
+        return Positive(None, "written answers: judged by what is written")
+    if named and named not in task.answers:
+        raise UserError(f"positive: {named!r} is not one of the answers {list(task.answers)}")
+    if named:
+        return Positive(named, f"{named!r} is the positive answer")
+    counts = {answer: sum(one.answer == answer for one in examples) for answer in task.answers}
+    return measuring.choose_positive(task.answers, counts)
+
+
+def judged_rows(data: Data, folds: Sequence[int] | None, draw: Draw | None) -> list[int]:
+    """The rows that judge a roll: a fold's own, or the validation rows, or else the training rows."""
+    if folds is not None and draw is not None:
+        return [place for place, fold in zip(data.seen, folds, strict=True) if fold == draw.fold]
+    return list(data.spans.get("valid") or data.spans["train"])

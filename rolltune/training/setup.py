@@ -1,0 +1,268 @@
+"""From files to something that runs, in five steps that can each be called alone: load, plan, encode, cache, compile.
+
+Setting up costs time linear in the rows. What must be said is said in the first steps: before hours of work, not after.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from rolltune import adapters, base, optim, trees
+from rolltune.adapters import CLASSES
+from rolltune.base import Model
+from rolltune.batch import Row
+from rolltune.data.batches import Encoded, Loader
+from rolltune.device import is_gpu
+from rolltune.errors import UserError
+from rolltune.evaluation import compiled
+from rolltune.evaluation.evaluator import Evaluator, Writer, candidates_of
+from rolltune.evaluation.tasks import CLASSIFY, WRITE, Task
+from rolltune.inputs import features, rows, states
+from rolltune.inputs.feeds import TileFeed
+from rolltune.inputs.pictures import Pictures, read_pictures
+from rolltune.inputs.rows import Asking
+from rolltune.models.forward import Network
+from rolltune.recipe import Recipe
+from rolltune.text import encode as encoding
+from rolltune.training import step
+from rolltune.training.dataset import Data
+from rolltune.training.loop import Looks, Run
+from rolltune.training.rolls import Draw, InitialWeights, Lottery
+from rolltune.training.step import StepConfig
+from rolltune.trees import Stacks
+
+
+def load(recipe: Recipe) -> tuple[Model, dict]:
+    """The model, and its parameters on the device."""
+    return base.load(recipe.model, recipe.tokenizer, recipe.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is trained, and so where the batch's rows come in."""
+
+    words: Mapping[str, str]  # path -> frozen, lora or full
+    stacks: Stacks  # of the layers from `first` up
+    first: int  # the lowest layer that is trained, where the states below it are to be kept
+    in_step: bool  # a tower is trained: it runs in the step
+    projected: bool  # kept rows are past the projector
+    new_classes: int = 0  # outputs of a head that the checkpoint does not have
+
+    def paths(self, word: str) -> list[str]:
+        return [path for path, own in self.words.items() if own == word]
+
+    @property
+    def trained(self) -> list[str]:
+        return self.paths("lora") + self.paths("full")
+
+
+def plan(model: Model, shapes: Mapping[str, Sequence[int]], recipe: Recipe, task: Task) -> Plan:
+    """What the recipe trains of parameters of these shapes. Raises UserError for what cannot be, naming the entry."""
+    classes = len(task.answers) if task.kind == CLASSIFY else 0
+    had = shapes.get(CLASSES)
+    if classes and had is not None and had[-1] != classes:
+        raise UserError(
+            f"{model.base.name} has a head of {had[-1]} classes, the data {classes} answers: {task.answers}"
+        )
+    new = classes if had is None else 0
+    paths = [*shapes, *([CLASSES] if new else [])]
+    chosen = recipe.trainability
+    if CLASSES in paths and recipe.method != "rules":
+        chosen = [(CLASSES, "full"), *chosen]  # a head is there to be trained, whatever else is
+    words = adapters.trainability(chosen, paths)
+    depth = model.config.text.layers
+    if recipe.first_layer >= depth:
+        raise UserError(f"first_layer: {recipe.first_layer}, but the decoder has the layers 0 to {depth - 1}")
+    trained = [path for path, word in words.items() if word != "frozen"]
+    outside = [path for path in trained if not trees.stack_of(path, model.stacks)]
+    above = [path for path in outside if path.startswith(("text/norm/", "text/head/", "text/classes/"))]
+    if recipe.first_layer and (below := sorted(set(outside) - set(above))):
+        raise UserError(f"first_layer: {recipe.first_layer}, but {below[0]!r}, which is trained, lies below the layers")
+    return dataclasses.replace(plan_of(model, words, recipe.first_layer), new_classes=new)
+
+
+def plan_of(model: Model, words: Mapping[str, str], first: int) -> Plan:
+    """Where rows come in, by what is trained: a recipe's words for all paths, or a saved roll's for its own."""
+    visual = [path for path, word in words.items() if word != "frozen" and not path.startswith("text/")]
+    in_step = any(path.startswith(tuple(f"{tower}/" for tower in model.family.towers)) for path in visual)
+    width = model.family.feature_width
+    # The narrower side is kept. Where a projector is trained, rows come before it: after, it would get no gradient.
+    narrower = width is not None and model.config.text.width < width(model.config)
+    projected = not visual and width is not None and (first > 0 or narrower)
+    return Plan(words, trees.above(model.stacks, first), first, in_step, projected)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Encoded rows: `training` of those that may be trained on, `scoring` of all, `prompts` for written answers."""
+
+    pictures: Pictures
+    training: list[Row]
+    scoring: list[Row]
+    prompts: list[Row]
+    cut: int  # training rows whose text was cut
+
+
+def asking(recipe: Recipe, task: Task) -> Asking:
+    return Asking(task, recipe.prompt, recipe.max_tokens, recipe.truncate == "right")
+
+
+def encode(model: Model, recipe: Recipe, data: Data) -> Inputs:
+    """Tokens of all rows; pictures are looked at, none is decoded. All rows that are too long come in one UserError."""
+    pictures = read_pictures(model.family, model.config, data.examples)
+    asked, seen = asking(recipe, data.task), [data.examples[place] for place in data.seen]
+    training, cut = rows.encode_rows(model, pictures, seen, asked, rows.TRAIN)
+    scoring, _ = rows.encode_rows(model, pictures, data.examples, asked, rows.SCORE)
+    prompts: list[Row] = []
+    if data.task.kind == WRITE:
+        prompts, _ = rows.encode_rows(model, pictures, data.examples, asked, rows.WRITE)
+    return Inputs(pictures, training, scoring, prompts, cut)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cached:
+    """What is computed before the first step: the frozen tree as it runs, and rows that point at what is kept."""
+
+    base: dict
+    network: Network  # of training and scoring
+    whole: Network  # of generation, which runs all layers
+    training: Encoded
+    scoring: Encoded
+    prompts: Encoded | None
+    start: InitialWeights
+
+
+def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, inputs: Inputs) -> Cached:
+    """Runs all that is frozen once, and takes what is done with from the device. `params` are emptied."""
+    feed = features.feed(model, params, inputs.pictures, plan.projected, plan.in_step, recipe.table_gib)
+    seen = [data.examples[place] for place in data.seen]
+    training = rows.encoded(inputs.training, feed, seen)
+    scoring = rows.encoded(inputs.scoring, feed, data.examples)
+    prompts = rows.encoded(inputs.prompts, feed, data.examples) if inputs.prompts else None
+    if not plan.in_step and not isinstance(feed, TileFeed):
+        for tower in model.family.towers:
+            params.pop(tower)  # its work is done; the memory is the rolls'
+    start = initial_weights(model, params, plan)
+    frozen = trees.arrange(params, model.stacks, plan.first, is_gpu(), plan.paths("full"))
+    whole = network = Network(model.family, model.config, plan.projected, remat=recipe.remat)
+    if plan.first:
+        keep = lambda encoded: states.keep(
+            model, network, frozen, encoded, plan.first, recipe.evaluate_batch, recipe.table_gib
+        )
+        kept = keep(training), keep(scoring)
+        if kept[0] and kept[1]:  # otherwise the layers stay, and each step runs them
+            training, scoring = kept
+            network = dataclasses.replace(network, first=plan.first, projected=True)
+            if prompts is None:
+                frozen["text"].pop("lower")
+    return Cached(frozen, network, whole, training, scoring, prompts, start)
+
+
+def initial_weights(model: Model, params: dict, plan: Plan) -> InitialWeights:
+    """Shapes of adapters and of a new head; float32 copies of the weights that are trained themselves."""
+    flat = trees.flatten(params)
+    stack = lambda path: trees.stack_of(path, plan.stacks)
+    upper = lambda path, shape: (len(plan.stacks[name]), *shape[1:]) if (name := stack(path)) else tuple(shape)
+    lora = {path: upper(path, flat[path].shape) for path in plan.paths("lora")}
+    cut = lambda path: trees.cut_of(path, model.stacks, plan.first)
+    full = {path: jnp.asarray(flat[path][cut(path) :] if cut(path) else flat[path], jnp.float32)
+            for path in plan.paths("full") if path in flat}  # fmt: skip
+    heads = {CLASSES: (model.config.text.width, plan.new_classes)} if plan.new_classes else {}
+    return InitialWeights(lora, full, heads)
+
+
+def going_on(start: InitialWeights, continued: Mapping[str, Any]) -> InitialWeights:
+    """The weights of a roll to go on from in the place of fresh ones. Raises UserError for what is not trained now."""
+    for path in continued:
+        if path not in start.lora and path not in start.full and path not in start.heads:
+            raise UserError(f"the roll to go on from trained {path!r}, which this recipe does not")
+    as_float = lambda leaf: jnp.asarray(leaf, jnp.float32)
+    own = {path: as_float(leaf) for path, leaf in continued.items() if not isinstance(leaf, dict)}
+    return InitialWeights(
+        lora={path: shape for path, shape in start.lora.items() if path not in continued},
+        full=start.full | own,
+        heads={path: shape for path, shape in start.heads.items() if path not in continued},
+        adapters={path: {side: as_float(x) for side, x in leaf.items()}
+                  for path, leaf in continued.items() if isinstance(leaf, dict)},
+    )  # fmt: skip
+
+
+def compile(
+    model: Model,
+    plan: Plan,
+    recipe: Recipe,
+    data: Data,
+    cached: Cached,
+    loaders: Callable[[Draw], Loader],
+    draws: int,
+    folds: int | None = None,
+) -> tuple[Run, Evaluator]:
+    """The step and the evaluation; XLA compiles each when it is called first."""
+    warmup = round(recipe.warmup * recipe.steps)
+    config = StepConfig(
+        cached.network,
+        plan.stacks,
+        optim.Schedule(recipe.schedule, recipe.steps, warmup),
+        optim.transform(recipe.optimizer, recipe.clip or None),
+        dropout=recipe.dropout,
+        average=recipe.average,
+        explosion_factor=recipe.explosion_factor,
+        explosion_margin=recipe.explosion_margin,
+    )
+    run = Run(
+        lottery(recipe),
+        Looks(recipe.steps, recipe.log_every, recipe.rungs, recipe.keep_share, recipe.redraws),
+        config,
+        cached.start,
+        step.compile_step(config),
+        cached.base,
+        loaders,
+        recipe.accumulate,
+        draws,
+        folds,
+    )
+    score = compiled.compile_score(cached.network, plan.stacks, candidates_of(data.task, data.examples))
+    writer = None
+    if cached.prompts is not None:
+        writer = make_writer(model, cached.whole, plan.stacks, cached.prompts, recipe.answer_tokens)
+    evaluator = Evaluator(data.task, data.examples, cached.scoring, cached.base, score, recipe.evaluate_batch, writer)
+    return run, evaluator
+
+
+def make_writer(model: Model, network: Network, stacks: Stacks, prompts: Encoded, tokens: int) -> Writer:
+    template, tokenizer = model.family.template, model.tokenizer
+    write = compiled.compile_write(network, stacks, tokens, encoding.stop_ids(template, tokenizer))
+    return Writer(prompts, write, lambda ids: encoding.answer_text(template, tokenizer, ids))
+
+
+def lottery(recipe: Recipe) -> Lottery:
+    return Lottery(
+        recipe.seed,
+        recipe.rates or (recipe.rate,),
+        recipe.alphas or (recipe.alpha,),
+        recipe.weight_decays or (recipe.weight_decay,),
+        recipe.rank,
+        recipe.rslora,
+        recipe.rate_range if not recipe.rates else (),
+        recipe.redraw_factor,
+    )
+
+
+def loaders(recipe: Recipe, training: Encoded, data: Data, folds: Sequence[int] | None) -> Callable[[Draw], Loader]:
+    """A draw's batches: of the training split, or of all rows but its fold's. The encoded rows serve them all."""
+    made: dict[tuple, Loader] = {}
+    number = {place: n for n, place in enumerate(data.seen)}
+    split = np.array([number[place] for place in data.spans["train"]])
+
+    def loader(draw: Draw) -> Loader:
+        key = (draw.seed, draw.fold)
+        if key not in made:
+            places = split if folds is None else np.flatnonzero(np.asarray(folds) != draw.fold)
+            balance, weighted = recipe.balance == "sample", recipe.balance == "weight"
+            made[key] = Loader(training, places, recipe.batch * recipe.accumulate, draw.seed, balance, weighted)
+        return made[key]
+
+    return loader
