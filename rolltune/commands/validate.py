@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_parser("04-validate.py", __doc__, EXAMPLES)
     parser.add_argument("-m", "--models", nargs="+", required=True, metavar="ROLL", help="roll files, or patterns")
     parser.add_argument("data", nargs="*", type=Path, help="JSONL files, or other sources that 03 takes")
-    parser.add_argument("--metric", default="f-measure", help="what the table shows (default f-measure)")
+    parser.add_argument("--metric", default="", help="what the table shows (f-measure; log-loss of rolls that write)")
     parser.add_argument("--generate", type=int, metavar="N", help="write answers of up to N tokens instead of scoring")
     parser.add_argument("--model", help="the base model, where it is not where the roll was trained")
     parser.add_argument("--json", type=Path, help="also write the table here")

@@ -17,6 +17,7 @@ from rolltune.data.sets import find_dataset, shown
 from rolltune.data.splits import cluster_rows, fold_by_id, fold_rows
 from rolltune.errors import UserError
 from rolltune.evaluation.evaluator import Evaluator
+from rolltune.evaluation.figures import check_name, default_metric
 from rolltune.evaluation.leaderboard import keep_count
 from rolltune.jobs.conclude import Finished, conclude, print_results
 from rolltune.jobs.interrupts import Interrupts
@@ -62,6 +63,8 @@ def learn(options: Options, recipe: Recipe, say: Say, began: float | None = None
     continued, passes, recipe = _second_pass(options, recipe, say)
     wanted = Wanted(recipe.task, recipe.answers, recipe.positive, recipe.frames)
     data = read_data(find_dataset(options.dataset), wanted, say)
+    recipe = dataclasses.replace(recipe, metric=recipe.metric or default_metric(data.task.kind))
+    check_name(recipe.metric, data.task.kind)
     folds = _folds(options, recipe, data, say)
     for path in (out.roll, out.report):
         atomic.check_folder(path.parent)

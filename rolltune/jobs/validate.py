@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -16,9 +15,9 @@ from rolltune.data.sets import shown
 from rolltune.data.sources import read_examples
 from rolltune.evaluation import cross_table
 from rolltune.evaluation.cross_table import Cell
-from rolltune.evaluation.generated import measure_generated
-from rolltune.evaluation.metrics import block, check_name, frequencies, measure, stage
-from rolltune.evaluation.tasks import WRITE
+from rolltune.evaluation.figures import block, check_name, measured, no_better
+from rolltune.evaluation.metrics import stage
+from rolltune.evaluation.written import Written, first_rows
 from rolltune.jobs.scorer import Bench, Scorer
 from rolltune.weights.roll_file import RollCard, load_roll, read_card
 
@@ -30,14 +29,15 @@ class Options:
     """What is asked beside the rolls. The flags of 04-validate.py."""
 
     data: Sequence[Path]
-    metric: str = "f-measure"
+    metric: str = ""  # empty: F-measure, or log-loss where a roll writes
     generate: int | None = None  # write answers of up to so many tokens instead of scoring
     model: str | None = None  # the base, where it is not where the roll was trained
     json: Path | None = None
 
 
 def validate(options: Options, rolls: Sequence[Path], say: Say) -> int:
-    check_name(options.metric)
+    if options.metric:
+        check_name(options.metric)
     cards = {path: read_card(path) for path in rolls}
     sets = {path: read_examples(path, say=say) for path in options.data}  # every complaint before a model is loaded
     cells: list[Cell] = []
@@ -50,16 +50,15 @@ def validate(options: Options, rolls: Sequence[Path], say: Say) -> int:
             bench, loaded = Bench(*base.load(wanted, recipe.tokenizer, recipe.dtype)), wanted
         scorer = Scorer(bench, load_roll(path, bench.model.base), recipe)
         for file, examples in sets.items():
-            if options.generate or scorer.task.kind == WRITE:
-                _print_generated(scorer, file, examples, options.generate, say)
-            else:
-                cells.append(_scored(scorer, path, file, examples, say))
+            cells.append(_scored(scorer, path, file, examples, options.generate, say))
     if cells:
         order = {shown(path): number for number, path in enumerate(rolls)}
         cells.sort(key=lambda cell: order[cell.checkpoint])
-        Console(highlight=False).print(cross_table.table(cells, options.metric))
+        defaults = {cell.metrics.names[0] for cell in cells if cell.metrics is not None}
+        metric = options.metric or (defaults.pop() if len(defaults) == 1 else "log-loss")
+        Console(highlight=False).print(cross_table.table(cells, metric))
         if options.json:
-            cross_table.write(options.json, cells, options.metric)
+            cross_table.write(options.json, cells, metric)
     return 0
 
 
@@ -67,22 +66,18 @@ def _base_of(card: RollCard, options: Options) -> str:
     return options.model or recipes.from_card(card.recipe).model
 
 
-def _scored(scorer: Scorer, path: Path, file: Path, examples: Sequence[Example], say: Say) -> Cell:
+def _scored(scorer: Scorer, path: Path, file: Path, examples: Sequence[Example], tokens: int | None, say: Say) -> Cell:
     facts = scorer.card.metrics
-    prediction = scorer.predict(apply_frame_policy(list(examples), scorer.recipe.frames))
-    figures = measure(prediction, facts.get("positive"))
+    chosen = apply_frame_policy(list(examples), scorer.recipe.frames)
+    prediction = scorer.predict(chosen, tokens)
+    figures = measured(prediction, facts.get("positive"))
     seen = file.is_file() and facts.get("files", {}).get("train", {}).get("sha256") == sha256_of(file)
     say(f"{shown(path)}:")
     say(block(f"{shown(file)} {stage(int(facts.get('passes', 1)))}", figures))
-    say(f"  {frequencies(figures)}")
+    say(f"  {figures.frequencies()}")
+    if isinstance(prediction, Written):
+        for line in first_rows(prediction, {one.id: one.source for one in chosen}):
+            say(line)
+    if poor := no_better(figures, "the roll"):
+        say(f"  {poor}")
     return Cell(shown(path), shown(file), figures, trained_on=seen)
-
-
-def _print_generated(scorer: Scorer, file: Path, examples: Sequence[Any], tokens: int | None, say: Say) -> None:
-    chosen = apply_frame_policy(list(examples), scorer.recipe.frames)
-    written = scorer.predict(chosen, tokens or scorer.recipe.answer_tokens).texts
-    figures = measure_generated(written, [one.accepted or (one.answer,) for one in chosen])
-    say(f"Result: {shown(file)} (written answers)")
-    say(f"  exact match: {figures.exact:.4f}\n  ANLS:        {figures.anls:.4f}")
-    for one, answer in list(zip(chosen, written, strict=True))[:5]:
-        say(f"  {one.source}: {answer!r} (right: {one.answer!r})")
