@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from rolltune.data.answers import normalise
 from rolltune.evaluation.metrics import refuse_unknown, require_numbers, rounded
 
 NAMES = ("log-loss", "exact-match", "anls")
@@ -146,24 +147,19 @@ def alternatives(accepted: Sequence[str], most: int = 4) -> str:
 
 
 def is_exact(answer: str, accepted: Sequence[str]) -> bool:
-    """Whether the answer is one of the accepted ones; see `same_form` for what does not count."""
-    return same_form(answer) in {same_form(right) for right in accepted}
-
-
-def same_form(text: str) -> str:
-    """Answers with the same form are equal: letter case and runs of spaces do not count."""
-    return _folded(text)
+    """Whether the answer is one of the accepted ones; see `answers.normalise` for what does not count."""
+    return normalise(answer) in {normalise(right) for right in accepted}
 
 
 def _majority_rate(accepted: Sequence[Sequence[str]]) -> float | None:
-    counts = Counter(form for rights in accepted for form in {same_form(right) for right in rights})
+    counts = Counter(form for rights in accepted for form in {normalise(right) for right in rights})
     return max(counts.values()) / len(accepted) if counts else None
 
 
 def _collapsed(texts: Sequence[str] | None, accepted: Sequence[Sequence[str]]) -> str | None:
-    if not texts or len({same_form(text) for text in texts}) > 1:
+    if not texts or len({normalise(text) for text in texts}) > 1:
         return None
-    by_all = set.intersection(*({same_form(right) for right in rights} for rights in accepted))
+    by_all = set.intersection(*({normalise(right) for right in rights} for rights in accepted))
     return None if by_all else texts[0]
 
 

@@ -91,6 +91,7 @@ def test_no_accepted_answer_is_refused():
     with pytest.raises(ValueError, match="without accepted answers"):
         similarity("a", [])
     assert is_exact(" YES ", ["no", "yes"])
+    assert is_exact("1,000.", ["1000"]) and not is_exact("the cat", ["cat"])  # the data's own rule
 
 
 def table_distance(left, right):
