@@ -9,6 +9,7 @@ from typing import Any
 
 from rolltune.errors import UserError
 from rolltune.models.layers import Rope
+from rolltune.weights.layouts import layer_norm, linear, vit_layers
 from rolltune.weights.names import Shape, TensorMap, keep, patches, pick, turn
 
 NPZ_BLOCK = "img/Transformer/encoderblock"
@@ -80,15 +81,7 @@ def hf_rows(sizes: Any) -> list[TensorMap]:
     v, t = sizes.vision, sizes.text
     D, W = v.width, t.width
     tower, text = "vision_tower.vision_model", "language_model.model"
-    vision_layer, text_layer = f"{tower}.encoder.layers.{{i}}", f"{text}.layers.{{i}}"
-
-    def linear(path: str, name: str, i: int, o: int, layers: int = 0, bias: bool = False) -> list[TensorMap]:
-        made = [TensorMap(f"{path}/kernel", f"{name}.weight", (i, o), turn((o, i), (1, 0)), layers)]
-        return [*made, TensorMap(f"{path}/bias", f"{name}.bias", (o,), keep(o), layers)] if bias else made
-
-    def norm(path: str, name: str, layers: int = 0) -> list[TensorMap]:
-        pairs = (("scale", "weight"), ("bias", "bias"))
-        return [TensorMap(f"{path}/{a}", f"{name}.{b}", (D,), keep(D), layers) for a, b in pairs]
+    text_layer = f"{text}.layers.{{i}}"
 
     embed, places = f"{tower}.embeddings", (v.image_size // v.patch) ** 2
     rows = [
@@ -100,15 +93,10 @@ def hf_rows(sizes: Any) -> list[TensorMap]:
         ),
         TensorMap("vision/patch/bias", f"{embed}.patch_embedding.bias", (D,), keep(D)),
         TensorMap("vision/position", f"{embed}.position_embedding.weight", (places, D), keep(places, D)),
-        *norm("vision/layers/norm1", f"{vision_layer}.layer_norm1", v.layers),
-        *norm("vision/layers/norm2", f"{vision_layer}.layer_norm2", v.layers),
+        *vit_layers(v, "vision/layers", f"{tower}.encoder.layers.{{i}}", v.layers),
+        *layer_norm("vision/norm", f"{tower}.post_layernorm", D),
+        *linear("projector", "multi_modal_projector.linear", D, W, bias=True),
     ]
-    for ours, theirs in (("q", "q_proj"), ("k", "k_proj"), ("v", "v_proj"), ("o", "out_proj")):
-        rows += linear(f"vision/layers/attn/{ours}", f"{vision_layer}.self_attn.{theirs}", D, D, v.layers, True)
-    rows += linear("vision/layers/mlp/up", f"{vision_layer}.mlp.fc1", D, v.mlp, v.layers, True)
-    rows += linear("vision/layers/mlp/down", f"{vision_layer}.mlp.fc2", v.mlp, D, v.layers, True)
-    rows += norm("vision/norm", f"{tower}.post_layernorm")
-    rows += linear("projector", "multi_modal_projector.linear", D, W, bias=True)
 
     tied = "language_model.lm_head.weight"
     rows.append(

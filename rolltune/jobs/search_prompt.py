@@ -56,9 +56,8 @@ def search(options: Options, recipe: Recipe, prompts: Sequence[str], say: Callab
     say(f"best: {best!r}")
     if options.write is not None:
         atomic.write_text(options.write, recipe_text(dataclasses.replace(recipe, prompt=best)))
-        say(
-            f"written: {shown(options.write)}; next: ./03-do_learn.py -d {options.dataset} -w NAME --config {options.write}"
-        )
+        following = f"./03-do_learn.py -d {options.dataset} -w NAME --config {options.write}"
+        say(f"written: {shown(options.write)}; next: {following}")
     return 0
 
 

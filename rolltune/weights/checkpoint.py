@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from rolltune.errors import UserError
-from rolltune.weights.hf import CONFIG, INDEX, read_hf, read_json
+from rolltune.weights.hf import CONFIG, INDEX, PREPROCESSOR, read_hf, read_json
 from rolltune.weights.names import Lazy, Shape
 from rolltune.weights.npz import read_npz
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Opened, not read. `config` is config.json's content, None beside a npz."""
+    """Opened, not read. `config` is config.json's content, None beside a npz.
+
+    What the folder's preprocessor_config.json says stands in it under that name: some families' sizes are there.
+    """
 
     path: Path
     tensors: Mapping[str, Lazy]
@@ -46,4 +49,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     tensors = read_hf(path)
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder} has no {CONFIG}, which says what the tensors are. Download the whole model.")
-    return Checkpoint(folder, tensors, read_json(folder / CONFIG))
+    config = read_json(folder / CONFIG)
+    if (folder / PREPROCESSOR).exists():
+        config["preprocessor_config"] = read_json(folder / PREPROCESSOR)
+    return Checkpoint(folder, tensors, config)

@@ -18,6 +18,7 @@ from rolltune.weights.npz import whole
 CODES = {"F32": DTYPES["float32"], "F16": DTYPES["float16"], "BF16": DTYPES["bfloat16"]}
 SHARD = 5_000_000_000  # bytes, as the published files
 INDEX, SINGLE, CONFIG = "model.safetensors.index.json", "model.safetensors", "config.json"
+PREPROCESSOR = "preprocessor_config.json"
 
 
 def published_names(names: Iterable[str]) -> dict[str, str]:
@@ -45,6 +46,8 @@ def published_names(names: Iterable[str]) -> dict[str, str]:
     return made
 
 
+# What transformers before 4.31 saved beside the weights: counted or computed, not learned. Read by nobody.
+BUFFERS = (".embeddings.position_ids", ".rotary_emb.inv_freq")
 PARTS = ("language_model", "vision_tower", "multi_modal_projector", "vision_model", "image_newline")
 KEPT = ("language_model.model.", "language_model.lm_head.")
 
@@ -55,7 +58,7 @@ def read_hf(path: Path | str) -> dict[str, Lazy]:
     tensors: dict[str, StoredTensor] = {}
     for file, listed in _shards(path).items():
         found = read_safetensors(file)
-        if listed is not None and (lost := [name for name in listed if name not in found]):
+        if listed is not None and (lost := [n for n in listed if n not in found and not n.endswith(BUFFERS)]):
             raise UserError(f"{file} lacks what its index promises: {', '.join(collapse(lost))}. Download it again.")
         if twice := [name for name in found if name in tensors]:
             raise UserError(f"{file} repeats tensors of another shard: {', '.join(collapse(twice))}")
@@ -115,7 +118,7 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
         raise UserError(
             f"{path} is no readable safetensors file ({error}): damaged, cut off or of another kind. Download it again."
         ) from error
-    header.pop("__metadata__", None)
+    header = {name: entry for name, entry in header.items() if name != "__metadata__" and not name.endswith(BUFFERS)}
     if odd := [f"{name}: {entry['dtype']}" for name, entry in header.items() if entry["dtype"] not in CODES]:
         raise UserError(
             f"{path} holds tensors that are not {', '.join(DTYPES)} (a quantized model?):\n  " + "\n  ".join(odd)

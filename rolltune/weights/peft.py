@@ -65,7 +65,7 @@ def _named(lora: Mapping, table: Sequence[TensorMap]) -> Iterator[tuple[str, Pie
             raise UserError(f"{weight} is no linear layer of its own in the published model: PEFT can't adapt it")
         for layer in range(max(row.layers, 1)):
             ours = np.asarray(array[layer] if row.layers else array)
-            module = row.file.format(i=layer).removesuffix(".weight")
+            module = row.name(layer).removesuffix(".weight")
             yield f"{module}.lora_{side.upper()}.weight", whole(np.ascontiguousarray(ours.T))
 
 
