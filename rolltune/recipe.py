@@ -71,7 +71,9 @@ class Recipe:
     keep_share: float = 0.5  # of the rolls that reached a rung, those that go on
     draws: int = 0  # rolls in all when rungs free slots; 0: as many as slots
     fold_by: str = "auto"  # of --folds: "auto" spreads answers and keeps groups whole, "id" is id % folds
-    metric: str = "f-measure"  # ranks the rolls: f-measure, precision, recall, accuracy or log-loss
+    # What ranks the rolls. Choices: f-measure (where it is empty), precision, recall, accuracy, log-loss; written
+    # answers: log-loss (where it is empty), exact-match, anls.
+    metric: str = ""
     log_every: int = 32
     evaluate_batch: int = 8
 
@@ -171,7 +173,7 @@ def _as(kind: Any, value: Any, where: str) -> Any:
 
 def _check(r: Recipe) -> None:
     """Raises UserError for values that no training can have."""
-    from rolltune.evaluation.metrics import NAMES as METRICS  # brings scikit-learn, which `--help` must not wait for
+    from rolltune.evaluation.figures import names  # brings scikit-learn, which `--help` must not wait for
 
     def need(right: bool, name: str, expected: str) -> None:
         if not right:
@@ -182,7 +184,8 @@ def _check(r: Recipe) -> None:
     need(pairs or (r.method != "rules" and not r.rules), "rules", "a list of (path regex, frozen | lora | full)")
     optim.transform(r.optimizer, None)
     optim.Schedule(r.schedule, 1, 0)
-    need(r.metric in METRICS, "metric", f"one of {', '.join(METRICS)}")
+    metrics = names(AUTO)
+    need(r.metric in ("", *metrics), "metric", f"one of {', '.join(metrics)}")
     need(r.task in (*KINDS, AUTO), "task", f"{', '.join(KINDS)} or {AUTO}")
     need(r.truncate in ("", "right"), "truncate", "right, or nothing")
     need(r.average in ("example", "token"), "average", "example or token")

@@ -54,10 +54,3 @@ def predictions(
     number = {answer: place for place, answer in enumerate((*answers, *strange))}
     labels = np.array([number[answer] for answer in right], int)
     return [Prediction(tuple(ids), (*answers, *strange), labels, own) for own in normalised]
-
-
-def subset(prediction: Prediction, places: Sequence[int]) -> Prediction:
-    """The prediction of some of its rows."""
-    places = np.asarray(places, int)
-    ids = tuple(prediction.ids[place] for place in places)
-    return prediction._replace(ids=ids, label=prediction.label[places], log_probs=prediction.log_probs[places])

@@ -20,12 +20,12 @@ from rolltune.errors import UserError
 from rolltune.evaluation import folds as folding
 from rolltune.evaluation import leaderboard
 from rolltune.evaluation.charts import Curve
+from rolltune.evaluation.figures import Figures, Scored, block, measured, mixed_title, no_better
 from rolltune.evaluation.leaderboard import Entry, Leaderboard, Status, metrics_json
-from rolltune.evaluation.metrics import Metrics, block, frequencies, measure, stage
+from rolltune.evaluation.metrics import Prediction, stage
 from rolltune.evaluation.report import RunSummary, write_report
 from rolltune.evaluation.report_pictures import pictures
 from rolltune.evaluation.report_tables import SplitResult
-from rolltune.evaluation.scoring import subset
 from rolltune.jobs.outputs import Outputs
 from rolltune.recipe import Recipe
 from rolltune.training.dataset import Data, judged_rows
@@ -60,8 +60,8 @@ def own_recipe(recipe: Recipe, draw: Draw) -> Recipe:
     return dataclasses.replace(recipe, **single, **drawn)
 
 
-def figures_of(data: Data, prediction: Any, places: Sequence[int]) -> Metrics:
-    return measure(subset(prediction, places), data.positive.answer)
+def figures_of(data: Data, prediction: Scored, places: Sequence[int]) -> Figures:
+    return measured(prediction.at(places), data.positive.answer)
 
 
 def print_results(
@@ -80,11 +80,11 @@ def print_results(
             continue
         figures = figures_of(data, prediction, data.spans[split])
         say(block(f"{shown(file)} {stage(passes)}", figures))
-        say(f"  {frequencies(figures)}")
+        say(f"  {figures.frequencies()}")
         if split != "train" and (known := data.known(data.spans[split], learned_from)):
             say(f"  {learned_text(known, len(data.spans[split]))}")
     if "valid" in data.files and folds is None:
-        title = f"{shown(data.files['train'].parent)} (all) {stage(passes)}"
+        title = mixed_title(shown(data.files["train"].parent), passes, data.files)
         say(block(title, figures_of(data, prediction, data.seen)))
 
 
@@ -107,16 +107,16 @@ def conclude(options: Any, recipe: Recipe, model: Model, data: Data, made: Finis
     chosen = finished[board.chosen.roll]
     after = chosen.judged
     if "test" in data.spans:
-        board = leaderboard.with_test(board, subset(after, data.spans["test"]))
+        board = leaderboard.with_test(board, after.at(data.spans["test"]))
     if len(entries) > 1:
         leaderboard.write(out.board, board)
         _print_board(board, say)
     if options.repeat > 1 and folds is None:
-        places = judged_rows(data, None, None)
-        spread = folding.over_seeds([figures_of(data, one.judged, places) for one in finished.values()])
-        say(f"over the seeds of the {len(finished)} rolls that are alive:\n{folding.seeds_text(spread)}")
+        say(folding.seeds_block(entries))
     learned_from = made.learned | trained_marks(data, chosen.draw, folds)
     print_results(data, after, made.passes, say, folds, learned_from)
+    if len(entries) == 1 and (judged := entries[0].ranked_on) and (poor := no_better(judged, "the roll")):
+        say(poor)
     for path in out.others:  # of an earlier run, which --overwrite gives up
         path.unlink()
     for rank, entry in enumerate(board.keep(options.keep), 1):
@@ -146,12 +146,12 @@ def _entry(recipe: Recipe, data: Data, one: FinishedRoll, folds: Sequence[int] |
         trained = [place for place in data.seen if place not in set(held_out)] if folds else data.spans["train"]
         train = figures_of(data, judged, trained)
         valid = figures_of(data, judged, held_out) if folds or "valid" in data.spans else None
-        ranked = subset(judged, held_out)
+        ranked = judged.at(held_out)
     draw = one.draw
     settings: dict[str, object] = {"fold": draw.fold} if draw.fold is not None else {}
     settings |= {"alpha": draw.alpha} if recipe.alphas else {}
     settings |= {"weight_decay": draw.weight_decay} if recipe.weight_decays else {}
-    return Entry(one.draw.roll, one.draw.seed, one.draw.rate, status, train, valid, ranked, settings=settings)
+    return Entry(draw.roll, draw.seed, draw.rate, status, train, valid, ranked, None, settings, draw.attempt)
 
 
 def _all_died(ended: Sequence[FinishedRoll], recipe: Recipe) -> str:
@@ -188,22 +188,38 @@ def _out_of_fold(
         say("no out-of-fold figures: a fold's rolls all ended early")
         return
     own = lambda members: [
-        subset(one.judged, [p for p, fold in zip(data.seen, folds, strict=True) if fold == number])
+        one.judged.at([p for p, fold in zip(data.seen, folds, strict=True) if fold == number])
         for number, one in members.items()
     ]
     joined = [folding.out_of_fold(ids, own(members)) for members in complete]
-    measured = [measure(one, data.positive.answer) for one in joined]
-    say(block(f"{shown(data.files['train'].parent)} (out of fold)", measured[0]))
-    if len(measured) > 1:
-        say(f"over {len(measured)} seeds:\n{folding.seeds_text(folding.over_seeds(measured))}")
-    probabilities = np.exp(joined[0].log_probs)
-    lines = [
-        {"id": id, "answer": joined[0].answers[label], "predicted": joined[0].answers[int(np.argmax(row))],
-         "probabilities": {a: round(float(p), 6) for a, p in zip(joined[0].answers, row, strict=True)}}
-        for id, label, row in zip(joined[0].ids, joined[0].label, probabilities, strict=True)
-    ]  # fmt: skip
-    atomic.write_text(out.folds, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    figures = [measured(one, data.positive.answer) for one in joined]
+    say(block(f"{shown(data.files['train'].parent)} (out of fold)", figures[0]))
+    if poor := no_better(figures[0], "a roll that never saw the picture"):
+        say(poor)
+    if len(figures) > 1:
+        say(f"over {len(figures)} seeds:\n{folding.seeds_text(folding.over_seeds(figures))}")
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in _plain_rows(joined[0])]
+    atomic.write_text(out.folds, "".join(lines))
     say(f"out-of-fold predictions: {shown(out.folds)}")
+
+
+def _plain_rows(scored: Scored) -> list[dict[str, Any]]:
+    """Each row's answer and what was predicted or written, with the figures it rests on."""
+    if isinstance(scored, Prediction):
+        return [
+            {
+                "id": id,
+                "answer": scored.answers[label],
+                "predicted": scored.answers[int(np.argmax(row))],
+                "probabilities": {a: round(float(p), 6) for a, p in zip(scored.answers, row, strict=True)},
+            }
+            for id, label, row in zip(scored.ids, scored.label, np.exp(scored.log_probs), strict=True)
+        ]
+    texts = scored.texts or [None] * len(scored.ids)
+    return [
+        {"id": id, "accepted": list(accepted), "written": text, "log-loss": round(float(-log_prob), 6)}
+        for id, accepted, text, log_prob in zip(scored.ids, scored.accepted, texts, scored.log_probs, strict=True)
+    ]
 
 
 def trained_marks(data: Data, draw: Draw, folds: Sequence[int] | None) -> frozenset[str]:
@@ -276,7 +292,7 @@ def _report(
             curves=curves,
             leaderboard=board if len(made.ended) > 1 else None,
             pictures=pictures(
-                subset(after, data.spans[shown_split]),
+                after.at(data.spans[shown_split]),
                 {one.id: one.images for one in rows},
                 shown_split,
                 {one.id: recipe.prompt or one.prompt for one in rows},

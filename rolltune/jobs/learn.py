@@ -17,6 +17,7 @@ from rolltune.data.sets import find_dataset, shown
 from rolltune.data.splits import cluster_rows, fold_by_id, fold_rows
 from rolltune.errors import UserError
 from rolltune.evaluation.evaluator import Evaluator
+from rolltune.evaluation.figures import check_name, default_metric
 from rolltune.evaluation.leaderboard import keep_count
 from rolltune.jobs.conclude import Finished, conclude, print_results
 from rolltune.jobs.interrupts import Interrupts
@@ -72,6 +73,8 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     interrupts.doing("reading the data")
     wanted = Wanted(recipe.task, recipe.answers, recipe.positive, recipe.frames)
     data = read_data(find_dataset(options.dataset), wanted, say, options.reading)
+    recipe = dataclasses.replace(recipe, metric=recipe.metric or default_metric(data.task.kind))
+    check_name(recipe.metric, data.task.kind)
     say(asked_text(data.examples, recipe.prompt))
     folds = _folds(options, recipe, data, say)
     draws = lambda slots: max(slots, recipe.draws) * options.repeat

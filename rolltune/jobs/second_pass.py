@@ -9,7 +9,7 @@ from rolltune import recipe as recipes
 from rolltune import trees
 from rolltune.data.sets import shown
 from rolltune.errors import UserError
-from rolltune.jobs.outputs import RANKED
+from rolltune.jobs.outputs import RANKED, named_roll
 from rolltune.recipe import Recipe
 from rolltune.weights.roll_file import RollCard, load_roll, nested_lora
 
@@ -74,15 +74,3 @@ def roll_to_continue(named: str, write: str, folder: Path = Path("checkpoints"))
     if not same.is_file() and not best:
         raise UserError("-2: there is no roll in ./checkpoints to go on with; train one first, without -2")
     return same if same.is_file() else max(best, key=lambda path: path.stat().st_mtime)
-
-
-def named_roll(named: str, folder: Path = Path("checkpoints")) -> Path:
-    """A path as it is; a bare name is that of a roll in ./checkpoints. Raises UserError, with the names there are."""
-    path = Path(named)
-    inside = folder / f"{named}.npz"
-    if path.is_file() or not inside.is_file():
-        if not path.exists() and path.name == named:
-            there = ", ".join(sorted(one.stem for one in folder.glob("*.npz"))[:20]) or "none"
-            raise UserError(f"{named}: no such roll; in ./checkpoints there are: {there}")
-        return path
-    return inside

@@ -16,9 +16,9 @@ from rolltune.data.sets import shown
 from rolltune.data.sources import read_examples
 from rolltune.evaluation import cross_table
 from rolltune.evaluation.cross_table import Cell
-from rolltune.evaluation.generated import measure_generated
-from rolltune.evaluation.metrics import block, check_name, frequencies, measure, stage
-from rolltune.evaluation.tasks import WRITE
+from rolltune.evaluation.figures import block, check_name, measured, no_better
+from rolltune.evaluation.metrics import stage
+from rolltune.evaluation.written import Written, first_rows
 from rolltune.jobs.scorer import Bench, Scorer
 from rolltune.recipe import Recipe
 from rolltune.weights.roll_file import RollCard, load_roll, read_card
@@ -31,7 +31,7 @@ class Options:
     """What is asked beside the rolls. The flags of 04-validate.py."""
 
     data: Sequence[Path]
-    metric: str = "f-measure"
+    metric: str = ""  # empty: F-measure, or log-loss where a roll writes
     generate: int | None = None  # write answers of up to so many tokens instead of scoring
     model: str | None = None  # the base, where it is not where the roll was trained
     json: Path | None = None
@@ -49,7 +49,8 @@ class DataSet:
 
 def validate(options: Options, rolls: Sequence[Path], say: Say) -> int:
     """All cards and sets are read and checked before a model is loaded: nothing is lost to the last of them."""
-    check_name(options.metric)
+    if options.metric:
+        check_name(options.metric)
     saved = [Saved(path, card := read_card(path), recipes.from_card(card.recipe)) for path in rolls]
     sets = []
     for path in options.data:
@@ -67,17 +68,15 @@ def validate(options: Options, rolls: Sequence[Path], say: Say) -> int:
         if bench is None or wanted != loaded:
             bench, loaded = Bench(*base.load(wanted, one.recipe.tokenizer, one.recipe.dtype)), wanted
         scorer = Scorer(bench, load_roll(one.path, bench.model.base), one.recipe)
-        for data in sets:
-            if options.generate or scorer.task.kind == WRITE:
-                _print_generated(scorer, data.path, data.examples, options.generate, say)
-            else:
-                cells.append(_scored(scorer, one.path, data, say))
+        cells += [_scored(scorer, one.path, data, options.generate, say) for data in sets]
     if cells:
         order = {shown(path): number for number, path in enumerate(rolls)}
         cells.sort(key=lambda cell: order[cell.checkpoint])
-        Console(highlight=False).print(cross_table.table(cells, options.metric))
+        defaults = {cell.metrics.names[0] for cell in cells if cell.metrics is not None}
+        metric = options.metric or (defaults.pop() if len(defaults) == 1 else "log-loss")
+        Console(highlight=False).print(cross_table.table(cells, metric))
         if options.json:
-            cross_table.write(options.json, cells, options.metric)
+            cross_table.write(options.json, cells, metric)
     return 0
 
 
@@ -102,24 +101,20 @@ def _base_of(one: Saved, options: Options) -> str:
     return options.model or one.recipe.model
 
 
-def _scored(scorer: Scorer, path: Path, data: DataSet, say: Say) -> Cell:
+def _scored(scorer: Scorer, path: Path, data: DataSet, tokens: int | None, say: Say) -> Cell:
     facts = scorer.card.metrics
-    prediction = scorer.predict(apply_frame_policy(list(data.examples), scorer.recipe.frames))
-    figures = measure(prediction, facts.get("positive"))
+    chosen = apply_frame_policy(list(data.examples), scorer.recipe.frames)
+    prediction = scorer.predict(chosen, tokens)
+    figures = measured(prediction, facts.get("positive"))
     known = sum(learned(data.marks, facts.get("learned", ())))
     say(f"{shown(path)}:")
     say(block(f"{shown(data.path)} {stage(int(facts.get('passes', 1)))}", figures))
-    say(f"  {frequencies(figures)}")
+    say(f"  {figures.frequencies()}")
     if known:
-        say(f"  {learned_text(known, len(data.examples))}")
+        say(f"  {learned_text(known, len(chosen))}")
+    if isinstance(prediction, Written):
+        for line in first_rows(prediction, {one.id: one.source for one in chosen}):
+            say(line)
+    if poor := no_better(figures, "the roll"):
+        say(f"  {poor}")
     return Cell(shown(path), shown(data.path), figures, trained_on=known > 0)
-
-
-def _print_generated(scorer: Scorer, file: Path, examples: Sequence[Any], tokens: int | None, say: Say) -> None:
-    chosen = apply_frame_policy(list(examples), scorer.recipe.frames)
-    written = scorer.predict(chosen, tokens or scorer.recipe.answer_tokens).texts
-    figures = measure_generated(written, [one.accepted or (one.answer,) for one in chosen])
-    say(f"Result: {shown(file)} (written answers)")
-    say(f"  exact match: {figures.exact:.4f}\n  ANLS:        {figures.anls:.4f}")
-    for one, answer in list(zip(chosen, written, strict=True))[:5]:
-        say(f"  {one.source}: {answer!r} (right: {one.answer!r})")
