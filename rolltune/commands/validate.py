@@ -24,16 +24,15 @@ def main(argv: list[str] | None = None) -> int:
         "-m", "--models", nargs="+", required=True, metavar="ROLL", help="roll files, patterns, or names in checkpoints"
     )
     parser.add_argument("data", nargs="*", help="JSONL files, names of sets, or other sources that 03 takes")
-    parser.add_argument(
-        "--metric", help="what the table shows (default: f-measure, or the log-loss of written answers)"
-    )
+    parser.add_argument("--metric", help="what the table shows (default f-measure; log-loss of written answers)")
     parser.add_argument("--generate", type=int, metavar="N", help="write answers of up to N tokens instead of scoring")
     parser.add_argument("--model", help="the base model, where it is not where the roll was trained")
     parser.add_argument("--json", type=Path, help="also write the table here")
     add_reading_flags(parser)
     args = parser.parse_args(argv)
     # `-m a.npz b.npz data.jsonl`: a shell that expands a pattern leaves nothing else to tell them apart by.
-    rolls = [text for text in args.models if text.endswith(".npz") or text == args.models[0]]
+    is_roll = lambda text: text.endswith(".npz") or Path("checkpoints", f"{text}.npz").is_file()
+    rolls = [text for text in args.models if is_roll(text) or text == args.models[0]]
     named = [text for text in args.models if text not in rolls] + args.data
     if not named:
         parser.error("name at least one data set after the rolls")

@@ -91,6 +91,7 @@ class Outputs:
         try:
             yield
         finally:
+            Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: nobody waits for it
             lock.release()
 
 
