@@ -67,6 +67,7 @@ class Recipe:
     redraw_factor: float = 0.5  # of the rate, each time a slot is drawn again
     explosion_factor: float = 3.0  # a roll dies where its running loss is over factor * max(lowest, 1) + margin
     explosion_margin: float = 2.0
+    stall: float = 0.5  # share of the steps for which a roll may be no better than guessing; 0: for ever
     rungs: tuple[float, ...] = ()  # shares of the steps at which losers stop, e.g. (0.25, 0.5); empty: none
     keep_share: float = 0.5  # of the rolls that reached a rung, those that go on
     draws: int = 0  # rolls in all when rungs free slots; 0: as many as slots
@@ -203,6 +204,7 @@ def _check(r: Recipe) -> None:
     need(all(0 <= value < math.inf for value in r.weight_decays), "weight_decays", "numbers from 0")
     need(len(r.rate_range) in (0, 2), "rate_range", "two numbers, low and high")
     need(not r.rate_range or 0 < r.rate_range[0] <= r.rate_range[1] < math.inf, "rate_range", "0 < low <= high")
+    need(0 <= r.stall <= 1, "stall", "a share of the steps from 0 to 1")
     need(0 <= r.dropout < 1, "dropout", "a share from 0, below 1")
     need(0 <= r.warmup < 1, "warmup", "a share of the steps from 0, below 1")
     need(0 < r.redraw_factor <= 1, "redraw_factor", "a factor above 0, at most 1")
