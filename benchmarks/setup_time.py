@@ -26,30 +26,7 @@ from rolltune.recipe import Recipe
 from rolltune.training import setup
 from rolltune.training.dataset import Wanted, read_data
 
-WORDS = [
-    "is",
-    "this",
-    "what",
-    "they",
-    "have",
-    "asked",
-    "of",
-    "us",
-    "before",
-    "anyone",
-    "came",
-    "to",
-    "see",
-    "how",
-    "it",
-    "looks",
-    "when",
-    "nobody",
-    "is",
-    "there",
-    "at",
-    "all",
-]
+TEXT = "is this what they have asked of us before anyone came to see how it looks when nobody is there at all"
 
 
 def write_rows(folder: Path, rows: int, pictures: bool) -> Path:
@@ -57,7 +34,7 @@ def write_rows(folder: Path, rows: int, pictures: bool) -> Path:
     path = folder / "data.jsonl"
     with path.open("w") as file:
         for number in range(rows):
-            row = {"prefix": " ".join(rng.choice(WORDS, 40)), "suffix": ("a", "b", "tie")[number % 3]}
+            row = {"prefix": " ".join(rng.choice(TEXT.split(), 40)), "suffix": ("a", "b", "tie")[number % 3]}
             if pictures:
                 row["image"] = f"{number}.png"
                 Image.fromarray(rng.integers(0, 256, (64, 48, 3)).astype(np.uint8)).save(folder / row["image"])

@@ -117,6 +117,23 @@ class HuggingFace:
         return found
 
 
+class Remembering:
+    """A tokenizer that keeps the ids of every text it was asked for: answers come again in every row, questions once to
+    be trained on and once to be scored."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.bos, self.eos, self.pad, self.size = tokenizer.bos, tokenizer.eos, tokenizer.pad, tokenizer.size
+        self.path, self.decode, self.special = tokenizer.path, tokenizer.decode, tokenizer.special
+        self._encode = tokenizer.encode
+        self._known: dict[str, list[int]] = {}
+
+    def encode(self, text: str) -> list[int]:
+        known = self._known.get(text)
+        if known is None:
+            known = self._known[text] = self._encode(text)
+        return known
+
+
 def load(path: str | Path, added: Mapping[str, int] | None = None) -> Tokenizer:
     """Opens a tokenizer file: tokenizer.json (Hugging Face) by its ending, else a SentencePiece model.
 

@@ -29,6 +29,7 @@ from rolltune.inputs.rows import Asking
 from rolltune.models.forward import Network
 from rolltune.recipe import Recipe
 from rolltune.text import encode as encoding
+from rolltune.text.tokenizer import Remembering
 from rolltune.training import step
 from rolltune.training.dataset import Data
 from rolltune.training.loop import Looks, Run
@@ -115,6 +116,7 @@ def asking(recipe: Recipe, task: Task) -> Asking:
 def encode(model: Model, recipe: Recipe, data: Data) -> Inputs:
     """Tokens of all rows; pictures are looked at, none is decoded. All rows that are too long come in one UserError."""
     pictures = read_pictures(model.family, model.config, data.examples)
+    model = dataclasses.replace(model, tokenizer=Remembering(model.tokenizer))
     asked, seen = asking(recipe, data.task), [data.examples[place] for place in data.seen]
     training, cut = rows.encode_rows(model, pictures, seen, asked, rows.TRAIN)
     scoring, _ = rows.encode_rows(model, pictures, data.examples, asked, rows.SCORE)
