@@ -80,7 +80,8 @@ class Scorer:
         )
         network = Network(model.family, model.config, self.plan.projected)
         candidates, stacks = candidates_of(task, examples), self.plan.stacks
-        score = self.bench.program((self.plan, candidates), lambda: compiled.compile_score(network, stacks, candidates))
+        key = (network, tuple(stacks.items()), candidates)
+        score = self.bench.program(key, lambda: compiled.compile_score(network, stacks, candidates))
         writer = None
         if task.kind == WRITE:
             writer = setup.make_writer(model, network, stacks, made(rows.WRITE), tokens or recipe.answer_tokens)
