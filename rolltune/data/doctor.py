@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rolltune.data.batches import bucket_of, buckets
 from rolltune.data.examples import Example, Scan
 from rolltune.data.files import safe_name, write_jsonl
 from rolltune.data.findings import ERROR, KINDS, LEVELS, NOTE, WARNING, Finding
 from rolltune.data.fingerprints import Fingerprint, Key, alike, fingerprints
 from rolltune.data.jsonl import rebased
+from rolltune.data.shapes import bucket_of, buckets
 from rolltune.data.sources import SPLIT_NAMES, scan_source, splits_in
 from rolltune.data.splits import Links, copied_rows, keys_of, text_key
 from rolltune.errors import UserError
