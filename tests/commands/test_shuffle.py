@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from rolltune.commands.common import find_dataset
 from rolltune.commands.shuffle import main
+from rolltune.data.sets import find_dataset
 from rolltune.data.sources import read_examples
 from rolltune.errors import UserError
 
