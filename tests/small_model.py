@@ -83,7 +83,9 @@ PICTURES = drawn(paligemma.FAMILY, CONFIG)
 FEED = TileFeed(0, PICTURES)
 
 
-def encoded(pictures: Pictures, tokenizer: Any, prompt: str, answers: Sequence[str], shown: Sequence[int], **more) -> Row:
+def encoded(
+    pictures: Pictures, tokenizer: Any, prompt: str, answers: Sequence[str], shown: Sequence[int], **more
+) -> Row:
     """The row of one question in a family's own text format, or in `template`."""
     seen = [
         encode.Picture(key, places.slots, places.keys, len(places.used))

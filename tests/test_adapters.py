@@ -60,7 +60,9 @@ def test_fresh_adapters_change_nothing(params):
     np.testing.assert_allclose(score(combined), score(params), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("path", "width_in", "width_out"), [("attn/q", 32, 32), ("mlp/up", 32, 48), ("mlp/down", 48, 32)])
+@pytest.mark.parametrize(
+    ("path", "width_in", "width_out"), [("attn/q", 32, 32), ("mlp/up", 32, 48), ("mlp/down", 48, 32)]
+)
 def test_fresh_factors_are_bounded_by_the_width_that_comes_in(path, width_in, width_out):
     path = f"text/layers/{path}/kernel"
     fresh = adapters.init_lora(jax.random.key(0), {path: (3, width_in, width_out)}, 4)

@@ -54,7 +54,9 @@ class Counting:
 
 def rows_of(n, answers=("yes", "no")) -> Encoded:
     rows, feed = [encoded(4 + k, value=k) for k in range(n)], Counting()
-    made = Encoded(rows, feed, shapes_for([shape_of(row) for row in rows]), [answers[k % len(answers)] for k in range(n)])
+    made = Encoded(
+        rows, feed, shapes_for([shape_of(row) for row in rows]), [answers[k % len(answers)] for k in range(n)]
+    )
     return made
 
 

@@ -46,7 +46,9 @@ def test_open_answers_are_ranked_by_the_best_that_is_accepted():
     )
     # Not normalised over the others: the log-probability of the text itself.
     scores = score_rows(single.score, PALIGEMMA.params, {}, np.ones(1, np.float32), single.encoded, 4, 2)[0]
-    expected = [max(scores[n][each.answers.index(answer)] for answer in right) for n, right in enumerate(found.accepted)]
+    expected = [
+        max(scores[n][each.answers.index(answer)] for answer in right) for n, right in enumerate(found.accepted)
+    ]
     np.testing.assert_allclose(found.log_probs, expected, rtol=1e-4)
 
 

@@ -173,7 +173,9 @@ def test_greedy_answers_equal_those_of_transformers(load, answers, family):
     asked = batch._replace(blocks=0 * batch.blocks, segments=np.where(prompts, 0, -1))
     net = network(model.config)
     rows = rows_of(net, params, hf_pixels(told))
-    found = jax.jit(lambda params, batch: generate.generate(net, params, batch, source_of(rows), 8, (1,)))(params, asked)
+    found = jax.jit(lambda params, batch: generate.generate(net, params, batch, source_of(rows), 8, (1,)))(
+        params, asked
+    )
     np.testing.assert_array_equal(found, told["out/generated"])
 
 

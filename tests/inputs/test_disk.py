@@ -76,7 +76,9 @@ def test_a_damaged_file_is_said_and_computed_again(keep, tmp_path, capsys, damag
     np.testing.assert_array_equal(files.read("a"), VALUES["a"])
     capsys.readouterr()
     again, computed = keep()
-    assert computed == ["c"] and "1 files of some numbers are damaged; they are computed again" in capsys.readouterr().err
+    assert (
+        computed == ["c"] and "1 files of some numbers are damaged; they are computed again" in capsys.readouterr().err
+    )
     assert {file: file.read_bytes() for file in files_in(tmp_path)} == whole
     np.testing.assert_array_equal(again.read("c"), VALUES["c"])
 

@@ -56,14 +56,21 @@ def counts(monkeypatch) -> list[int]:
 @pytest.mark.parametrize(("dtype", "projected"), [("float32", False), ("float32", True), ("bfloat16", False)])
 def test_features_on_the_disk_equal_those_of_the_table_and_of_tiles(small, examples, counts, dtype, projected):
     model, params = model_of(small, dtype=dtype)
-    without = {k: v for k, v in params.items() if k not in (*small.family.towers, *(["projector"] if projected else []))}
+    without = {
+        k: v for k, v in params.items() if k not in (*small.family.towers, *(["projector"] if projected else []))
+    }
     slack = dict(rtol=1e-5, atol=1e-5) if dtype == "float32" else dict(rtol=0.05, atol=0.05)
     feeds = [feed_of(model, params, examples, limit, projected) for limit in (1.0, 0.0)]
     assert isinstance(feeds[0], TableFeed) and isinstance(feeds[1], DiskFeed) and counts == [4, 4]
     table, first = (scored(model, without, examples, feed, projected) for feed in feeds)
     again = scored(model, without, examples, feed_of(model, params, examples, 0.0, projected), projected)
     assert counts == [4, 4, 0]  # the second time, all of them are read
-    tiles = scored(model, params, examples, TileFeed(small.family.learned_count, read_pictures(small.family, model.config, examples)))
+    tiles = scored(
+        model,
+        params,
+        examples,
+        TileFeed(small.family.learned_count, read_pictures(small.family, model.config, examples)),
+    )
     for one, other, whole, anew in zip(first, again, table, tiles, strict=True):
         np.testing.assert_array_equal(one, other)
         np.testing.assert_allclose(one, whole, **slack)
@@ -78,7 +85,9 @@ def paligemma(tmp_path, monkeypatch):
 
 
 def test_another_picture_or_setting_never_meets_an_older_entry(paligemma, examples, tmp_path, counts, kept_files):
-    on_disk = lambda projected=False, **changes: feed_of(*model_of(paligemma, **changes), examples, 0.0, projected).files
+    on_disk = lambda projected=False, **changes: (
+        feed_of(*model_of(paligemma, **changes), examples, 0.0, projected).files
+    )
     on_disk()
     assert counts == [4] and len(kept_files("features")) == 4
     for changes in ({"hash": "others"}, {"resize": "bicubic"}, {"dtype": "bfloat16"}, {"projected": True}):
@@ -113,9 +122,7 @@ def test_a_damaged_file_is_computed_again_and_said_where_it_is_met(paligemma, ex
     assert "1 files of image features are damaged" in capsys.readouterr().err
 
 
-def test_without_room_on_the_disk_rows_bring_tiles_and_it_is_said(
-    paligemma, examples, kept_files, monkeypatch, capsys
-):
+def test_without_room_on_the_disk_rows_bring_tiles_and_it_is_said(paligemma, examples, kept_files, monkeypatch, capsys):
     monkeypatch.setattr(features.disk, "SPARE", 2**60)
     assert isinstance(feed_of(*model_of(paligemma), examples, 0.0), TileFeed) and not kept_files("features")
     said = capsys.readouterr().err

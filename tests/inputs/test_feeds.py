@@ -50,7 +50,9 @@ def some_rows(small, seed: int, answers=(), count: int = 9):
         words = [WORDS[place] for place in draw.integers(0, len(WORDS), len(shown) + 1)]
         text = words[0] + "".join("<image>" + word for word in words[1:])
         own = answers or (("a", "bcd", "efghij")[number % 3],)
-        made.append(encoded(small.pictures, small.tokenizer, text, own if answers is not None else (), shown, template=CHAT))
+        made.append(
+            encoded(small.pictures, small.tokenizer, text, own if answers is not None else (), shown, template=CHAT)
+        )
     return made
 
 
@@ -75,7 +77,9 @@ def test_evaluation_is_the_same_by_every_way_and_batch(small, feeds, seed):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_without_any_picture_is_scored_as_one_alone(small, feeds, kind):
     """Rows of one shape come in batches: three of text follow three of pictures."""
-    both = [small.row("a b", "c", shown=[n]) for n in range(3)] + [small.row("a b c d e", "c", shown=[]) for n in range(3)]
+    both = [small.row("a b", "c", shown=[n]) for n in range(3)] + [
+        small.row("a b c d e", "c", shown=[]) for n in range(3)
+    ]
     data = data_of(both, feeds[kind])
     assert len(data.shapes) == 1
     batches = list(evaluation_batches(data, 3))
@@ -93,7 +97,9 @@ def test_training_is_the_same_by_every_way(small, feeds, seed):
     rolls = begin(LOTTERY, config, made.start, [Draw(n, n, 0.1, 4.0, 0.0) for n in range(2)])
     trainable = jax.tree.map(lambda leaf: leaf + 0.05, rolls.trainable)
     rolls = rolls._replace(trainable=trainable)
-    one = jax.vmap(lambda source, roll, batch: gradient(config, made.base | towers(small), source, roll, batch), (None, 0, 0))
+    one = jax.vmap(
+        lambda source, roll, batch: gradient(config, made.base | towers(small), source, roll, batch), (None, 0, 0)
+    )
     run, found = jax.jit(one), {}
     for kind, feed in feeds.items():
         data = data_of(some_rows(small, seed), feed)
@@ -102,7 +108,9 @@ def test_training_is_the_same_by_every_way(small, feeds, seed):
         found[kind] = run(source, rolls, batch)
     for kind in ("table", "disk"):
         near(found[kind][0], found["tiles"][0])
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), found[kind][1], found["tiles"][1])
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), found[kind][1], found["tiles"][1]
+        )
 
 
 def towers(small):

@@ -112,17 +112,22 @@ def test_a_classifier_trains_its_head_and_draws_one_where_there_is_none():
 def test_a_roll_begins_with_the_upper_layers_in_float32():
     half = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), PALIGEMMA.params)
     words = adapters.trainability(
-        [("text/layers/attn/q/kernel", "lora"), ("text/layers/.*|text/norm/scale", "full"), (".*", "frozen")], list(SHAPES)
+        [("text/layers/attn/q/kernel", "lora"), ("text/layers/.*|text/norm/scale", "full"), (".*", "frozen")],
+        list(SHAPES),
     )
     start = setup.initial_weights(PALIGEMMA.model, half, setup.plan_of(PALIGEMMA.model, words, 1))
     assert start.lora == {PATH: (2, 32, 32)}
     assert start.full["text/layers/attn/k/kernel"].shape == (2, 32, 16)
-    np.testing.assert_array_equal(start.full["text/layers/attn/k/kernel"], half["text"]["layers"]["attn"]["k"]["kernel"][1:])
+    np.testing.assert_array_equal(
+        start.full["text/layers/attn/k/kernel"], half["text"]["layers"]["attn"]["k"]["kernel"][1:]
+    )
     assert {str(leaf.dtype) for leaf in start.full.values()} == {"float32"}
 
 
 def test_a_second_pass_begins_where_the_first_ended():
-    start = InitialWeights({PATH: (3, 32, 32), "text/layers/attn/k/kernel": (3, 32, 16)}, {"text/norm/scale": np.zeros(3)})
+    start = InitialWeights(
+        {PATH: (3, 32, 32), "text/layers/attn/k/kernel": (3, 32, 16)}, {"text/norm/scale": np.zeros(3)}
+    )
     continued = {PATH: {"a": np.ones((3, 32, 2)), "b": np.ones((3, 2, 32))}, "text/norm/scale": np.ones(3)}
     on = setup.going_on(start, continued)
     assert on.lora == {"text/layers/attn/k/kernel": (3, 32, 16)} and set(on.adapters) == {PATH}

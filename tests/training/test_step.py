@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import LOTTERY, drawn, started
+from made_rolls import LOTTERY, drawn, started
 from small_families import PALIGEMMA
 
 from rolltune import adapters, optim, trees
