@@ -52,7 +52,7 @@ def load(path: str, tokenizer: str = "", dtype: str = "auto") -> tuple[Model, di
     config = dataclasses.replace(family.config(checkpoint.config, checkpoint.shapes, source), dtype=dtype)
     place = Path(tokenizer) if tokenizer else _tokenizer_beside(checkpoint.path, path, family)
     opened = text.load(place)
-    text.check(opened, config.text.vocab, family.special_ids, f"{place}, beside {source},")
+    text.check(opened, config.text.vocab, family.special_ids, source)
     digest = TreeDigest({"text/embed/embedding": opened.size})
     table = family.tensors(config, checkpoint.tensors)
     kind = np.dtype(np.float32 if dtype == "float32" else ml_dtypes.bfloat16)
