@@ -126,9 +126,9 @@ def step(config: StepConfig, base: dict, source: Source, roll: Roll, batch: Batc
         lambda p, d, decay: p - rate * (d + roll.decay * decay * p), roll.trainable, direction, decays(roll.trainable)
     )
     moved = roll._replace(trainable=trainable, optimizer=optimizer, step=roll.step + 1, fast=fast, best=best)
-    going: Bool[Array, ""] = (state == ALIVE) & (roll.step < config.schedule.total)
+    going: Bool[Array, ""] = (state == ALIVE) & (roll.step < config.schedule.steps)
     kept = jax.tree.map(lambda new, old: jnp.where(going, new, old), moved, roll)
-    watched = roll.step < config.schedule.total
+    watched = roll.step < config.schedule.steps
     return kept._replace(state=jnp.where(watched, state, roll.state)), StepMetrics(loss, rate, norm)
 
 
