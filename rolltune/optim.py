@@ -11,12 +11,15 @@ from jaxtyping import Array, Float, Int
 from rolltune.errors import UserError
 
 
+OPTIMIZERS = {"sgd": optax.identity, "adamw": optax.scale_by_adam}
+SCHEDULES = ("cosine", "linear", "constant")
+
+
 def transform(name: str, clip: float | None) -> optax.GradientTransformation:
     """Gradient -> direction: `sgd` is the gradient itself, `adamw` Adam's (arXiv:1412.6980; decay is added apart)."""
-    kinds = {"sgd": optax.identity, "adamw": optax.scale_by_adam}
-    if name not in kinds:
-        raise UserError(f"optimizer: {name!r} is not known; expected one of {', '.join(kinds)}")
-    return optax.chain(optax.clip_by_global_norm(clip) if clip else optax.identity(), kinds[name]())
+    if name not in OPTIMIZERS:
+        raise UserError(f"optimizer: {name!r} is not known; expected one of {', '.join(OPTIMIZERS)}")
+    return optax.chain(optax.clip_by_global_norm(clip) if clip else optax.identity(), OPTIMIZERS[name]())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Schedule:
     warmup: float
 
     def __post_init__(self) -> None:
-        if self.kind not in ("cosine", "linear", "constant"):
+        if self.kind not in SCHEDULES:
             raise UserError(f"schedule: {self.kind!r} is not known; expected cosine, linear or constant")
 
     @property
