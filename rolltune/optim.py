@@ -10,7 +10,6 @@ from jaxtyping import Array, Float, Int
 
 from rolltune.errors import UserError
 
-
 OPTIMIZERS = {"sgd": optax.identity, "adamw": optax.scale_by_adam}
 SCHEDULES = ("cosine", "linear", "constant")
 

@@ -122,7 +122,7 @@ def load(path: str | Path | None, overrides: Sequence[str] = (), start: Recipe |
 
 
 def from_card(values: Mapping[str, Any], source: str = "the roll's recipe") -> Recipe:
-    """The recipe that a roll file holds, checked as `load` checks one; entries that later versions dropped are left out.
+    """The recipe that a roll file holds, checked as `load` checks one; what later versions dropped is left out.
 
     `source` names the file. Raises UserError for what is no recipe, or holds a value that none can have.
     """
@@ -144,7 +144,8 @@ def with_steps(recipe: Recipe, rows: int) -> Recipe:
     steps = recipe.epochs * rows / at_once
     if not 0.5 < steps <= MOST_STEPS:
         raise UserError(
-            f"epochs: {recipe.epochs:g} of {rows} rows, {at_once} at a time, are {steps:g} steps; expected 1 to {MOST_STEPS}"
+            f"epochs: {recipe.epochs:g} of {rows} rows, {at_once} at a time, are {steps:g} steps; "
+            f"expected 1 to {MOST_STEPS}"
         )
     made = dataclasses.replace(recipe, steps=round(steps))
     _check(dataclasses.replace(made, epochs=0.0), lambda name: name)

@@ -15,8 +15,8 @@ def compiled(pattern: str, purpose: str) -> re.Pattern[str]:
         return re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
         raise UserError(
-            f"{purpose}: the rule {pattern[:200]!r} is no regular expression: {error}. A dot means any character and .* "
-            "any text; write \\( for a bracket itself"
+            f"{purpose}: the rule {pattern[:200]!r} is no regular expression: {error}. A dot means any character and "
+            ".* any text; write \\( for a bracket itself"
         ) from error
 
 

@@ -34,7 +34,11 @@ class Checkpoint:
 
 def open_checkpoint(path: Path | str) -> Checkpoint:
     path = Path(path)
-    if not path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise UserError(f"{str(path)[:200]}: {error.strerror}; correct the path of the model") from error
+    if not there:
         raise UserError(f"{path} does not exist. Download it with 01-download_models.py, or correct the path.")
     if path.is_dir() and not (path / CONFIG).exists() and not (path / INDEX).exists():
         found = sorted(path.glob("*.npz"))

@@ -5,18 +5,17 @@ JSON as bytes. `np.load` opens it; pickle is never involved.
 """
 
 import json
-import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rolltune import trees
 from rolltune.errors import UserError
 from rolltune.weights.names import DTYPES, Pieces, flatten, nest
-from rolltune.weights.npz import BFLOAT16, META, whole, write_npz
+from rolltune.weights.npz import BFLOAT16, DAMAGE, META, whole, write_npz
 
 VERSION = 1
 
@@ -67,10 +66,12 @@ def save_roll(path: Path | str, tree: Mapping, card: RollCard, dtype: Any = None
         raise UserError(f"{path} was not written: NaN or infinity in {', '.join(broken)}. The training diverged.")
     listed = {name: [kinds[array.dtype], list(array.shape)] for name, array in arrays.items()}
     try:
-        text = json.dumps({**asdict(card), "arrays": listed}, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(
+            {**asdict(card), "arrays": listed}, allow_nan=False
+        )  # in ASCII: half a character is JSON, too
     except (TypeError, ValueError) as error:
         raise ValueError(f"the card of {path} is not plain JSON: {error}") from error
-    meta = np.frombuffer(text.encode("utf-8"), np.uint8)
+    meta = np.frombuffer(text.encode("ascii"), np.uint8)
     entries: dict[str, np.ndarray | Pieces] = {name: whole(array) for name, array in arrays.items()}
     write_npz(path, {META: meta, **entries})
 
@@ -105,9 +106,8 @@ def _read(path: Path, arrays: bool) -> tuple[dict, RollCard]:
             listed, card = _card(path, bytes(file[META].astype(np.uint8, casting="equiv")))
             if sorted(file.files) != sorted([META, *listed]):
                 odd = sorted(set(file.files) ^ {META, *listed})
-                raise UserError(
-                    f"{damaged}: its card and its arrays differ in {', '.join(odd)}. Train or copy it again."
-                )
+                told = ", ".join(name[:80] for name in odd[:8]) + ", ..." * (len(odd) > 8)
+                raise UserError(f"{damaged}: its card and its arrays differ in {told}. Train or copy it again.")
             if not arrays:
                 return {}, card
             loaded = {}
@@ -120,40 +120,128 @@ def _read(path: Path, arrays: bool) -> tuple[dict, RollCard]:
                         f"{damaged}: {name} is {array.dtype} {list(array.shape)}, its card says {kind} {shape}."
                     )
                 loaded[name] = array
+            tree = nest(loaded.items())
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
     except IsADirectoryError as error:
         raise UserError(f"{path} is a folder, expected a roll (.npz)") from error
     except PermissionError as error:
         raise UserError(f"{path} may not be read (no permission)") from error
-    except (
-        *(zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, TypeError, AttributeError),
-        *(OSError, NotImplementedError, SyntaxError, MemoryError),
-    ) as error:
-        # All that NumPy and zipfile raise over bytes they didn't write themselves. NumPy takes what it doesn't know for
-        # pickled objects and says how to load these unsafely: nobody should.
+    except DAMAGE as error:
+        # NumPy takes what it doesn't know for pickled objects and says how to load these unsafely: nobody should.
         if "pickle" in str(error):
             raise UserError(
                 f"{path} is no roll: no npz at all, or one with Python objects (pickle), which are never loaded."
             ) from error
-        raise UserError(f"{damaged} ({type(error).__name__}: {error}). Train or copy it again.") from error
-    return nest(loaded.items()), card
+        raise UserError(f"{damaged} ({type(error).__name__}: {str(error)[:200]}). Train or copy it again.") from error
+    return tree, card
 
 
 def _card(path: Path, text: bytes) -> tuple[dict[str, list], RollCard]:
     values = json.loads(text)
-    if not isinstance(values, dict) or not isinstance(values.get("version"), int):
+    if not isinstance(values, dict) or not _is_whole_number(values.get("version")):
         raise UserError(f"{path}: the card in {META} has no version number: another program wrote it.")
     if values["version"] > VERSION:
         raise UserError(
             f"{path} has format {values['version']}; this rolltune reads up to {VERSION}. Update rolltune to use it."
         )
-    base, listed = values.get("base"), values.get("arrays")
-    known = {entry.name for entry in fields(RollCard)}
-    if not isinstance(base, dict) or not isinstance(listed, dict) or not {"method", "recipe"} <= values.keys():
+    listed = values.get("arrays")
+    if not isinstance(listed, dict):
         raise UserError(f"{path}: the card in {META} lacks base, method, recipe or arrays: another program wrote it.")
-    kept = {name: value for name, value in values.items() if name in known and name != "base"}
-    return listed, RollCard(base=Base(str(base.get("name")), str(base.get("hash"))), **kept)
+    return listed, card_of(values, f"{path}: the card in {META}")
+
+
+def card_of(values: Mapping[str, Any], source: str) -> RollCard:
+    """The card that this JSON is. Raises UserError for a part that is missing or of another kind.
+
+    What the recipe's own entries may be is `recipe.from_card`'s to check.
+    """
+    base = values.get("base")
+    if not isinstance(base, dict) or not {"method", "recipe"} <= values.keys():
+        raise UserError(f"{source} lacks base, method, recipe or arrays: another program wrote it.")
+    metrics = values.get("metrics") if isinstance(values.get("metrics"), dict) else {}
+    for name, right, expected in (
+        ("base", _is_text(base.get("name")) and _is_text(base.get("hash")), "a name and a hash"),
+        ("method", _is_text(values["method"]), "text"),
+        ("recipe", isinstance(values["recipe"], dict), "an object"),
+        ("prompt", _is_text(values.get("prompt", "")), "text"),
+        ("answers", _all(_is_text, values.get("answers", [])), "a list of texts"),
+        ("metrics", isinstance(values.get("metrics", {}), dict), "an object"),
+        ("metrics.passes", _is_whole_number(metrics.get("passes", 1)), "a whole number"),
+        ("metrics.positive", _is_text(metrics.get("positive", "")), "text"),
+        ("metrics.files", _all(_is_object, metrics.get("files", {})), "an object of objects"),
+        ("seed", _is_whole_number(values.get("seed", 0)), "a whole number"),
+    ):
+        if not right:
+            raise UserError(f"{source}: {name} is not {expected}: the file was damaged, or another program wrote it.")
+    kept = {entry.name: values[entry.name] for entry in fields(RollCard) if entry.name in values}
+    return RollCard(**kept | {"base": Base(base["name"], base["hash"])})
+
+
+def _is_whole_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _all(right: Callable[[Any], bool], values: Any) -> bool:
+    """Whether these are a list, or an object, all of whose members are right."""
+    members = values.values() if isinstance(values, dict) else values
+    return isinstance(values, list if right is _is_text else dict) and all(right(one) for one in members)
+
+
+def check_arrays(
+    path: Path | str,
+    trained: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    stacks: trees.Stacks,
+    first_layer: int,
+    rank: int,
+) -> None:
+    """That each array of a roll fits the model: all that do not are named in one UserError.
+
+    `trained` is `nested_lora` of the roll's flat tree: path -> array, or {"a", "b"}. `shapes` are those of the model's
+    parameters, by path, with that of a head that the roll brings with it. `stacks` are the model's, all layers of it;
+    a roll holds those from `first_layer` up.
+    """
+    if problems := [
+        f"{name}: {problem}"
+        for name, leaf in sorted(trained.items())
+        if (problem := _misfit(name, leaf, shapes, stacks, first_layer, rank))
+    ]:
+        raise UserError(
+            f"{path} does not fit the model:\n  " + "\n  ".join(problems) + "\n  Give the model that it was trained on."
+        )
+
+
+def _misfit(
+    name: str, leaf: Any, shapes: Mapping[str, tuple[int, ...]], stacks: trees.Stacks, first_layer: int, rank: int
+) -> str:
+    """What is wrong with one array, or pair of factors; empty: nothing."""
+    if name not in shapes:
+        return "the model has no such parameter"
+    wanted = tuple(shapes[name])
+    if below := trees.cut_of(name, stacks, first_layer):
+        wanted = (wanted[0] - below, *wanted[1:])
+        if not wanted[0]:
+            return f"all its layers lie below first_layer ({first_layer}), yet it was trained"
+    if not isinstance(leaf, Mapping):
+        found = tuple(leaf.shape)
+        return "" if found == wanted else f"{list(found)}, the model has {list(wanted)}"
+    if set(leaf) != {"a", "b"}:
+        return f"an adapter with {' and '.join(sorted(leaf))} only, expected a and b"
+    if len(wanted) < 2:
+        return f"an adapter of what is no matrix, {list(wanted)}"
+    factors = {"a": (*wanted[:-1], rank), "b": (*wanted[:-2], rank, wanted[-1])}
+    odd = [side for side in factors if tuple(leaf[side].shape) != factors[side]]
+    told = [f"{side} {list(leaf[side].shape)}, expected {list(factors[side])}" for side in odd]
+    return f"{' and '.join(told)} (rank {rank})" if told else ""
 
 
 def nested_lora(flat: dict[str, Any]) -> dict[str, Any]:
