@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from rolltune.errors import UserError
 from rolltune.weights.files import StoredTensor, folder_written_aside
 from rolltune.weights.names import DTYPES, Lazy, Pieces, collapse
-from rolltune.weights.npz import whole
+from rolltune.weights.npz import as_pieces
 
 CODES = {"F32": DTYPES["float32"], "F16": DTYPES["float16"], "BF16": DTYPES["bfloat16"]}
 SHARD = 5_000_000_000  # bytes, as the published files
@@ -158,7 +158,7 @@ def write_hf(
     folder: Path | str, tensors: Mapping[str, np.ndarray | Pieces], config: Mapping[str, Any], shard: int = SHARD
 ) -> None:
     """A new folder: the tensors in safetensors files of at most `shard` bytes each, their index, and config.json."""
-    pieces = {name: value if isinstance(value, Pieces) else whole(value) for name, value in tensors.items()}
+    pieces = {name: value if isinstance(value, Pieces) else as_pieces(value) for name, value in tensors.items()}
     sizes = {name: math.prod(value.shape) * value.dtype.itemsize for name, value in pieces.items()}
     groups: list[list[str]] = [[]]
     room = shard

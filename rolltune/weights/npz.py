@@ -172,7 +172,7 @@ def write_npz(path: Path | str, tensors: Mapping[str, np.ndarray | Pieces], pref
     """
     with written_aside(Path(path)) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, tensor in tensors.items():
-            pieces = tensor if isinstance(tensor, Pieces) else whole(tensor)
+            pieces = tensor if isinstance(tensor, Pieces) else as_pieces(tensor)
             descr = "|V2" if pieces.dtype == BFLOAT16 else npy.dtype_to_descr(pieces.dtype)
             with archive.open(f"{prefix}{name}.npy", "w", force_zip64=True) as member:
                 head = {"descr": descr, "fortran_order": False, "shape": tuple(pieces.shape)}
@@ -186,7 +186,7 @@ def _write(member: Any, chunk: np.ndarray) -> int:
     return member.write(memoryview(chunk.reshape(-1).view(np.uint8)))
 
 
-def whole(array: Any) -> Pieces:
+def as_pieces(array: Any) -> Pieces:
     """An array that is there already, as one piece."""
     array = np.asarray(array)
     return Pieces(array.shape, array.dtype, lambda: iter([np.ascontiguousarray(array).reshape(-1)]))

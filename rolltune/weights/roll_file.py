@@ -5,8 +5,8 @@ JSON as bytes. `np.load` opens it; pickle is never involved.
 """
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +14,10 @@ import numpy as np
 
 from rolltune import trees
 from rolltune.errors import UserError
+from rolltune.weights import whole
+from rolltune.weights.card import VERSION, Base, RollCard, card_of, is_whole_number
 from rolltune.weights.names import DTYPES, Pieces, flatten, nest
-from rolltune.weights.npz import BFLOAT16, DAMAGE, META, whole, write_npz
-
-VERSION = 1
-
-
-@dataclass(frozen=True)
-class Base:
-    """The model a roll belongs to: what it was called, and the digest of its weights (`identity.base_hash`)."""
-
-    name: str
-    hash: str
-
-
-@dataclass(frozen=True)
-class RollCard:
-    """All about a roll but its arrays. `method` is "lora", "attention", ...: it says what the arrays mean."""
-
-    base: Base
-    method: str
-    recipe: dict[str, Any]
-    prompt: str = ""
-    answers: list[str] = field(default_factory=list)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    version: int = VERSION
+from rolltune.weights.npz import BFLOAT16, DAMAGE, META, as_pieces, write_npz
 
 
 @dataclass(frozen=True)
@@ -72,18 +50,23 @@ def save_roll(path: Path | str, tree: Mapping, card: RollCard, dtype: Any = None
     except (TypeError, ValueError) as error:
         raise ValueError(f"the card of {path} is not plain JSON: {error}") from error
     meta = np.frombuffer(text.encode("ascii"), np.uint8)
-    entries: dict[str, np.ndarray | Pieces] = {name: whole(array) for name, array in arrays.items()}
+    entries: dict[str, np.ndarray | Pieces] = {name: as_pieces(array) for name, array in arrays.items()}
     write_npz(path, {META: meta, **entries})
 
 
 def read_card(path: Path | str) -> RollCard:
-    """Only the card: what a list of checkpoints shows."""
-    return _read(Path(path), arrays=False)[1]
+    """Only the card: what a list of checkpoints shows. A whole model's is beside it."""
+    path = Path(path)
+    return whole.card_beside(path) if whole.is_whole(path) else _read(path, arrays=False)[1]
 
 
 def load_roll(path: Path | str, base: Base | None = None) -> RollFile:
-    """The roll, checked to be whole (each array's CRC, the card's list of arrays) and to belong to `base`."""
-    tree, card = _read(Path(path), arrays=True)
+    """The roll, checked to be whole (each array's CRC, the card's list of arrays) and to belong to `base`.
+
+    A whole model is a roll without arrays, whose base it is itself.
+    """
+    path = Path(path)
+    tree, card = ({}, whole.card_beside(path)) if whole.is_whole(path) else _read(path, arrays=True)
     if base is not None and base.hash != card.base.hash:
         raise UserError(
             f"{path} was trained on {card.base.name} ({card.base.hash[:12]}), but the model given is {base.name} "
@@ -139,7 +122,7 @@ def _read(path: Path, arrays: bool) -> tuple[dict, RollCard]:
 
 def _card(path: Path, text: bytes) -> tuple[dict[str, list], RollCard]:
     values = json.loads(text)
-    if not isinstance(values, dict) or not _is_whole_number(values.get("version")):
+    if not isinstance(values, dict) or not is_whole_number(values.get("version")):
         raise UserError(f"{path}: the card in {META} has no version number: another program wrote it.")
     if values["version"] > VERSION:
         raise UserError(
@@ -149,51 +132,6 @@ def _card(path: Path, text: bytes) -> tuple[dict[str, list], RollCard]:
     if not isinstance(listed, dict):
         raise UserError(f"{path}: the card in {META} lacks base, method, recipe or arrays: another program wrote it.")
     return listed, card_of(values, f"{path}: the card in {META}")
-
-
-def card_of(values: Mapping[str, Any], source: str) -> RollCard:
-    """The card that this JSON is. Raises UserError for a part that is missing or of another kind.
-
-    What the recipe's own entries may be is `recipe.from_card`'s to check.
-    """
-    base = values.get("base")
-    if not isinstance(base, dict) or not {"method", "recipe"} <= values.keys():
-        raise UserError(f"{source} lacks base, method, recipe or arrays: another program wrote it.")
-    metrics = values.get("metrics") if isinstance(values.get("metrics"), dict) else {}
-    for name, right, expected in (
-        ("base", _is_text(base.get("name")) and _is_text(base.get("hash")), "a name and a hash"),
-        ("method", _is_text(values["method"]), "text"),
-        ("recipe", isinstance(values["recipe"], dict), "an object"),
-        ("prompt", _is_text(values.get("prompt", "")), "text"),
-        ("answers", _all(_is_text, values.get("answers", [])), "a list of texts"),
-        ("metrics", isinstance(values.get("metrics", {}), dict), "an object"),
-        ("metrics.passes", _is_whole_number(metrics.get("passes", 1)), "a whole number"),
-        ("metrics.positive", _is_text(metrics.get("positive", "")), "text"),
-        ("metrics.files", _all(_is_object, metrics.get("files", {})), "an object of objects"),
-        ("seed", _is_whole_number(values.get("seed", 0)), "a whole number"),
-    ):
-        if not right:
-            raise UserError(f"{source}: {name} is not {expected}: the file was damaged, or another program wrote it.")
-    kept = {entry.name: values[entry.name] for entry in fields(RollCard) if entry.name in values}
-    return RollCard(**kept | {"base": Base(base["name"], base["hash"])})
-
-
-def _is_whole_number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _all(right: Callable[[Any], bool], values: Any) -> bool:
-    """Whether these are a list, or an object, all of whose members are right."""
-    members = values.values() if isinstance(values, dict) else values
-    return isinstance(values, list if right is _is_text else dict) and all(right(one) for one in members)
 
 
 def check_arrays(
