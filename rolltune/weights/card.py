@@ -39,7 +39,8 @@ def card_of(values: Mapping[str, Any], source: str) -> RollCard:
     base = values.get("base")
     if not isinstance(base, dict) or not {"method", "recipe"} <= values.keys():
         raise UserError(f"{source} lacks base, method, recipe or arrays: another program wrote it.")
-    metrics = values.get("metrics") if isinstance(values.get("metrics"), dict) else {}
+    stated = values.get("metrics")
+    metrics: dict[str, Any] = stated if isinstance(stated, dict) else {}
     for name, right, expected in (
         ("base", _is_text(base.get("name")) and _is_text(base.get("hash")), "a name and a hash"),
         ("method", _is_text(values["method"]), "text"),
