@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -194,3 +195,19 @@ def test_a_card_with_any_value_is_a_recipe_or_advice(name, value):
 def test_a_card_is_checked_as_a_recipe_is(values, message):
     with pytest.raises(UserError, match=message):
         recipe.from_card(values, "a.npz")
+
+
+def test_a_damaged_file_is_a_recipe_or_advice(tmp_path):
+    path, draw = tmp_path / "mine.py", random.Random(4)
+    for number in range(60):
+        bad = bytearray(SET.encode())
+        at = draw.randrange(len(bad))
+        if number % 3:
+            bad[at : at + number % 3] = draw.randbytes(1)
+        else:
+            del bad[at:]
+        path.write_bytes(bad)
+        try:
+            assert isinstance(recipe.load(path), Recipe)
+        except UserError as error:
+            assert str(error).startswith(str(path))

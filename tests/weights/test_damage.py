@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import random
 import struct
 import zipfile
 
@@ -11,7 +12,7 @@ import pytest
 
 from rolltune.errors import UserError
 from rolltune.weights.checkpoint import open_checkpoint
-from rolltune.weights.hf import INDEX, read_hf, read_json
+from rolltune.weights.hf import INDEX, read_hf, read_json, write_hf
 from rolltune.weights.names import flatten
 from rolltune.weights.npz import META, read_npz
 from rolltune.weights.roll_file import Base, RollCard, check_arrays, load_roll, nested_lora, read_card, save_roll
@@ -172,3 +173,37 @@ def test_paths_that_no_file_can_have_are_advice():
     for path in ("x" * 5000, "a\0b", "/proc/self/mem/x.npz"):
         with pytest.raises(UserError):
             open_checkpoint(path)
+
+
+def base_files(folder) -> None:
+    """One small base in each form that is read."""
+    arrays = {"llm/w": np.arange(6, dtype=np.float32).reshape(2, 3), "img/b": np.ones(2, np.float16)}
+    np.savez(folder / "stored.npz", **arrays)
+    np.savez_compressed(folder / "packed.npz", **arrays)
+    write_hf(folder / "hf", arrays, {"model_type": "paligemma"}, shard=8)
+
+
+@pytest.mark.parametrize(
+    "name", ["stored.npz", "packed.npz", "hf/config.json", f"hf/{INDEX}", "hf/model-00001-of-00002.safetensors"]
+)
+def test_any_damaged_byte_of_a_base_is_advice_or_a_base(tmp_path, name):
+    """A base's own values are not checked here: their digest is what tells a changed one apart."""
+    base_files(tmp_path)
+    path, draw = tmp_path / name, random.Random(5)
+    good = path.read_bytes()
+    for number in range(300):
+        bad = bytearray(good)
+        at = draw.randrange(len(bad))
+        if number % 4 == 0:
+            del bad[at:]
+        elif number % 4 == 1:
+            bad[at : at + draw.randrange(1, 9)] = draw.randbytes(4)
+        else:
+            bad[at] = draw.randrange(256)
+        path.write_bytes(bad)
+        try:
+            opened = open_checkpoint(path.parent if name.startswith("hf/") else path)
+            for tensor in opened.tensors.values():
+                tensor.read(0, int(np.prod(tensor.shape)))
+        except UserError as error:
+            assert str(tmp_path) in str(error)
