@@ -76,11 +76,14 @@ class Recipe:
     redraw_factor: float = 0.5  # of the rate, each time a slot is drawn again
     explosion_factor: float = 3.0  # a roll dies where its running loss is over factor * max(lowest, 1) + margin
     explosion_margin: float = 2.0
+    stall: float = 0.5  # share of the steps for which a roll may be no better than guessing; 0: for ever
     rungs: tuple[float, ...] = ()  # shares of the steps at which losers stop, e.g. (0.25, 0.5); empty: none
     keep_share: float = 0.5  # of the rolls that reached a rung, those that go on
     draws: int = 0  # rolls in all when rungs free slots; 0: as many as slots
     fold_by: str = "auto"  # of --folds: "auto" spreads answers and keeps groups whole, "id" is id % folds
-    metric: str = "f-measure"  # ranks the rolls: f-measure, precision, recall, accuracy or log-loss
+    # What ranks the rolls. Choices: f-measure (where it is empty), precision, recall, accuracy, log-loss; written
+    # answers: log-loss (where it is empty), exact-match, anls.
+    metric: str = ""
     log_every: int = 32
     evaluate_batch: int = 8
 
@@ -96,17 +99,14 @@ class Recipe:
         return adapters.rank_scale(self.alpha, self.rank, self.rslora)
 
 
-def load(path: str | Path | None, overrides: Sequence[str] = (), start: Recipe | None = None, **given: Any) -> Recipe:
+def load(path: str | Path | None, overrides: Sequence[str] = (), **given: Any) -> Recipe:
     """The recipe of a file with `get_config()`, changed by `given` and by `--config.name=value` texts.
 
-    What none of them says is as in `start` (a saved roll's recipe), or else the default. `epochs` count before `steps`
-    of the same place; `steps` that are typed count before the epochs of a file, and a file's before those of `start`.
-    Raises UserError for a file that gives no ConfigDict, an unknown name or a value of the wrong kind.
+    `epochs` count before `steps` of the same place; `steps` that are typed count before a file's epochs. Raises
+    UserError for a file that gives no ConfigDict, an unknown name or a value of the wrong kind.
     """
     values = {} if path is None else _from_file(Path(path))
     where = {name: _place_in(Path(path), name) for name in values} if path is not None else {}
-    if "steps" in values and "epochs" not in values and start is not None:
-        values["epochs"] = 0.0
     typed: dict[str, Any] = {}
     for text in overrides:
         name, equals, value = text.removeprefix("--config.").partition("=")
@@ -118,7 +118,15 @@ def load(path: str | Path | None, overrides: Sequence[str] = (), start: Recipe |
             typed[name], where[name] = value, name
     if "steps" in typed and "epochs" not in typed:
         typed["epochs"] = 0.0
-    return _made({**values, **typed}, lambda name: where.get(name, name), start or Recipe())
+    return _made({**values, **typed}, lambda name: where.get(name, name))
+
+
+def stated(path: str | Path | None, overrides: Sequence[str] = (), **given: Any) -> frozenset[str]:
+    """The names of the entries that a person gave, in a file or as flags, whatever their values."""
+    names = set() if path is None else set(_from_file(Path(path)))
+    names |= {text.removeprefix("--config.").partition("=")[0] for text in overrides}
+    names |= {name for name, value in given.items() if value is not None}
+    return frozenset(names | ({"epochs"} if "steps" in names else set()))  # steps that are given turn epochs off
 
 
 def from_card(values: Mapping[str, Any], source: str = "the roll's recipe") -> Recipe:
@@ -130,7 +138,7 @@ def from_card(values: Mapping[str, Any], source: str = "the roll's recipe") -> R
         raise UserError(f"{source}: {_shown(values)} is no recipe: the file was damaged, or written by another program")
     known = {entry.name for entry in dataclasses.fields(Recipe)}
     kept = {name: value for name, value in values.items() if name in known}
-    return _made(kept, lambda name: f"{source}: {name}", Recipe())
+    return _made(kept, lambda name: f"{source}: {name}")
 
 
 def with_steps(recipe: Recipe, rows: int) -> Recipe:
@@ -148,7 +156,7 @@ def with_steps(recipe: Recipe, rows: int) -> Recipe:
             f"expected 1 to {MOST_STEPS}"
         )
     made = dataclasses.replace(recipe, steps=round(steps))
-    _check(dataclasses.replace(made, epochs=0.0), lambda name: name)
+    check(dataclasses.replace(made, epochs=0.0))
     return made
 
 
@@ -213,8 +221,8 @@ def _shown(value: Any) -> str:
         return f"a {type(value).__name__} too long to show"
 
 
-def _made(values: Mapping[str, Any], where: Callable[[str], str], start: Recipe) -> Recipe:
-    """`start` with these values, all of it checked; `where` says of an entry where its value comes from."""
+def _made(values: Mapping[str, Any], where: Callable[[str], str]) -> Recipe:
+    """The recipe of these values, checked; `where` says of an entry where its value comes from."""
     kinds = typing.get_type_hints(Recipe)
     if unknown := sorted(set(values) - set(kinds)):
         raise UserError(f"{where(unknown[0])}: a recipe has no such entry; there are: {', '.join(kinds)}")
@@ -224,8 +232,8 @@ def _made(values: Mapping[str, Any], where: Callable[[str], str], start: Recipe)
         read["prompt"] = read["prompt"].strip()
     if "answers" in read:
         read["answers"] = tuple(answer.strip() for answer in read["answers"])
-    recipe = dataclasses.replace(start, **read)
-    _check(recipe, where)
+    recipe = Recipe(**read)
+    check(recipe, where)
     return recipe
 
 
@@ -267,9 +275,9 @@ RANGES = {  # of whole numbers: from, to. What lies beyond is a slip of the fing
 }
 
 
-def _check(r: Recipe, where: Callable[[str], str]) -> None:
-    """Raises UserError for values that no training can have."""
-    from rolltune.evaluation.metrics import NAMES as METRICS  # brings scikit-learn, which `--help` must not wait for
+def check(r: Recipe, where: Callable[[str], str] = str) -> None:
+    """Raises UserError for values that no training can have; `where` says of an entry what to call it."""
+    from rolltune.evaluation.figures import names  # brings scikit-learn, which `--help` must not wait for
 
     def need(right: bool, name: str, expected: str) -> None:
         if not right:
@@ -283,7 +291,8 @@ def _check(r: Recipe, where: Callable[[str], str]) -> None:
         rules.compiled(pattern, where("rules"))
     need(r.optimizer in optim.OPTIMIZERS, "optimizer", f"one of {', '.join(optim.OPTIMIZERS)}")
     need(r.schedule in optim.SCHEDULES, "schedule", f"one of {', '.join(optim.SCHEDULES)}")
-    need(r.metric in METRICS, "metric", f"one of {', '.join(METRICS)}")
+    metrics = names(AUTO)
+    need(r.metric in ("", *metrics), "metric", f"one of {', '.join(metrics)}")
     need(r.task in (*KINDS, AUTO), "task", f"{', '.join(KINDS)} or {AUTO}")
     need(r.truncate in ("", "right"), "truncate", "right, or nothing")
     need(r.average in ("example", "token"), "average", "example or token")
@@ -302,6 +311,7 @@ def _check(r: Recipe, where: Callable[[str], str]) -> None:
     need(all(0 <= value < math.inf for value in r.weight_decays), "weight_decays", "numbers from 0")
     need(len(r.rate_range) in (0, 2), "rate_range", "two numbers, low and high")
     need(not r.rate_range or 0 < r.rate_range[0] <= r.rate_range[1] < math.inf, "rate_range", "0 < low <= high")
+    need(0 <= r.stall <= 1, "stall", "a share of the steps from 0 to 1")
     need(0 <= r.dropout < 1, "dropout", "a share from 0, below 1")
     whole_number = r.warmup >= 1 and r.warmup == r.warmup // 1
     need(

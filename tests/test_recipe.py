@@ -134,13 +134,13 @@ def test_a_roll_gives_its_recipe_back():
     assert recipe.from_card(kept) == made
 
 
-def test_a_saved_recipe_is_changed_by_what_is_typed_and_nothing_else(written):
-    saved = Recipe(rank=4, epochs=3, steps=70, optimizer="sgd")
-    assert recipe.load(None, [], start=saved) == saved
-    assert recipe.load(None, ["--config.rank=2"], start=saved) == dataclasses.replace(saved, rank=2)
-    assert recipe.load(None, ["--config.steps=9"], start=saved) == dataclasses.replace(saved, steps=9, epochs=0)
-    from_file = recipe.load(written(SET), [], start=saved)
-    assert from_file == dataclasses.replace(saved, steps=8, rank=3, epochs=0)
+def test_steps_that_are_given_turn_epochs_off(written):
+    epochs = SET.replace("config.steps = 8", "config.epochs = 2")
+    assert recipe.load(written(epochs)).epochs == 2
+    assert recipe.load(written(epochs), ["--config.steps=9"]) == Recipe(rank=3, steps=9)
+    assert recipe.load(written(SET), ["--config.epochs=2"]) == Recipe(rank=3, steps=8, epochs=2)
+    assert recipe.stated(written(SET), ["--config.alpha=4"], seed=None) == {"steps", "epochs", "rank", "alpha"}
+    assert recipe.stated(written(epochs)) == {"epochs", "rank"}
 
 
 def test_epochs_become_steps_when_the_rows_are_known():

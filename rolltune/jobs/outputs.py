@@ -91,4 +91,17 @@ class Outputs:
         try:
             yield
         finally:
+            Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: nobody waits for it
             lock.release()
+
+
+def named_roll(named: str, folder: Path = Path("checkpoints")) -> Path:
+    """A path as it is; a bare name is that of a roll in ./checkpoints. Raises UserError, with the names there are."""
+    path = Path(named)
+    inside = folder / f"{named}.npz"
+    if path.is_file() or not inside.is_file():
+        if not path.exists() and path.name == named:
+            there = ", ".join(sorted(one.stem for one in folder.glob("*.npz"))[:20]) or "none"
+            raise UserError(f"{named}: no such roll; in ./checkpoints there are: {there}")
+        return path
+    return inside
