@@ -208,11 +208,10 @@ def compile(
     folds: int | None = None,
 ) -> tuple[Run, Evaluator]:
     """The step and the evaluation; XLA compiles each when it is called first."""
-    warmup = round(recipe.warmup * recipe.steps)
     config = StepConfig(
         cached.network,
         plan.stacks,
-        optim.Schedule(recipe.schedule, recipe.steps, warmup),
+        optim.Schedule(recipe.schedule, recipe.steps, recipe.warmup),
         optim.transform(recipe.optimizer, recipe.clip or None),
         dropout=recipe.dropout,
         average=recipe.average,
