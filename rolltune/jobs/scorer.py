@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from rolltune import trees
+from rolltune.adapters import CLASSES
 from rolltune.base import Model
 from rolltune.data.examples import Example
 from rolltune.evaluation import compiled
@@ -18,7 +20,7 @@ from rolltune.inputs.pictures import keys_of, read_pictures
 from rolltune.models.forward import Network
 from rolltune.recipe import Recipe
 from rolltune.training import setup
-from rolltune.weights.roll_file import RollFile, nested_lora
+from rolltune.weights.roll_file import RollFile, check_arrays, nested_lora
 
 
 class Bench:
@@ -52,9 +54,13 @@ class Bench:
 class Scorer:
     """One roll on its base. The prompt and the answers are the roll's own."""
 
-    def __init__(self, bench: Bench, roll: RollFile, recipe: Recipe):
+    def __init__(self, bench: Bench, path: Path, roll: RollFile, recipe: Recipe):
         self.bench, self.card, self.recipe = bench, roll.card, dataclasses.replace(recipe, prompt=roll.card.prompt)
         trained = nested_lora(trees.flatten(roll.tree))
+        shapes = trees.shapes(bench.params)
+        if CLASSES in trained:  # which the roll brings with it
+            shapes |= {CLASSES: tuple(trained[CLASSES].shape)}
+        check_arrays(path, trained, shapes, bench.model.stacks, recipe.first_layer, recipe.rank)
         full = [path for path, leaf in trained.items() if not isinstance(leaf, dict)]
         words = {path: "full" if path in full else "lora" for path in trained}
         self.plan = setup.plan_of(bench.model, words, recipe.first_layer)

@@ -68,7 +68,7 @@ def validate(options: Options, rolls: Sequence[Path], say: Say) -> int:
         wanted = _base_of(one, options)
         if bench is None or wanted != loaded:
             bench, loaded = Bench(*base.load(wanted, one.recipe.tokenizer, one.recipe.dtype)), wanted
-        scorer = Scorer(bench, load_roll(one.path, bench.model.base), one.recipe)
+        scorer = Scorer(bench, one.path, load_roll(one.path, bench.model.base), one.recipe)
         cells += [_scored(scorer, one.path, data, options.generate, say) for data in sets]
     if cells:
         order = {shown(path): number for number, path in enumerate(rolls)}
