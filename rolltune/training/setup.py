@@ -37,6 +37,8 @@ from rolltune.training.rolls import Draw, InitialWeights, Lottery
 from rolltune.training.step import StepConfig
 from rolltune.trees import Stacks
 
+LEAST_STALL = 100  # steps: every roll begins above a guess's loss
+
 
 def load(recipe: Recipe) -> tuple[Model, dict]:
     """The model, and its parameters on the device."""
@@ -227,7 +229,7 @@ def compile(
             recipe.rungs,
             recipe.keep_share,
             recipe.redraws,
-            round(recipe.stall * recipe.steps),
+            max(LEAST_STALL, round(recipe.stall * recipe.steps)) if recipe.stall else 0,
             recipe.save_every,
             recipe.evaluate_every,
             recipe.keep_best,
