@@ -8,7 +8,7 @@ blocks along `in`, so that published files load as they are; `shape` says what a
 The arithmetic is written once for NumPy and JAX and is bitsandbytes' own, step by step: the bytes agree.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -183,7 +183,7 @@ def decode_scales(scales: Any) -> Float[Any, "..."]:
     return xp.take_along_axis(scales.code, scales.codes.astype(xp.int32), -1) * largest + scales.offset[..., None]
 
 
-KINDS = {
+KINDS: dict[str, Callable[[Any], Quantized]] = {
     "nf4": lambda weight: encode_nf4(weight, double=False),
     "nf4-double": encode_nf4,
     "int8": encode_int8,

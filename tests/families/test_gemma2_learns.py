@@ -8,6 +8,7 @@ import pytest
 import sentencepiece
 
 from rolltune import base
+from rolltune.data.examples import Turn
 from rolltune.errors import UserError
 from rolltune.evaluation.tasks import Task
 from rolltune.families import gemma2
@@ -16,6 +17,8 @@ from rolltune.jobs.learn import Options, learn
 from rolltune.jobs.validate import Options as Validation
 from rolltune.jobs.validate import validate
 from rolltune.recipe import Recipe
+from rolltune.text import tokenizer
+from rolltune.text.encode import classify_row
 from rolltune.training import setup
 from rolltune.weights.hf import write_hf
 from rolltune.weights.names import flatten, nest, to_file
@@ -154,6 +157,15 @@ def test_answer_tokens_of_the_chat_are_learned_from_the_same_rows(here, model):
 def test_a_text_that_is_too_long_is_an_error_unless_cutting_was_asked_for(here, model):
     with pytest.raises(UserError, match=r"(?s)4 rows are longer than 24 tokens.*train\.jsonl:1"):
         train("long", recipe(model, truncate=""))
+
+
+def test_a_classifier_s_row_ends_with_eos_even_where_it_is_cut(model):
+    opened = tokenizer.load(model / "tokenizer.model")
+    for limit in (None, 8):
+        turns = [Turn("user", WORDS["a"])]
+        row, cut = classify_row(gemma2.FAMILY.classifier, opened, 0, turns, [], 3, 1, True, limit=limit)
+        assert (row.tokens[0], row.tokens[-1], row.predict.tolist()) == (2, 1, [len(row.tokens) - 1])
+        assert (cut > 0, len(row.tokens) == 8) == (limit == 8, limit == 8)
 
 
 def test_a_published_head_is_of_as_many_classes_as_the_data_and_of_no_other_task():
