@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from rolltune.errors import UserError
 from rolltune.families import gemma2
 from rolltune.quantize import NF4, DoubleScales, decode, encode_nf4
-from rolltune.weights import bitsandbytes
+from rolltune.weights import bitsandbytes, layouts
 from rolltune.weights.bitsandbytes import PackedTensor
 from rolltune.weights.hf import read_hf, write_hf
 from rolltune.weights.names import flatten, load_tree
@@ -89,8 +89,10 @@ def test_any_range_can_be_read_and_blocks_may_span_rows(tmp_path):
     stored["x.weight.quant_state.bitsandbytes__nf4"] = np.frombuffer(json.dumps(said).encode(), np.uint8)
     stored["x.weight"] = stored["x.weight"].reshape(-1)[: 7 * 48].view(ml_dtypes.bfloat16)  # as other kinds of storage
     write_hf(tmp_path / "made", stored, {})
-    tensor = read_hf(tmp_path / "made")["x.weight"]
+    lazy = read_hf(tmp_path / "made")
+    tensor = lazy["x.weight"]
     assert tensor.shape == (7, 96)
+    assert bitsandbytes.packed(lazy, layouts.linear("x", "x", 96, 7)[0]) is None  # a product wants whole rows
     for start, stop in ((0, 672), (0, 1), (63, 65), (101, 333), (640, 672), (671, 672), (5, 5)):
         np.testing.assert_array_equal(tensor.read(start, stop), expected[start:stop], err_msg=f"{start} {stop}")
         into = np.empty(stop - start, np.float32)
