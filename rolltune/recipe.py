@@ -67,11 +67,14 @@ class Recipe:
     redraw_factor: float = 0.5  # of the rate, each time a slot is drawn again
     explosion_factor: float = 3.0  # a roll dies where its running loss is over factor * max(lowest, 1) + margin
     explosion_margin: float = 2.0
+    stall: float = 0.5  # share of the steps for which a roll may be no better than guessing; 0: for ever
     rungs: tuple[float, ...] = ()  # shares of the steps at which losers stop, e.g. (0.25, 0.5); empty: none
     keep_share: float = 0.5  # of the rolls that reached a rung, those that go on
     draws: int = 0  # rolls in all when rungs free slots; 0: as many as slots
     fold_by: str = "auto"  # of --folds: "auto" spreads answers and keeps groups whole, "id" is id % folds
-    metric: str = "f-measure"  # ranks the rolls: f-measure, precision, recall, accuracy or log-loss
+    # What ranks the rolls. Choices: f-measure (where it is empty), precision, recall, accuracy, log-loss; written
+    # answers: log-loss (where it is empty), exact-match, anls.
+    metric: str = ""
     log_every: int = 32
     evaluate_batch: int = 8
 
@@ -108,6 +111,13 @@ def load(path: str | Path | None, overrides: Sequence[str] = (), **given: Any) -
     recipe = Recipe(**{name: _as(kinds[name], value, where[name]) for name, value in values.items()})
     _check(recipe)
     return recipe
+
+
+def stated(path: str | Path | None, overrides: Sequence[str] = (), **given: Any) -> frozenset[str]:
+    """The names of the entries that a person gave, in a file or as flags, whatever their values."""
+    names = set() if path is None else set(_from_file(Path(path)))
+    names |= {text.removeprefix("--config.").partition("=")[0] for text in overrides}
+    return frozenset(names | {name for name, value in given.items() if value is not None})
 
 
 def from_card(values: dict[str, Any]) -> Recipe:
@@ -164,7 +174,7 @@ def _as(kind: Any, value: Any, where: str) -> Any:
 
 def _check(r: Recipe) -> None:
     """Raises UserError for values that no training can have."""
-    from rolltune.evaluation.metrics import NAMES as METRICS  # brings scikit-learn, which `--help` must not wait for
+    from rolltune.evaluation.figures import names  # brings scikit-learn, which `--help` must not wait for
 
     def need(right: bool, name: str, expected: str) -> None:
         if not right:
@@ -175,7 +185,8 @@ def _check(r: Recipe) -> None:
     need(pairs or (r.method != "rules" and not r.rules), "rules", "a list of (path regex, frozen | lora | full)")
     optim.transform(r.optimizer, None)
     optim.Schedule(r.schedule, 1, 0)
-    need(r.metric in METRICS, "metric", f"one of {', '.join(METRICS)}")
+    metrics = names(AUTO)
+    need(r.metric in ("", *metrics), "metric", f"one of {', '.join(metrics)}")
     need(r.task in (*KINDS, AUTO), "task", f"{', '.join(KINDS)} or {AUTO}")
     need(r.truncate in ("", "right"), "truncate", "right, or nothing")
     need(r.average in ("example", "token"), "average", "example or token")
@@ -193,6 +204,7 @@ def _check(r: Recipe) -> None:
     need(all(0 <= value < math.inf for value in r.weight_decays), "weight_decays", "numbers from 0")
     need(len(r.rate_range) in (0, 2), "rate_range", "two numbers, low and high")
     need(not r.rate_range or 0 < r.rate_range[0] <= r.rate_range[1] < math.inf, "rate_range", "0 < low <= high")
+    need(0 <= r.stall <= 1, "stall", "a share of the steps from 0 to 1")
     need(0 <= r.dropout < 1, "dropout", "a share from 0, below 1")
     need(0 <= r.warmup < 1, "warmup", "a share of the steps from 0, below 1")
     need(0 < r.redraw_factor <= 1, "redraw_factor", "a factor above 0, at most 1")

@@ -261,6 +261,9 @@ def rotate(x: Float[Array, "b t n h"], angles: tuple[Array, Array]) -> Float[Arr
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1).astype(x.dtype)
 
 
+FUSED_FROM, FUSED_HEAD = 1024 * 1024, 128  # T * S, and the width of a head
+
+
 def attend(
     q: Float[Array, "b t n h"],
     k: Float[Array, "b s k h"],
@@ -269,8 +272,16 @@ def attend(
     scale: float,
     softcap: float | None = None,
 ) -> Float[Array, "b t n h"]:
-    """Grouped-query attention: each key head serves n/k consecutive query heads. Logits and softmax in float32."""
+    """Grouped-query attention: each key head serves n/k consecutive query heads. Logits and softmax in float32.
+
+    Long sequences on a GPU take cuDNN's kernel, which holds no [T, S] of logits (FlashAttention: Dao et al. 2022,
+    arXiv:2205.14135); it knows no soft cap, and heads of up to 128.
+    """
     b, t, _, h = q.shape
+    wide = t * k.shape[1] >= FUSED_FROM and softcap is None and h <= FUSED_HEAD and q.dtype != jnp.float32
+    if wide and jax.default_backend() == "gpu":
+        seen = None if mask is None else mask[:, None]
+        return jax.nn.dot_product_attention(q, k, v, mask=seen, scale=scale, implementation="cudnn")
     heads = k.shape[2]
     # A key head's queries of all tokens are the rows of one matrix: with one key head, as they lie there.
     rows = q.reshape(b, t, heads, -1, h).swapaxes(1, 2).reshape(b, heads, -1, h)

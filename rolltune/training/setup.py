@@ -3,7 +3,9 @@
 Setting up costs time linear in the rows. What must be said is said in the first steps: before hours of work, not after.
 """
 
+import collections
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -216,10 +218,18 @@ def compile(
         average=recipe.average,
         explosion_factor=recipe.explosion_factor,
         explosion_margin=recipe.explosion_margin,
+        guess=guessing_loss(data, cached.training, recipe.average),
     )
     run = Run(
         lottery(recipe),
-        Looks(recipe.steps, recipe.log_every, recipe.rungs, recipe.keep_share, recipe.redraws),
+        Looks(
+            recipe.steps,
+            recipe.log_every,
+            recipe.rungs,
+            recipe.keep_share,
+            recipe.redraws,
+            round(recipe.stall * recipe.steps),
+        ),
         config,
         cached.start,
         step.compile_step(config),
@@ -235,6 +245,16 @@ def compile(
         writer = make_writer(model, cached.whole, plan.stacks, cached.prompts, recipe.answer_tokens)
     evaluator = Evaluator(data.task, data.examples, cached.scoring, cached.base, score, recipe.evaluate_batch, writer)
     return run, evaluator
+
+
+def guessing_loss(data: Data, training: Encoded, average: str) -> float:
+    """The training loss, in nats, of who knows the shares of the answers and no more; 0 for open answers."""
+    if data.task.kind == WRITE:
+        return 0.0
+    counts = collections.Counter(training.labels)
+    lost = np.array([math.log(len(training) / counts[label]) for label in training.labels])
+    lengths = np.array([len(row.targets) for row in training.rows])
+    return float(lost.sum() / lengths.sum() if average == "token" else np.mean(lost / lengths))
 
 
 def make_writer(model: Model, network: Network, stacks: Stacks, prompts: Encoded, tokens: int) -> Writer:

@@ -83,14 +83,20 @@ def read_card(path: Path | str) -> RollCard:
 def load_roll(path: Path | str, base: Base | None = None) -> RollFile:
     """The roll, checked to be whole (each array's CRC, the card's list of arrays) and to belong to `base`."""
     tree, card = _read(Path(path), arrays=True)
-    if base is not None and base.hash != card.base.hash:
+    if base is not None:
+        check_base(path, card, base)
+    return RollFile(tree, card)
+
+
+def check_base(path: Path | str, card: RollCard, base: Base) -> None:
+    """Raises UserError where the roll belongs to other weights."""
+    if base.hash != card.base.hash:
         raise UserError(
             f"{path} was trained on {card.base.name} ({card.base.hash[:12]}), but the model given is {base.name} "
             f"({base.hash[:12]}): "
             + ("the same name, but other weights. " if base.name == card.base.name else "another one. ")
             + "On other weights the roll's changes mean nothing. Give the model it was trained on, or train again."
         )
-    return RollFile(tree, card)
 
 
 def _read(path: Path, arrays: bool) -> tuple[dict, RollCard]:
