@@ -105,6 +105,8 @@ def _scored(scorer: Scorer, path: Path, data: DataSet, tokens: int | None, say: 
     facts = scorer.card.metrics
     chosen = apply_frame_policy(list(data.examples), scorer.recipe.frames)
     prediction = scorer.predict(chosen, tokens)
+    if scorer.cut:
+        say(f"{scorer.cut} of {len(chosen)} rows were cut to {scorer.recipe.max_tokens} tokens, on their right")
     figures = measured(prediction, facts.get("positive"))
     known = sum(learned(data.marks, facts.get("learned", ())))
     say(f"{shown(path)}:")

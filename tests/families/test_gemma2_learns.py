@@ -102,10 +102,10 @@ def train(name: str, recipe: Recipe, interrupts=Interrupts, **options) -> tuple[
     return status, "\n".join(said)
 
 
-def validated(rolls: list[str], *data: str) -> list[dict]:
+def validated(rolls: list[str], *data: str, say=print) -> list[dict]:
     """The figures of each roll on each of the data sets."""
     paths = [Path(f"checkpoints/{name}.npz") for name in rolls]
-    validate(Validation([Path(one) for one in data], "log-loss", json=Path("cells.json")), paths, print)
+    validate(Validation([Path(one) for one in data], "log-loss", json=Path("cells.json")), paths, say)
     return [cell["metrics"] for cell in json.loads(Path("cells.json").read_text())["cells"]]
 
 
@@ -120,7 +120,12 @@ def test_a_head_learns_above_the_first_layer_and_is_validated_as_it_was(here, mo
         saved = flatten(load_roll(f"checkpoints/{name}.npz").tree)
         assert saved["text/classes/kernel"].shape == (32, 3)
         assert {len(leaf) for path, leaf in saved.items() if path.startswith("text/layers/")} == {2}
-    cells = validated(names, *(f"dataset/set1/{file}" for file in ("train.jsonl", "valid.jsonl", "valid.csv")))
+    said = []
+    files = [f"dataset/set1/{file}" for file in ("train.jsonl", "valid.jsonl", "valid.csv")]
+    cells = validated(names, *files, say=said.append)
+    assert said.count("2 of 6 rows were cut to 24 tokens, on their right") == 6
+    with pytest.raises(UserError, match="writes no words"):
+        validate(Validation([Path(files[1])], generate=4), [Path("checkpoints/head.npz")], print)
     expected = [roll[split] for roll in ranked for split in ("train", "valid", "valid")]
     for found, told in zip(cells, expected, strict=True):
         assert found["log-loss"] == pytest.approx(told["log-loss"], abs=1e-6)
