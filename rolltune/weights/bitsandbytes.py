@@ -8,7 +8,7 @@ Reference: bitsandbytes/functional.py, QuantState.as_dict.
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from rolltune import quantize
 from rolltune.errors import UserError
 from rolltune.quantize import NF4, SCALE_BLOCK, DoubleScales
 from rolltune.weights.files import StoredTensor
-from rolltune.weights.names import DTYPES, Lazy, Shape, TensorMap
+from rolltune.weights.names import DTYPES, Lazy, Shape, TensorMap, check, read
 
 STATE = ".quant_state.bitsandbytes__"
 PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
@@ -88,6 +88,16 @@ def packed(lazy: Mapping[str, Lazy], row: TensorMap) -> NF4 | None:
     if len({jax.tree.structure(one) for one in taken}) > 1:
         return None  # layers of several kinds
     return jax.tree.map(lambda *leaves: np.stack(leaves), *taken) if row.layers else taken[0]
+
+
+def stream_packed(
+    lazy: Mapping[str, Lazy], table: Sequence[TensorMap], dtype: Any = None, source: str = "the file"
+) -> Iterator[tuple[str, np.ndarray | NF4]]:
+    """As `names.stream`, but matrices that the file has in four bits stay packed."""
+    check({name: tensor.shape for name, tensor in lazy.items()}, table, source)
+    for row in table:
+        own = packed(lazy, row)
+        yield row.path, read(lazy, row, dtype, source) if own is None else own
 
 
 def joined(tensors: Mapping[str, StoredTensor], source: str) -> dict[str, StoredTensor | PackedTensor]:
