@@ -140,9 +140,9 @@ def step(config: StepConfig, base: dict, source: Source, roll: Roll, batch: Batc
     )
     levels = {"fast": fast, "best": best, "slow": slow, "stalled": stalled}
     moved = roll._replace(trainable=trainable, optimizer=optimizer, step=roll.step + 1, **levels)
-    going: Bool[Array, ""] = (state == ALIVE) & (roll.step < config.schedule.total)
+    going: Bool[Array, ""] = (state == ALIVE) & (roll.step < config.schedule.steps)
     kept = jax.tree.map(lambda new, old: jnp.where(going, new, old), moved, roll)
-    watched = roll.step < config.schedule.total
+    watched = roll.step < config.schedule.steps
     return kept._replace(state=jnp.where(watched, state, roll.state)), StepMetrics(loss, rate, norm)
 
 
