@@ -107,6 +107,8 @@ def _scored(scorer: Scorer, path: Path, data: DataSet, tokens: int | None, say: 
     chosen = apply_frame_policy(list(data.examples), scorer.recipe.frames)
     say(f"{shown(path)}: {asked_text(chosen, scorer.recipe.prompt)}")
     prediction = scorer.predict(chosen, tokens)
+    if scorer.cut:
+        say(f"{scorer.cut} of {len(chosen)} rows were cut to {scorer.recipe.max_tokens} tokens, on their right")
     figures = measured(prediction, facts.get("positive"))
     known = sum(learned(data.marks, facts.get("learned", ())))
     say(block(f"{shown(data.path)} {stage(int(facts.get('passes', 1)))}", figures))

@@ -68,6 +68,11 @@ def plan(model: Model, shapes: Mapping[str, Sequence[int]], recipe: Recipe, task
     """What the recipe trains of parameters of these shapes. Raises UserError for what cannot be, naming the entry."""
     classes = len(task.answers) if task.kind == CLASSIFY else 0
     had = shapes.get(CLASSES)
+    if had is not None and not classes:
+        raise UserError(
+            f"{model.base.name} has a head of {had[-1]} classes and gives no words: --config.task=classify trains the "
+            f"head, or take the language model that it was made of"
+        )
     if classes and had is not None and had[-1] != classes:
         raise UserError(
             f"{model.base.name} has a head of {had[-1]} classes, the data {classes} answers: {task.answers}"
