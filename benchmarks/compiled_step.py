@@ -26,13 +26,17 @@ from jax.experimental import topologies
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from step_speed import random_batch
+from step_speed import PICTURES, Lengths, random_batch
 
-from rolltune import adapters, optim
+from rolltune import adapters, optim, trees
+from rolltune.batch import Source
+from rolltune.device import GPU_OPTIONS
 from rolltune.families import paligemma
-from rolltune.recipe import Recipe
-from rolltune.training import rolls as lottery
+from rolltune.models.forward import Network
+from rolltune.training import rolls as tickets
 from rolltune.training import step as training
+from rolltune.training.rolls import InitialWeights, Lottery
+from rolltune.training.step import StepConfig
 
 # What XLA wants to know of a card (its GpuTargetConfigProto): an H100 with 80 GB.
 H100 = """
@@ -57,26 +61,30 @@ def compile_step(rolls: int, layers: int | None, batch: int, text: int, answer: 
     config = dataclasses.replace(paligemma.CONFIGS["paligemma-3b-224"], dtype="bfloat16")
     if layers:
         config = dataclasses.replace(config, text=dataclasses.replace(config.text, layers=layers))
-    params = jax.eval_shape(partial(paligemma.init, config, dtype=jnp.bfloat16), jax.random.key(0))
-    del params["vision"]
-    words = adapters.plan(adapters.METHODS["lora"], list(adapters.flatten(params)))
-    shapes = {path: leaf.shape for path, leaf in adapters.flatten(params).items() if words[path] == "lora"}
+    net = Network(paligemma.FAMILY, config)
+    table = paligemma.names.npz_rows(config)
+    flat = {
+        row.path: jax.ShapeDtypeStruct(row.ours, jnp.bfloat16) for row in table if not row.path.startswith("vision/")
+    }
+    params, stacks = trees.unflatten(flat), net.family.stacks(config)
+    words = adapters.trainability(adapters.METHODS["lora"], list(flat))
+    shapes = {path: leaf.shape for path, leaf in flat.items() if words[path] == "lora"}
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params["text"]["layers"])
     params["text"]["layers"] = [one] * config.text.layers
-    plan = training.Plan(optim.Schedule("cosine", 1000, 100), optim.transform("adamw", 1.0))
-    recipe = Recipe(rank=rank)
-    draws = [lottery.draw(recipe, number) for number in range(rolls)]
-    started = jax.eval_shape(lambda: lottery.begin(recipe, plan, lottery.Start(shapes, {}), draws))
-    rows = random_batch(config, (rolls, 1), batch, text, answer, cached=True)
-    table = paligemma.Features(jax.ShapeDtypeStruct((86, config.image_tokens, config.text.width), jnp.bfloat16))
-    forward = training.Forward(partial(paligemma.log_probs, config))
+    step_config = StepConfig(net, stacks, optim.Schedule("cosine", 1000, 100), optim.transform("adamw", 1.0))
+    lottery = Lottery(0, (1e-4,), (2.0 * rank,), (0.0,), rank)
+    draws = [lottery.draw(number) for number in range(rolls)]
+    started = jax.eval_shape(lambda: tickets.begin(lottery, step_config, InitialWeights(shapes, {}), draws))
+    lengths = Lengths(config.vision.patches, text, answer)
+    rows = random_batch(net, (rolls, 1, batch), lengths, cached=True)
+    source = Source(jax.ShapeDtypeStruct((PICTURES * lengths.images, config.vision.width), jnp.bfloat16))
     topology = topologies.get_topology_desc(platform="cuda", topology_name="h100", topology="1x1x1", target_config=H100)
     there = jax.sharding.SingleDeviceSharding(topology.devices[0])
     place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=there)
-    step = jax.vmap(partial(training.step, plan, forward), in_axes=(None, None, 0, 0))
-    options = training.GPU_OPTIONS | {"xla_gpu_autotune_level": 0}
+    step = jax.vmap(partial(training.step, step_config), in_axes=(None, None, 0, 0))
+    options = GPU_OPTIONS | {"xla_gpu_autotune_level": 0}
     jitted = jax.jit(step, donate_argnums=2, compiler_options=options)
-    return jitted.lower(*jax.tree.map(place, (params, table, started, rows))).compile()
+    return jitted.lower(*jax.tree.map(place, (params, source, started, rows))).compile()
 
 
 def moved(program: str) -> list[tuple[str, int, str]]:

@@ -8,56 +8,78 @@ Prints one JSON line: samples/s over all rolls, milliseconds a step, seconds of 
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from rolltune import adapters, optim
-from rolltune.data.batches import IMAGE, Batch
+from rolltune import adapters, optim, trees
+from rolltune.batch import NOTHING, Batch, Source
 from rolltune.families import paligemma
-from rolltune.recipe import Recipe
-from rolltune.training import rolls as lottery
+from rolltune.models.forward import Network
+from rolltune.training import rolls as tickets
 from rolltune.training import step as training
+from rolltune.training.rolls import InitialWeights, Lottery
+from rolltune.training.step import StepConfig
+from rolltune.weights.names import TensorMap
+
+PICTURES = 86
 
 
-def random_params(config: paligemma.Config, dtype) -> dict:
-    """The tree that `paligemma.init` makes, a leaf at a time in its final dtype."""
-    shapes = adapters.flatten(jax.eval_shape(partial(paligemma.init, config), jax.random.key(0)))
+def random_params(table: Sequence[TensorMap], dtype: Any) -> dict:
+    """A tree of the name map's shapes, a leaf at a time in its final dtype."""
     draw = jax.jit(lambda key, shape: jax.random.normal(key, shape, dtype) * 0.02, static_argnums=1)
-    keys = jax.random.split(jax.random.key(0), len(shapes))
-    return adapters.unflatten({n: draw(k, s.shape) for k, (n, s) in zip(keys, shapes.items(), strict=True)})
+    keys = jax.random.split(jax.random.key(0), len(table))
+    return trees.unflatten({row.path: draw(key, row.ours) for key, row in zip(keys, table, strict=True)})
 
 
-def random_batch(config: paligemma.Config, lead: tuple[int, ...], rows: int, text: int, answer: int, cached: bool):
-    rng = np.random.default_rng(0)
-    images, prefix = config.image_tokens, text - answer
-    time_ = images + text
-    shape = (*lead, rows)
-    fill = lambda values, *tail: np.broadcast_to(np.asarray(values, np.int32), (*shape, *tail)).copy()
-    start = images + prefix
-    tokens = rng.integers(4, config.text.vocab, (*shape, time_), dtype=np.int32)
-    tokens[..., :images] = IMAGE
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """Of a row: picture rows before the text, text tokens, and how many of these are the answer."""
+
+    images: int
+    text: int
+    answer: int
+
+    @property
+    def tokens(self) -> int:
+        return self.images + self.text
+
+
+def random_batch(net: Network, lead: tuple[int, ...], lengths: Lengths, cached: bool) -> Batch:
+    """A batch [*lead, ...] of one picture a row, in a table of all pictures or as the row's own pixels."""
+    rng, count, start = np.random.default_rng(0), lengths.tokens, lengths.tokens - lengths.answer
+    fill = lambda values, *tail: np.broadcast_to(np.asarray(values, np.int32), (*lead, *tail)).copy()
+    each = lengths.images if not net.first else count  # rows of the table for each picture, or for each row
+    picture = rng.integers(0, PICTURES if cached else 1, (*lead, 1)) * each
+    slots = fill(-1, count)
+    slots[..., :each] = picture + np.arange(each)
+    side = net.config.vision.image_size
+    tiles = (0, 1, 1) if cached else (1, side, side)
     return Batch(
-        tokens=tokens,
-        positions=fill(np.arange(time_), time_),
-        blocks=fill(np.r_[np.zeros(start), np.arange(1, answer + 1)], time_),
-        segments=fill(np.r_[np.zeros(start), np.ones(answer)], time_),
-        predict=fill(np.arange(start - 1, start - 1 + answer), answer),
-        targets=rng.integers(4, config.text.vocab, (*shape, answer), dtype=np.int32),
-        candidates=fill(0, answer),
-        weights=np.ones((*shape, answer), np.float32),
+        tokens=rng.integers(4, net.text.vocab, (*lead, count), dtype=np.int32),
+        positions=fill(np.arange(count), count),
+        blocks=fill(np.r_[np.zeros(start), np.arange(1, lengths.answer + 1)], count),
+        segments=fill(np.r_[np.zeros(start), np.ones(lengths.answer)], count),
+        slots=slots,
+        predict=fill(np.arange(start - 1, start - 1 + lengths.answer), lengths.answer),
+        targets=rng.integers(4, net.text.vocab, (*lead, lengths.answer), dtype=np.int32),
+        candidates=fill(0, lengths.answer),
+        weights=np.ones((*lead, lengths.answer), np.float32),
         label=fill(0),
-        valid=np.ones(shape, bool),
-        images=rng.integers(0, 86, (*shape, 1), dtype=np.int32)
-        if cached
-        else rng.integers(0, 256, (*shape, 1, config.vision.image_size, config.vision.image_size, 3), dtype=np.uint8),
+        valid=np.ones(lead, bool),
+        keys=fill(0, 0),
+        seen=fill(0, 0, 2),
+        tiles=rng.integers(0, 256, (*lead, *tiles, 3), dtype=np.uint8),
+        aspect=fill(0, 0 if cached else 1),
     )
 
 
@@ -83,59 +105,56 @@ def main() -> None:
     args = parser.parse_args()
 
     dtype = "float32" if args.model == "tiny" else "bfloat16"
-    config = paligemma.CONFIGS[args.model]
-    config = paligemma.dataclasses.replace(config, dtype=dtype)
-    params = random_params(config, dtype)
-    words = adapters.plan(adapters.METHODS[args.method], list(adapters.flatten(params)))
-    params = adapters.split_layers(params, args.first_layer)
-    table = None
-    time_ = config.image_tokens + args.text
+    family, config = paligemma.FAMILY, dataclasses.replace(paligemma.CONFIGS[args.model], dtype=dtype)
+    params = random_params(paligemma.names.npz_rows(config), dtype)
+    stacks, first = family.stacks(config), args.first_layer
+    words = adapters.trainability(adapters.METHODS[args.method], list(trees.flatten(params)))
+    lengths = Lengths(config.vision.patches, args.text, args.answer)
+    net = Network(family, config, remat=args.remat)
+    source = NOTHING
     if args.cached:
         del params["vision"]
-        if args.first_layer:
-            del params["text"]["lower"]
-        shape = (86, time_ if args.first_layer else config.image_tokens, config.text.width)
-        kind = paligemma.States if args.first_layer else paligemma.Features
-        table = kind(jax.random.normal(jax.random.key(1), shape, dtype))
-    shapes = {p: x.shape for p, x in adapters.flatten(params).items() if words.get(p) == "lora"}
-    base, trained = adapters.partition(params, words)
-    del params
-    trained = {path: np.asarray(leaf, np.float32) for path, leaf in trained.items()}
-    if args.layers == "list":
-        base = adapters.unstack_layers(base)
+        each, width = (lengths.tokens, config.text.width) if first else (lengths.images, config.vision.width)
+        source = Source(jax.random.normal(jax.random.key(1), (PICTURES * each, width), dtype))
+        net = dataclasses.replace(net, projected=first > 0, first=first)
+    upper = trees.above(stacks, first)
+    flat = trees.flatten(params)
+    picked = lambda word: [path for path in flat if words[path] == word]
+    shapes = {path: (len(upper["text/layers"]), *flat[path].shape[1:]) for path in picked("lora")}
+    trained = {path: np.asarray(flat[path][first:], np.float32) for path in picked("full")}
+    del flat
+    base = trees.arrange(params, stacks, first, args.layers == "list", trained)
+    if first and args.cached:
+        del base["text"]["lower"]
     adam = args.method == "lora"
     transform = optim.transform("adamw" if adam else "sgd", 1.0 if adam else None)
-    plan = training.Plan(optim.Schedule("cosine", 1000, 100), transform)
-
-    recipe = Recipe(rank=args.rank, alpha=2.0 * args.rank, rate=1e-4)
-    draws = [lottery.draw(recipe, number) for number in range(args.rolls)]
-    rolls = lottery.begin(recipe, plan, lottery.Start(shapes, trained), draws)
+    step_config = StepConfig(net, upper, optim.Schedule("cosine", 1000, 100), transform)
+    lottery = Lottery(0, (1e-4,), (2.0 * args.rank,), (0.0,), args.rank)
+    draws = [lottery.draw(number) for number in range(args.rolls)]
+    rolls = tickets.begin(lottery, step_config, InitialWeights(shapes, trained), draws)
     trained.clear()
-    forward = training.Forward(partial(paligemma.log_probs, config, remat=args.remat))
-    step = training.compile_step(plan, forward)
-    batch = jax.device_put(
-        random_batch(config, (args.rolls, args.accumulate), args.batch, args.text, args.answer, args.cached)
-    )
-    jax.block_until_ready((base, rolls, table))
+    step = training.compile_step(step_config)
+    batch = jax.device_put(random_batch(net, (args.rolls, args.accumulate, args.batch), lengths, args.cached))
+    jax.block_until_ready((base, rolls, source))
     held = (jax.devices()[0].memory_stats() or {}).get("bytes_in_use", 0)
     started = time.perf_counter()
-    compiled = step.lower(base, table, rolls, batch).compile()
+    compiled = step.lower(base, source, rolls, batch).compile()
     compile_s = time.perf_counter() - started
     for _ in range(3):
-        rolls, report = compiled(base, table, rolls, batch)
+        rolls, report = compiled(base, source, rolls, batch)
     jax.block_until_ready(report)
     times = []
     for _ in range(3):  # thirds: their spread shows the noise
         started = time.perf_counter()
         for _ in range(max(args.steps // 3, 1)):
-            rolls, report = compiled(base, table, rolls, batch)
+            rolls, report = compiled(base, source, rolls, batch)
         jax.block_until_ready(report)
         times.append((time.perf_counter() - started) / max(args.steps // 3, 1))
     seconds = sorted(times)[1]
     if args.trace:
         with jax.profiler.trace(args.trace, create_perfetto_trace=True):
             for _ in range(3):
-                rolls, report = compiled(base, table, rolls, batch)
+                rolls, report = compiled(base, source, rolls, batch)
             jax.block_until_ready(report)
     analysis = compiled.memory_analysis()
     stats = jax.devices()[0].memory_stats() or {}

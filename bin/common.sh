@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # Shared by the helpers in this folder, which source it: messages, the repository's place, Windows, Python.
 
+# With CDPATH set, cd may go to another folder of that name, and prints where it went into what is captured here.
+unset CDPATH
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 say() { printf '%s\n' "$*" >&2; }
@@ -20,6 +22,9 @@ on_windows() {
     *) return 1 ;;
   esac
 }
+
+# split_words NAME TEXT: TEXT split at spaces and ends of lines into the array NAME.
+split_words() { IFS=$' \t\n' read -r -d '' -a "$1" < <(printf '%s\0' "$2"); }
 
 # The help of a script is the comment at its top, from the second line to the first that is not a comment.
 print_help() { awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$1"; }
@@ -80,6 +85,10 @@ venv_python() {
 install_locked() {
   local lock=$1 python state log
   VENV=${ROLLTUNE_VENV:-$ROOT/.venv}
+  case "$VENV" in
+    /* | [A-Za-z]:*) ;;
+    *) VENV=$PWD/$VENV ;; # it is put on PATH, and the scripts go to other folders
+  esac
   PYTHON=$(venv_python "$VENV")
   state=$(printf '%s\n' "$ROOT" && cat "$lock" "$ROOT/pyproject.toml")
   if supported "$PYTHON" && [ -f "$VENV/rolltune-installed" ] && [ "$state" = "$(cat "$VENV/rolltune-installed")" ]; then

@@ -13,7 +13,7 @@
 #   ROLLTUNE_CA_BUNDLE          a file of certificate authorities to trust while packages are fetched (company
 #                               proxies); it is not kept in the image
 #   ROLLTUNE_DOCKER             the docker program, if not docker
-#   ROLLTUNE_DOCKER_BUILD_ARGS  more arguments for docker build, split at spaces
+#   ROLLTUNE_DOCKER_BUILD_ARGS  more arguments for docker build, split at spaces and lines
 set -euo pipefail
 # shellcheck source=bin/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -33,7 +33,8 @@ for argument in "$@"; do
   esac
 done
 
-read -r -a extra <<<"${ROLLTUNE_DOCKER_BUILD_ARGS:-}"
+extra=()
+split_words extra "${ROLLTUNE_DOCKER_BUILD_ARGS:-}"
 command=("$DOCKER" build --tag "$IMAGE" --build-arg "ACCELERATOR=$accelerator" --build-arg "BIG_VISION=$big_vision")
 if [ -n "${ROLLTUNE_BASE_IMAGE:-}" ]; then command+=(--build-arg "BASE_IMAGE=$ROLLTUNE_BASE_IMAGE"); fi
 if [ -n "${ROLLTUNE_CA_BUNDLE:-}" ]; then

@@ -15,7 +15,7 @@
 #   ROLLTUNE_IMAGE            the image instead of rolltune:latest
 #   ROLLTUNE_PLAYGROUND, ROLLTUNE_CACHE, ROLLTUNE_CHECKPOINTS   folders instead of the repository's
 #   ROLLTUNE_DOCKER           the docker program, if not docker
-#   ROLLTUNE_DOCKER_RUN_ARGS  more arguments for docker run, split at spaces
+#   ROLLTUNE_DOCKER_RUN_ARGS  more arguments for docker run, split at spaces and lines
 # Passed on if set: HF_TOKEN KAGGLE_USERNAME KAGGLE_KEY KAGGLE_API_TOKEN WANDB_API_KEY XLA_PYTHON_CLIENT_PREALLOCATE
 # XLA_CLIENT_MEM_FRACTION XLA_PYTHON_CLIENT_MEM_FRACTION XLA_PYTHON_CLIENT_ALLOCATOR XLA_FLAGS JAX_PLATFORMS
 # ROLLTUNE_QUIET NO_COLOR HTTPS_PROXY
@@ -92,7 +92,8 @@ for name in HF_TOKEN KAGGLE_USERNAME KAGGLE_KEY KAGGLE_API_TOKEN WANDB_API_KEY X
   ROLLTUNE_QUIET NO_COLOR HTTPS_PROXY; do
   if [ -n "${!name:-}" ]; then command+=(--env "$name"); fi
 done
-read -r -a extra <<<"${ROLLTUNE_DOCKER_RUN_ARGS:-}"
+extra=()
+split_words extra "${ROLLTUNE_DOCKER_RUN_ARGS:-}"
 command+=(${extra[@]+"${extra[@]}"} "$IMAGE" "$@")
 
 if [ "$dry_run" = yes ]; then

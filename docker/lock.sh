@@ -7,6 +7,7 @@
 # One lock serves Python 3.11 to 3.13 on Linux, macOS and Windows. The test lock is resolved first and the others
 # are held to it, so that what is tested is what is shipped.
 set -euo pipefail
+unset CDPATH # or cd may go elsewhere
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 compile() {

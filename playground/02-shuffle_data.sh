@@ -2,6 +2,7 @@
 # Split dataset/data.jsonl into train, valid and test: ./02-shuffle_data.sh --help shows examples.
 set -euo pipefail
 
+unset CDPATH # or cd may go elsewhere, and print where it went
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
 # The environment that bin/quickstart.sh made, where there is one and no other was chosen.

@@ -7,7 +7,8 @@ import shutil
 import sys
 
 from rolltune import __version__
-from rolltune.errors import UserError
+from rolltune.errors import UserError, visible
+from rolltune.typed import as_typed
 
 # command -> (module with `main(argv) -> int`, what it does). Imported when called: `--help` must not wait for JAX.
 COMMANDS = {
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run(arguments[0], arguments[1:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(as_typed(str(error)))}", file=sys.stderr)
         return USAGE_ERROR
     except RuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -76,7 +77,8 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:  # a full disk, a folder of somebody else's: the machine's, not the program's
         if error.strerror is None:
             raise
-        print(f"error: {error.filename or 'writing or reading a file'}: {error.strerror}", file=sys.stderr)
+        where = visible(str(error.filename or "writing or reading a file"))
+        print(f"error: {where}: {error.strerror}", file=sys.stderr)
         return USAGE_ERROR
 
 

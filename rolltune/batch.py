@@ -4,10 +4,9 @@ The ground floor: everything above names these, they name nothing. An axis of le
 """
 
 from collections.abc import Hashable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, Int32, Num
 
 
 class Row(NamedTuple):
@@ -34,29 +33,30 @@ class Row(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """B rows padded to a shape out of a small set. Leaves may have leading axes (rolls, accumulation)."""
+    """B rows padded to a shape out of a small set; on the device, JAX arrays. There may be leading axes (rolls,
+    accumulation)."""
 
-    tokens: Int32[Array, "*r b t"]
-    positions: Int32[Array, "*r b t"]
-    blocks: Int32[Array, "*r b t"]
-    segments: Int32[Array, "*r b t"]  # -1 is padding, seen by nobody
-    slots: Int32[Array, "*r b t"]  # -1 | 0..E-1 | E+i: row i of the source; with tiles, of the row's own tiles
-    predict: Int32[Array, "*r b m"]
-    targets: Int32[Array, "*r b m"]
-    candidates: Int32[Array, "*r b m"]
-    weights: Float32[Array, "*r b m"]  # 0 is padding
-    label: Int32[Array, "*r b"]
-    valid: Bool[Array, "*r b"]  # False for rows that fill up the last batch
-    keys: Int32[Array, "*r b x"]  # -1 is padding
-    seen: Int32[Array, "*r b t 2"]
-    tiles: Num[Array, "*r b n h w 3"]  # where the tower runs in the step; else n = 0
-    aspect: Int32[Array, "*r b i"]
+    tokens: np.ndarray  # int32 [B, T]
+    positions: np.ndarray  # int32 [B, T]
+    blocks: np.ndarray  # int32 [B, T]
+    segments: np.ndarray  # int32 [B, T]; -1 is padding, seen by nobody
+    slots: np.ndarray  # int32 [B, T]; -1 | 0..E-1 | E+i: row i of the source; with tiles, of the row's own tiles
+    predict: np.ndarray  # int32 [B, M]
+    targets: np.ndarray  # int32 [B, M]
+    candidates: np.ndarray  # int32 [B, M]
+    weights: np.ndarray  # float32 [B, M]; 0 is padding
+    label: np.ndarray  # int32 [B]
+    valid: np.ndarray  # bool [B]; False for rows that fill up the last batch
+    keys: np.ndarray  # int32 [B, X]; as slots, -1 is padding
+    seen: np.ndarray  # int32 [B, T, 2]
+    tiles: np.ndarray  # uint8 or float32 [B, N, h, w, 3]: where the tower runs in the step; else N = 0
+    aspect: np.ndarray  # int32 [B, I]
 
 
 class Source(NamedTuple):
     """The rows that slots and keys point into: a whole table, or this step's own. The same for all rolls of a step."""
 
-    rows: Float[Array, "s c"]  # before the projector or after it, states of lower layers among them
+    rows: Any  # [S, C]; before the projector or after it, states of lower layers among them
 
 
 NOTHING = Source(np.zeros((0, 1), np.float32))  # of a batch without pictures, or with its own tiles

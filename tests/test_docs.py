@@ -46,6 +46,12 @@ def blocks(page: Path) -> list[str]:
     return [text for kind, text in FENCE.findall(page.read_text()) if kind == "console"]
 
 
+def pasted(page: Path) -> list[str]:
+    """The commands of the page's `sh run` blocks, without their comments."""
+    found = re.findall(r"^```sh run\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [re.sub(r" +#.*", "", line) for block in found for line in block.splitlines()]
+
+
 def figures_aside(line: str) -> str:
     """The line with all numbers alike and blanks joined: figures differ from run to run, words must not."""
     return re.sub(r"\s+", " ", re.sub(r"\d+(\.\d+)?", "0", line)).strip()
@@ -115,6 +121,21 @@ def test_console_blocks_run_and_print_what_they_show(page, clone, environment):
             lines = {figures_aside(line) for line in output.splitlines()}
             lost = [line for line in step.shown if line.strip() != "..." and figures_aside(line) not in lines]
             assert lost == [], f"'{step.command}' does not print {lost}; it prints:\n{output[-4000:]}"
+    shortened = [re.sub(r"^(\./03-.*)", r"\1 --config.steps=8", line) for line in pasted(page)]
+    script = "\n".join(["set -euo pipefail", *shortened]).replace("--rolls 8", "--rolls 2")
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=clone / "playground",
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, f"{page.name}, pasted after the blocks above:\n{done.stdout[-4000:]}"
+
+
+def test_both_languages_have_the_same_commands():
+    assert pasted(ROOT / "README.md") == pasted(ROOT / "README.ja.md") != []
 
 
 def headings(page: Path) -> set[str]:

@@ -81,6 +81,15 @@ def test_a_user_error_is_one_line_and_status_2(command, capsys):
     assert capsys.readouterr().err == "error: data.jsonl line 3: no image\n"
 
 
+def test_a_terminal_is_told_nothing_by_a_name_in_a_file(command, capsys):
+    def fail(argv):
+        raise UserError("line 3: \x1b[2J\u202egnp.exe\ud83d, é ラベル 👩‍🚀")
+
+    command(fail)
+    program.main(["learn"])
+    assert capsys.readouterr().err == "error: line 3: \\x1b[2J\\u202egnp.exe\\ud83d, é ラベル 👩‍🚀\n"
+
+
 def test_a_full_disk_is_one_line_and_a_fault_of_ours_a_traceback(command, capsys):
     def fail(*error):
         def raising(argv):

@@ -1,13 +1,33 @@
-"""What several commands share: recipes from flags."""
+"""What several commands share: recipes from flags, and how they speak."""
 
 import argparse
+import os
+import sys
+
+from rolltune.errors import visible
+from rolltune.typed import as_typed
 
 EPILOG = argparse.RawDescriptionHelpFormatter
+
+
+def command_parser(script: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """The parser of the command that `script` of playground/ runs; its help names it as it can be typed here."""
+    return argparse.ArgumentParser(
+        prog=as_typed(script), description=as_typed(description), epilog=as_typed(examples), formatter_class=EPILOG
+    )
 
 
 def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="a recipe, such as recipes/paligemma_ads.py")
     parser.add_argument("--model", help='weights: "tiny" (built in), a .npz, or a Hugging Face folder')
+
+
+def say(text: str) -> None:
+    """A line on standard output, as it can be typed and shown here. A reader who has gone does not end the work."""
+    try:
+        print(visible(as_typed(text)), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def split_overrides(rest: list[str], parser: argparse.ArgumentParser) -> list[str]:

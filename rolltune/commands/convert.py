@@ -1,13 +1,13 @@
 """06-convert_data.py: other kinds of data to JSON Lines and images."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
+from rolltune.commands.common import command_parser
 from rolltune.commands.progress import quiet_decoders
+from rolltune.commands.reading import texts_by_name
+from rolltune.commands.terminal import tell, terminal
 from rolltune.data.converters import classes, nlvr, questions, video
 from rolltune.data.examples import QUESTION
 from rolltune.errors import UserError
@@ -28,17 +28,13 @@ Originals are never touched. Run again, a converter writes the same files, and o
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="06-convert_data.py",
-        description="Turn other kinds of data into JSON Lines and images.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    about = "Turn other kinds of data into JSON Lines and images."
+    made = command_parser("06-convert_data.py", about, EXAMPLES)
     kinds = made.add_subparsers(dest="kind", required=True, metavar="KIND")
 
     def kind(name: str, about: str, sources: str = "source") -> argparse.ArgumentParser:
         one = kinds.add_parser(
-            name, help=about, description=about, epilog=EXAMPLES, formatter_class=made.formatter_class
+            name, help=about, description=about, epilog=made.epilog, formatter_class=made.formatter_class
         )
         one.add_argument("source", type=Path, nargs="+" if sources == "sources" else None, help="what to convert")
         one.add_argument("out", type=Path, help="the folder to write (images/ and data.jsonl)")
@@ -74,11 +70,11 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"{path}: there is no such file or folder")
     with quiet_decoders():
         output = _convert(options)
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal()
     same = output.pictures and not output.written
     told = "nothing had changed" if same else f"{output.written} files written"
-    console.print(f"{output.pictures} pictures, {told}: {options.out}", markup=False)
-    console.print(f"next: ./00-doctor.py {options.out}", markup=False)
+    tell(console, f"{output.pictures} pictures, {told}: {options.out}")
+    tell(console, f"next: ./00-doctor.py {options.out}")
     return 0
 
 
@@ -87,7 +83,8 @@ def _convert(options: argparse.Namespace):
         case "video":
             if options.frames < 1 or options.max_side < 1:
                 raise UserError("--frames and --max-side: expected 1 or more")
-            given = _labels(options.labels) if options.labels else None
+            example = '{"film1": "cooking"}'
+            given = texts_by_name(options.labels, "--labels", example) if options.labels else None
             return video.convert_videos(
                 options.source,
                 options.out,
@@ -104,16 +101,6 @@ def _convert(options: argparse.Namespace):
             return questions.convert_memes(options.source, options.out, images=options.images, text=not options.no_text)
     names = classes.ANIMALS if options.kind == "animals" else None
     return classes.convert_classes(options.source, options.out, question=options.question, names=names)
-
-
-def _labels(text: str) -> dict[str, str]:
-    try:
-        labels = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"--labels {text}: neither JSON text nor a file of it: {error}") from error
-    if not isinstance(labels, dict) or not all(isinstance(label, str) and label for label in labels.values()):
-        raise UserError('--labels: expected an object of texts, such as {"film1": "cooking"}')
-    return labels
 
 
 if __name__ == "__main__":

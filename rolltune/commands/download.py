@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+from rolltune.commands.common import command_parser
+from rolltune.typed import as_typed
 from rolltune.weights import catalogue
 from rolltune.weights.download import HUBS, Hub, credentials, download, gigabytes
 
@@ -27,17 +29,12 @@ examples:
 
 then:
   02-shuffle_data.sh -v 10 -n set1
-  03-do_learn.py -d set1 -w trained-set1 --config recipes/paligemma_ads.py --model ../cache/paligemma-3b-pt-224.bf16.npz
+  03-do_learn.py -d set1 -w trained-set1 --config recipes/paligemma_ads.py --model WHERE_IT_LIES
 """
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="01-download_models.py",
-        description=HELP,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = command_parser("01-download_models.py", HELP, EXAMPLES)
     made.add_argument("models", nargs="*", metavar="MODEL", help=f"names as in --list (default: {catalogue.DEFAULT})")
     made.add_argument(
         "--from",
@@ -75,7 +72,8 @@ def main(argv: list[str] | None = None, hubs: dict[str, Callable[[], Hub]] | Non
         return 130
     print("Ready:", ", ".join(str(path) for path in paths))
     weights = shlex.quote(str(paths[-1]))
-    print(f"next: ./03-do_learn.py -d set1 -w trained-set1 --config recipes/paligemma_ads.py --model {weights}")
+    learn = as_typed("./03-do_learn.py -d set1 -w trained-set1 --config recipes/paligemma_ads.py")
+    print(f"next: {learn} --model {weights}")
     return 0
 
 

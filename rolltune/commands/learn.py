@@ -4,7 +4,10 @@ import argparse
 import sys
 import time
 
-from rolltune.commands.common import EPILOG, add_recipe_flags, split_overrides
+from rolltune.commands.common import add_recipe_flags, command_parser, say, split_overrides
+from rolltune.commands.reading import add_reading_flags, reading_of
+from rolltune.jobs.interrupts import Interrupts
+from rolltune.typed import as_typed
 
 EXAMPLES = """examples:
   ./03-do_learn.py -d set1 -w trained-set1               train on dataset/set1, save checkpoints/trained-set1.npz
@@ -19,7 +22,7 @@ Exit status: 0 saved, 2 something to put right, 3 every roll diverged (nothing s
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="03-do_learn.py", description=__doc__, epilog=EXAMPLES, formatter_class=EPILOG)
+    p = command_parser("03-do_learn.py", __doc__, EXAMPLES)
     p.add_argument("-d", "--dataset", required=True, help="a set in ./dataset made by 02, a folder, or a JSONL")
     p.add_argument("-w", "--write", required=True, metavar="NAME", help="the name to save under, in ./checkpoints")
     p.add_argument(
@@ -30,14 +33,16 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--folds", type=int, help="the rolls are the folds of all rows (recipe: fold_by)")
     p.add_argument("--repeat", type=int, default=1, help="so many rounds of folds or rolls, and their seeds' spread")
     p.add_argument("--keep", default="best", help="best, all, or how many of the ranking to save")
-    p.add_argument("--metric", help="what ranks the rolls: f-measure, precision, recall, accuracy, log-loss")
+    p.add_argument("--metric", help="what ranks the rolls: f-measure, ..., log-loss, anls")
     p.add_argument("--positive", help="the answer that counts as positive")
     p.add_argument("--seed", type=int, help="of the first roll; the next ones count up")
     p.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same name")
+    p.add_argument("--overwrite", action="store_true", help="replace what an earlier run of the same name left")
     p.add_argument("--whole", action="store_true", help="also save the whole model, as big_vision's npz")
     p.add_argument("--tensorboard", action="store_true", help="also write event files for TensorBoard")
     p.add_argument("--wandb", metavar="PROJECT", help="also log to Weights & Biases (offline unless WANDB_MODE=online)")
     add_recipe_flags(p)
+    add_reading_flags(p)
     return p
 
 
@@ -46,19 +51,23 @@ def main(argv: list[str] | None = None) -> int:
     asked = sys.argv[1:] if argv is None else argv
     args, rest = parser().parse_known_args(asked)
     overrides = split_overrides(rest, parser())
-    from rolltune import recipe as recipes
+    with Interrupts(say) as interrupts:  # before JAX is imported, in which Ctrl-C may be lost
+        from rolltune import recipe as recipes
 
-    given = {name: getattr(args, name) for name in ("model", "metric", "positive", "seed")}
-    recipe = recipes.load(args.config, overrides, **given)
-    from rolltune.device import set_up_jax
+        given = {name: getattr(args, name) for name in ("model", "metric", "positive", "seed")}
+        recipe = recipes.load(args.config, overrides, **given)
+        from rolltune.device import set_up_jax
 
-    set_up_jax()
-    from rolltune.jobs.learn import Options, learn
+        set_up_jax()
+        from rolltune.jobs.learn import Options, learn
 
-    own = ("dataset", "second", "rolls", "folds", "repeat", "keep", "resume", "whole", "tensorboard", "wandb")
-    options = Options(
-        name=args.write,
-        command=" ".join(["./03-do_learn.py", *asked]),
-        **{name: getattr(args, name) for name in own},
-    )
-    return learn(options, recipe, lambda text: print(text, flush=True), began)
+        own = ("dataset", "second", "rolls", "folds", "repeat", "keep", "resume", "overwrite", "whole", "tensorboard")
+        options = Options(
+            name=args.write,
+            wandb=args.wandb,
+            reading=reading_of(args),
+            stated=recipes.stated(args.config, overrides, **given),
+            command=as_typed(" ".join(["./03-do_learn.py", *asked])),
+            **{name: getattr(args, name) for name in own},
+        )
+        return learn(options, recipe, interrupts, began)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rolltune.errors import UserError
 from rolltune.tiny.ads import write_sample_ads
+from rolltune.typed import as_typed
 
 EXAMPLES = """examples:
   rolltune sample-ads dataset               writes dataset/data.jsonl and dataset/images
@@ -25,5 +26,6 @@ def main(argv: list[str] | None = None) -> int:
     if (args.folder / "data.jsonl").exists():
         raise UserError(f"{args.folder / 'data.jsonl'} is there already: nothing was written over it")
     write_sample_ads(args.folder, seed=args.seed)
-    print(f"{args.folder / 'data.jsonl'}: 96 drawn advertisements, next: ./02-shuffle_data.sh -v 10 -n set1")
+    split = as_typed("./02-shuffle_data.sh -v 10 -n set1")
+    print(f"{args.folder / 'data.jsonl'}: 96 drawn advertisements, next: {split}")
     return 0

@@ -1,11 +1,10 @@
 """Try prompts before any training: score each on the data, and write the best into a recipe."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rolltune.commands.common import EPILOG, add_recipe_flags, split_overrides
+from rolltune.commands.common import add_recipe_flags, command_parser, say, split_overrides
 from rolltune.errors import UserError
 
 EXAMPLES = """examples:
@@ -18,9 +17,7 @@ All rows but those of test are scored; log-loss decides, since it moves before t
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="05-search_prompt.py", description=__doc__, epilog=EXAMPLES, formatter_class=EPILOG
-    )
+    parser = command_parser("05-search_prompt.py", __doc__, EXAMPLES)
     parser.add_argument("prompts", nargs="*", help="the prompts; each row's own is always tried too")
     parser.add_argument("-d", "--dataset", required=True, help="a set in ./dataset, a folder, or a JSONL")
     parser.add_argument("--file", type=Path, help="more prompts, one a line")
@@ -38,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     from rolltune.jobs.search_prompt import Options, search
 
     options = Options(args.dataset, args.metric, args.write)
-    return search(options, recipe, read_prompts(args.prompts, args.file), lambda text: print(text, flush=True))
+    return search(options, recipe, read_prompts(args.prompts, args.file), say)
 
 
 def read_prompts(given: Sequence[str], file: Path | None) -> list[str]:

@@ -9,14 +9,19 @@ from pathlib import Path
 from rich.console import Console
 
 from rolltune.atomic import folder_aside
+from rolltune.commands.common import command_parser
 from rolltune.commands.progress import counted, quiet_decoders
+from rolltune.commands.reading import add_reading_flags, reading_of
+from rolltune.commands.terminal import tell, terminal
+from rolltune.data.answers import spelling_findings
 from rolltune.data.examples import Scan
 from rolltune.data.files import relative, safe_name, sha256_of, write_json, write_jsonl
 from rolltune.data.findings import ERROR, Finding, raise_errors
 from rolltune.data.fingerprints import fingerprints
-from rolltune.data.jsonl import MANIFEST, common_root, rebased
+from rolltune.data.image_paths import MANIFEST, common_root
+from rolltune.data.rows import rebased
 from rolltune.data.sources import check_images, scan_source
-from rolltune.data.splits import cluster_rows, fold_rows, keys_of, modulo_rows, parse_amount, split_rows
+from rolltune.data.splits import cluster_rows, fold_rows, keys_of, modulo_rows, one_sided, parse_amount, split_rows
 from rolltune.errors import UserError
 
 EXAMPLES = """examples:
@@ -27,6 +32,7 @@ EXAMPLES = """examples:
   ./02-shuffle_data.sh --folds 5 -n cv           dataset/cv/fold1 ... fold5, each with train.jsonl and valid.jsonl
   ./02-shuffle_data.sh --mod 5 -n set3           valid is where id % 5 = 0 (the row's place where ids are no numbers)
   ./02-shuffle_data.sh photos/ -v 10 -n set4     image folders, CSV and all else that ./00-doctor.py reads
+  ./02-shuffle_data.sh t.csv --columns prefix=asked,suffix=label,image=file -n set5
 
 Answers are spread evenly over the splits. Rows of one "group" (or "video") stay together, and so do copies of one
 picture (resized, turned, saved again): a copy in valid of what was learnt in train makes the figures a lie.
@@ -34,12 +40,7 @@ picture (resized, turned, saved again): a copy in valid of what was learnt in tr
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="02-shuffle_data.sh",
-        description="Split a labelled set into train, valid and test.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = command_parser("02-shuffle_data.sh", "Split a labelled set into train, valid and test.", EXAMPLES)
     made.add_argument("data", nargs="?", help="what to split (default: data.jsonl of the dataset folder)")
     made.add_argument("-v", "--valid", metavar="N", help="rows for valid: 10, 20%% or 0.2 (default: 10)")
     made.add_argument("-t", "--test", metavar="N", help="rows for test (default: none)")
@@ -48,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--folds", type=int, metavar="K", help="K folds instead, each row in valid of one of them")
     made.add_argument("--mod", metavar="N[:R]", help="instead: valid is where id %% N = R (R: 0)")
     made.add_argument("--seed", type=int, help="the seed of an earlier split, to have it again (default: a new one)")
+    add_reading_flags(made)
     made.add_argument("--no-stratify", action="store_true", help="do not spread the answers evenly")
     made.add_argument("--no-groups", action="store_true", help='let rows of one "group" or "video" be split apart')
     made.add_argument("--no-near", action="store_true", help="let copies of one picture be split apart")
@@ -71,13 +73,16 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError("-v and -t, --ratios, --folds and --mod are different ways to split: use one of them")
     target = folder / options.name
     _refuse_to_replace(target, options.force)
-    console = Console(highlight=False, soft_wrap=True)
-    scan, prints = _read(data, near=not options.no_near)
-    console.print(f"{data}: {scan.understood}", markup=False)
+    console = terminal()
+    scan, prints = _read(data, not options.no_near, reading_of(options))
+    tell(console, f"{data}: {scan.understood}")
+    answers = [example.answer for example in scan.examples]
+    for finding in spelling_findings(answers, data):
+        tell(console, f"{finding.level}: {finding}", style="yellow")
     seed = random.SystemRandom().randrange(2**31) if options.seed is None else options.seed
     clusters = cluster_rows(scan.examples, prints, groups=not options.no_groups)
     splits = _splits(options, scan, clusters, seed)
-    console.print(f"seed: {seed}")
+    tell(console, f"seed: {seed}")
     _tell_clusters(console, scan, clusters)
     manifest = {
         "seed": seed,
@@ -88,14 +93,15 @@ def main(argv: list[str] | None = None) -> int:
         "kept_together": {"groups": not options.no_groups, "copies": not options.no_near},
     }
     _write(scan, splits, target, manifest)
-    answers = [example.answer for example in scan.examples]
     for name, places in splits.items():
-        console.print(f"  {name}.jsonl: {_counts(answers, places)}", markup=False)
-    console.print(f"written to {target}", markup=False)
+        tell(console, f"  {name}.jsonl: {_counts(answers, places)}")
+    for line in one_sided(answers, splits):
+        tell(console, f"warning: {line}", style="yellow")
+    tell(console, f"written to {target}")
     return 0
 
 
-WAYS = ("valid", "test", "ratios", "folds", "mod", "no_stratify")
+WAYS = ("valid", "test", "ratios", "folds", "mod", "no_stratify", "columns", "question", "names")
 
 
 def default_folder() -> Path:
@@ -111,9 +117,9 @@ def _refuse_to_replace(target: Path, force: bool) -> None:
         raise UserError(f"{target} was not written by this command (it has no {MANIFEST}): it is not replaced")
 
 
-def _read(data: str, near: bool) -> tuple[Scan, dict | None]:
+def _read(data: str, near: bool, reading: dict) -> tuple[Scan, dict | None]:
     """All rows, every image decoded; one error lists everything that is wrong."""
-    scan = scan_source(data)
+    scan = scan_source(data, **reading)
     keys = dict.fromkeys(key for example in scan.examples for key in keys_of(example))
     with counted("looking at the images", len(keys)) as advance, quiet_decoders():
         if not near:
@@ -176,7 +182,7 @@ def _tell_clusters(console: Console, scan: Scan, clusters: list[int]) -> None:
     together = [size for size in sizes.values() if size > 1]
     if together:
         sets = f"{len(together)} groups or sets of copies"
-        console.print(f"kept together: {sum(together)} rows in {sets} (largest: {max(together)})")
+        tell(console, f"kept together: {sum(together)} rows in {sets} (largest: {max(together)})")
 
 
 def _counts(answers: list[str], places: list[int]) -> str:

@@ -1,12 +1,13 @@
 """Score saved rolls on data sets: one block for each roll and set, and a table of all of them at the end."""
 
-import argparse
 import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from rolltune.commands.common import EPILOG
+from rolltune.commands.common import command_parser, say
+from rolltune.commands.reading import add_reading_flags, reading_of
 from rolltune.errors import UserError
+from rolltune.jobs.outputs import named_roll
 
 EXAMPLES = """examples:
   ./04-validate.py -m checkpoints/trained-set1.npz dataset/set1/valid.jsonl
@@ -18,36 +19,44 @@ The prompt, the answers and the base model are those saved in each roll.
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="04-validate.py", description=__doc__, epilog=EXAMPLES, formatter_class=EPILOG
+    parser = command_parser("04-validate.py", __doc__, EXAMPLES)
+    parser.add_argument(
+        "-m", "--models", nargs="+", required=True, metavar="ROLL", help="roll files, patterns, or names in checkpoints"
     )
-    parser.add_argument("-m", "--models", nargs="+", required=True, metavar="ROLL", help="roll files, or patterns")
-    parser.add_argument("data", nargs="*", type=Path, help="JSONL files, or other sources that 03 takes")
-    parser.add_argument("--metric", default="f-measure", help="what the table shows (default f-measure)")
+    parser.add_argument("data", nargs="*", help="JSONL files, names of sets, or other sources that 03 takes")
+    parser.add_argument("--metric", help="what the table shows (default f-measure; log-loss of written answers)")
     parser.add_argument("--generate", type=int, metavar="N", help="write answers of up to N tokens instead of scoring")
     parser.add_argument("--model", help="the base model, where it is not where the roll was trained")
     parser.add_argument("--json", type=Path, help="also write the table here")
+    add_reading_flags(parser)
     args = parser.parse_args(argv)
     # `-m a.npz b.npz data.jsonl`: a shell that expands a pattern leaves nothing else to tell them apart by.
-    args.data = [Path(text) for text in args.models if not text.endswith(".npz")] + args.data
-    if not args.data:
+    is_roll = lambda text: text.endswith(".npz") or Path("checkpoints", f"{text}.npz").is_file()
+    rolls = [text for text in args.models if is_roll(text) or text == args.models[0]]
+    named = [text for text in args.models if text not in rolls] + args.data
+    if not named:
         parser.error("name at least one data set after the rolls")
-    rolls = _found([text for text in args.models if text.endswith(".npz")])
+    found = _found(rolls)
+    from rolltune.data.sets import find_dataset
     from rolltune.device import set_up_jax
 
+    data = [file for text in named for file in ([Path(text)] if Path(text).is_file() else find_dataset(text).values())]
     set_up_jax()
     from rolltune.jobs.validate import Options, validate
 
-    options = Options(args.data, args.metric, args.generate, args.model, args.json)
-    return validate(options, rolls, lambda text: print(text, flush=True))
+    options = Options(data, args.metric or "", args.generate, args.model, args.json, reading_of(args))
+    return validate(options, found, say)
 
 
 def _found(patterns: Sequence[str]) -> list[Path]:
-    """Every roll that the names and patterns mean, once, in order."""
-    paths = []
+    """Every roll that the names and patterns mean, once, in order; whole models only where one is named itself."""
+    paths: list[Path] = []
     for pattern in patterns:
-        some = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
-        if not some:
-            raise UserError(f"-m {pattern!r}: no file has such a name")
-        paths += [Path(one) for one in some if not one.endswith(".whole.npz")]
+        if glob.has_magic(pattern):
+            some = [path for path in sorted(glob.glob(pattern)) if not path.endswith(".whole.npz")]
+            if not some:
+                raise UserError(f"-m {pattern!r}: no roll has such a name")
+            paths += map(Path, some)
+        else:
+            paths.append(named_roll(pattern))
     return list(dict.fromkeys(paths))

@@ -1,5 +1,6 @@
 """Looks through a data set, all splits at once, and says what to put right before training, most urgent first."""
 
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,13 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rolltune.data.answers import are_classes, spelling_findings
 from rolltune.data.examples import Example, Scan
 from rolltune.data.files import safe_name, write_jsonl
-from rolltune.data.findings import ERROR, KINDS, LEVELS, NOTE, WARNING, Finding
+from rolltune.data.findings import ERROR, KINDS, LEVELS, NOTE, WARNING, Finding, quoted
 from rolltune.data.fingerprints import Fingerprint, Key, alike, fingerprints
-from rolltune.data.jsonl import rebased
+from rolltune.data.layouts import SPLIT_NAMES, splits_in
+from rolltune.data.rows import rebased
 from rolltune.data.shapes import bucket_of, buckets
-from rolltune.data.sources import SPLIT_NAMES, scan_source, splits_in
+from rolltune.data.sources import scan_source
 from rolltune.data.splits import Links, copied_rows, keys_of, text_key
 from rolltune.errors import UserError
 
@@ -21,6 +24,13 @@ SMALL_SIDE = 64  # pixels: enlarged to a model's 224 there is little left to see
 FEW_ROWS = 5
 IMBALANCE = 10
 STRETCHED = 4
+# Marks of images, boxes and turns in Qwen-VL, InternVL, LLaMA-Factory, ms-swift, Gemma 3 and others.
+_FOREIGN = re.compile(
+    r"</?(?:bbox|box|quad|ref|ref-object|img|image_placeholder|IMG_CONTEXT|video|audio|ImageHere|image_soft_token|"
+    r"start_of_image|end_of_image|start_of_turn|end_of_turn|grounding)>|<image[ _]\d+>|"
+    r"<\|(?:vision_start|vision_end|image_pad|video_pad|box_start|box_end|object_ref_start|object_ref_end|im_start|"
+    r"im_end|begin_of_text|start_header_id|end_header_id|eot_id|endoftext|user|assistant|end)\|>|\[/?INST\]|\[IMG\]"
+)
 MOST_ALIKE = 20  # different rows that hang together as copies of copies; more are told as one finding
 
 
@@ -93,6 +103,7 @@ def examine(
     _copies(report)
     _groups(report)
     _answers(report)
+    _marks(report)
     _lengths(report, pieces, max_tokens)
     _pictures(report)
     order = {kind: place for place, kind in enumerate(KINDS)}
@@ -169,7 +180,8 @@ def _within(
         if asked_alike and one.answer != other.answer:
             what = "the same" if same is not None else "nearly the same"
             level = ERROR if same is not None and _is_classes(report) else WARNING
-            message = f"{what} as {other.source}, but the answer is {one.answer!r} here and {other.answer!r} there"
+            answers = f"{quoted(one.answer)} here and {quoted(other.answer)} there"
+            message = f"{what} as {other.source}, but the answer is {answers}"
             report.add(level, "label conflict", one.source, message, "keep the right one", images)
         elif same is not None and asked_alike:
             message = f"shows and asks the same as {other.source}"
@@ -215,7 +227,7 @@ def _groups(report: Report) -> None:
             counts = " and ".join(f"{len(rows)} rows of {name}" for name, rows in splits.items())
             last = list(splits.values())[-1][0]
             images = [rows[0].images[0] for rows in splits.values() if rows[0].images]
-            message = f"the group {group!r} lies in several splits: {counts}"
+            message = f"the group {quoted(group)} lies in several splits: {counts}"
             report.add(
                 ERROR, "group in two splits", last.source, message, "split again with ./02-shuffle_data.sh", images
             )
@@ -226,37 +238,42 @@ def answers_of(report: Report) -> dict[str, Counter]:
 
 
 def _is_classes(report: Report) -> bool:
-    """Whether the answers are a few that come again and again, rather than free text."""
-    answers = [example.answer for _, _, example in report.rows()]
-    return len(set(answers)) <= max(2, len(answers) // 2)
+    return are_classes([example.answer for _, _, example in report.rows()])
 
 
 def _answers(report: Report) -> None:
     counts = answers_of(report)
     first = next(iter(report.scans))
-    spelled: dict[str, set[str]] = defaultdict(set)
-    for answer in {answer for counter in counts.values() for answer in counter}:
-        spelled[" ".join(answer.split()).casefold()].add(answer)
-    for ways in spelled.values():
-        if len(ways) > 1:
-            told = " and ".join(map(repr, sorted(ways)))
-            message = f"{told} differ in letter case or spaces alone, and count as different answers"
-            report.add(WARNING, "answer spelled two ways", first, message, "write it one way")
+    report.findings += spelling_findings([example.answer for _, _, example in report.rows()], first)
     for name, counter in counts.items():
         if not counter or not _is_classes(report):
             continue
         for answer, count in sorted(counter.items()):
             if name == first and count < FEW_ROWS and len(counter) > 1:
-                report.add(WARNING, "few rows of an answer", name, f"{answer!r} has {count} rows", "add some")
+                report.add(WARNING, "few rows of an answer", name, f"{quoted(answer)} has {count} rows", "add some")
             if name != first and answer not in counts[first]:
-                message = f"{answer!r} ({count} rows) is not an answer of {first}: it cannot be learnt"
+                message = f"{quoted(answer)} ({count} rows) is not an answer of {first}: it cannot be learnt"
                 report.add(WARNING, "answer not in train", name, message)
         most, top = counter.most_common(1)[0]
         least, bottom = min(counter.items(), key=lambda item: (item[1], item[0]))
         if top >= IMBALANCE * bottom:
-            share = f"always saying {most!r} is right {top / sum(counter.values()):.0%} of the time"
-            message = f"{most!r} has {top} rows, {least!r} {bottom}: {share}"
+            share = f"always saying {quoted(most)} is right {top / sum(counter.values()):.0%} of the time"
+            message = f"{quoted(most)} has {top} rows, {quoted(least)} {bottom}: {share}"
             report.add(WARNING, "imbalance", name, message, "add rows, or train balanced or with class weights")
+
+
+def _marks(report: Report) -> None:
+    """Places that another toolkit fills: here they would be learnt as text."""
+    where: dict[str, list[str]] = defaultdict(list)
+    for _, _, example in report.rows():
+        for mark in {mark for turn in example.turns for mark in _FOREIGN.findall(turn.text)}:
+            where[mark].append(example.source)
+    for mark, sources in sorted(where.items()):
+        message = (
+            f"{mark} stands in {len(sources)} row{'s' * (len(sources) > 1)}: another toolkit's mark, here only text"
+        )
+        advice = "take it out; where an image stands between words is written <image>"
+        report.add(WARNING, "mark of another toolkit", sources[0], message, advice)
 
 
 def _lengths(report: Report, pieces: Callable[[str], list[str]] | None, max_tokens: int | None) -> None:

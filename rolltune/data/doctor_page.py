@@ -1,10 +1,10 @@
 """The doctor's report as one HTML file that opens without a network."""
 
 import base64
+import html
 import io
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -13,6 +13,7 @@ from rolltune.data.doctor import Report, answers_of, token_buckets
 from rolltune.data.findings import ERROR, NOTE, WARNING, Finding
 from rolltune.data.fingerprints import Fingerprint
 from rolltune.data.images import open_image
+from rolltune.errors import UserError, visible
 
 SHOWN = 40  # findings of one kind on the page; each may carry some thumbnails
 THUMBNAIL = 112
@@ -35,6 +36,10 @@ ul { margin: .3rem 0; padding-left: 1.2rem; } li { margin: .25rem 0; overflow-wr
 """
 
 
+def _html(text: str) -> str:
+    return html.escape(visible(text))
+
+
 def page(report: Report, title: str) -> str:
     """The whole page; figures and thumbnails are inside it as data."""
     errors = report.count(ERROR)
@@ -44,17 +49,17 @@ def page(report: Report, title: str) -> str:
         else '<p class="verdict good">Training can start.</p>'
     )
     body = [
-        f"<h1>Data report: {escape(title)}</h1>",
+        f"<h1>Data report: {_html(title)}</h1>",
         verdict,
         _summary(report),
         *[_section(report, level) for level in (ERROR, WARNING, NOTE)],
         "<h2>Pictures of the data</h2>",
         '<div class="plots">',
-        *[f'<img alt="{escape(name)}" src="{_png(figure)}">' for name, figure in plots(report).items()],
+        *[f'<img alt="{_html(name)}" src="{_png(figure)}">' for name, figure in plots(report).items()],
         "</div>",
     ]
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_html(title)}</title>'
         f"<style>{STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
     )
 
@@ -65,8 +70,8 @@ def _summary(report: Report) -> str:
     rows = []
     for name, scan in report.scans.items():
         by_length = ", ".join(f"{size}: {count}" for size, count in token_buckets(report, name).items())
-        cells = f"<td>{escape(name)}</td><td class=n>{len(scan.examples)}</td>"
-        rows.append(f"<tr>{cells}<td>{escape(scan.understood)}</td><td>{escape(by_length)}</td></tr>")
+        cells = f"<td>{_html(name)}</td><td class=n>{len(scan.examples)}</td>"
+        rows.append(f"<tr>{cells}<td>{_html(scan.understood)}</td><td>{_html(by_length)}</td></tr>")
     return f"<table>{head}{''.join(rows)}</table>"
 
 
@@ -82,27 +87,30 @@ def _section(report: Report, level: str) -> str:
         items = "".join(_item(finding) for finding in findings[:SHOWN])
         more = f"<li>... and {len(findings) - SHOWN} more</li>" if len(findings) > SHOWN else ""
         opened = " open" if level != NOTE else ""
-        title = f"{escape(kind.capitalize())} ({len(findings)})"
+        title = f"{_html(kind.capitalize())} ({len(findings)})"
         parts.append(f"<details{opened}><summary>{title}</summary><ul>{items}{more}</ul></details>")
     return "\n".join(parts)
 
 
 def _item(finding: Finding) -> str:
-    advice = f' <span class="advice">{escape(finding.advice)}</span>' if finding.advice else ""
+    advice = f' <span class="advice">{_html(finding.advice)}</span>' if finding.advice else ""
     thumbs = "".join(_thumbnail(path) for path in finding.images[:4]) if finding.kind != "unreadable image" else ""
     return (
-        f'<li><span class="where">{escape(finding.where)}</span> {escape(finding.message)}{advice}'
+        f'<li><span class="where">{_html(finding.where)}</span> {_html(finding.message)}{advice}'
         + (f'<div class="thumbs">{thumbs}</div>' if thumbs else "")
         + "</li>"
     )
 
 
 def _thumbnail(path: Path) -> str:
-    picture = open_image(path)
+    try:
+        picture = open_image(path)
+    except UserError:  # a broken picture has a finding of its own
+        return ""
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     data = io.BytesIO()
     picture.save(data, "JPEG", quality=80)
-    name = escape(path.name, quote=True)
+    name = _html(path.name)
     source = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
     return f'<img alt="{name}" title="{name}" width="{picture.width}" height="{picture.height}" src="{source}">'
 
@@ -132,7 +140,7 @@ def answer_plot(report: Report) -> Figure | None:
     for number, (split, counter) in enumerate(counts.items()):
         places = [place + number * height for place in range(len(names))]
         shares = [100 * counter[name] / sum(counter.values()) for name in names]
-        bars = axes.barh(places, shares, height, label=split, color=COLOURS[number % len(COLOURS)])
+        bars = axes.barh(places, shares, height, label=_drawable([split])[0], color=COLOURS[number % len(COLOURS)])
         axes.bar_label(bars, [str(counter[name]) for name in names], fontsize=7, padding=2)
     axes.set_yticks([place + 0.4 - height / 2 for place in range(len(names))], _drawable(names))
     axes.invert_yaxis()
@@ -144,7 +152,8 @@ def answer_plot(report: Report) -> Figure | None:
 
 def _drawable(texts: Sequence[str]) -> list[str]:
     """Labels that matplotlib takes literally: short, and without its own mark for formulas."""
-    return [(text if len(text) <= 40 else text[:39] + "…").replace("$", r"\$").replace("\n", " ") for text in texts]
+    shortened = [visible(text if len(text) <= 40 else text[:39] + "…") for text in texts]
+    return [text.replace("$", r"\$").replace("\n", " ") for text in shortened]
 
 
 def size_plot(report: Report) -> Figure | None:
@@ -168,7 +177,12 @@ def length_plot(report: Report) -> Figure | None:
         return None
     figure = Figure(figsize=(8, 3))
     axes = figure.subplots()
-    axes.hist(list(lengths.values()), bins=30, label=list(lengths), color=[COLOURS[n % 4] for n in range(len(lengths))])
+    axes.hist(
+        list(lengths.values()),
+        bins=30,
+        label=_drawable(list(lengths)),
+        color=[COLOURS[n % 4] for n in range(len(lengths))],
+    )
     axes.set_xlabel(f"{'tokens' if report.in_tokens else 'characters'} of prompt and answer")
     axes.set_ylabel("rows")
     axes.set_title("Lengths of the texts")

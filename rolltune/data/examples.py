@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rolltune.data.findings import Finding
+from rolltune.data.findings import SHOWN, Finding
+from rolltune.errors import visible
 
 GROUP_KEYS = ("group", "video")  # of a JSONL row, first one present; rows of one group stay in one split
 QUESTION = "What is in this picture?"  # asked of image folders where no other is given
@@ -13,9 +14,9 @@ QUESTION = "What is in this picture?"  # asked of image folders where no other i
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a conversation. `role` is "user" or "assistant".
+    """One turn of a conversation. `role` is "system", "user" or "assistant".
 
-    Image marks of LLaVA and Phi rows that stand at the beginning of the first turn are taken out:
+    Image marks of LLaVA and Phi rows that stand at the beginning of the user's first turn are taken out:
     images come before the text. A mark anywhere else is kept as "<image>", the k-th one for the
     k-th image, for families that put images between words.
     """
@@ -28,9 +29,9 @@ class Turn:
 class Example:
     """One labelled row.
 
-    `turns` alternates user, assistant, ... and ends with the assistant's answer, which is what is
-    trained and scored. A prefix/suffix row is two turns. `images` are paths that were checked to lie
-    inside the data folder, in the order the prompt means them. `source` names the row in messages
+    `turns` may begin with one of the system; then it alternates user, assistant, ... and ends with the assistant's
+    answer, which is what is trained and scored. A prefix/suffix row is two turns. `images` are paths that were
+    checked to lie inside the data folder, in the order the prompt means them. `source` names the row in messages
     ("set1/train.jsonl:17"), `group` what must not be split apart (a video, an original picture).
     `frames` picks frames of animated images: one index an image, None where the policy decides, -n
     for a contact sheet of n frames. `accepted` holds every answer that counts as right where there
@@ -69,15 +70,18 @@ class Scan:
     @property
     def understood(self) -> str:
         """One line: what the source is and what is in it."""
+        if not self.examples:
+            return f"{self.kind}: no row that can be read"
         images = {path for example in self.examples for path in example.images}
         answers = {example.answer for example in self.examples}
         parts = [f"{len(self.examples)} rows", f"{len(images)} images" if images else "text only"]
         few = len(answers) <= max(2, len(self.examples) // 2)
-        shown = ", ".join(sorted(answers)[:6]) + (", ..." if len(answers) > 6 else "")
+        some = [answer if len(answer) <= SHOWN else f"{answer[:SHOWN]}..." for answer in sorted(answers)[:6]]
+        shown = ", ".join(some) + (", ..." if len(answers) > 6 else "")
         parts.append(f"{len(answers)} answers ({shown})" if few else f"{len(answers)} different answers")
         groups = {example.group for example in self.examples if example.group is not None}
         if groups:
             parts.append(f"{len(groups)} groups")
         if self.note:
             parts.append(self.note)
-        return f"{self.kind}: " + ", ".join(parts)
+        return visible(f"{self.kind}: " + ", ".join(parts))

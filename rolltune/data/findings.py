@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rolltune.errors import UserError
+from rolltune.errors import UserError, visible
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 LEVELS = (ERROR, WARNING, NOTE)  # in the order in which they should be put right
@@ -26,6 +26,7 @@ KINDS = (
     "near duplicate",
     "answer not in train",
     "answer spelled two ways",
+    "mark of another toolkit",
     "few rows of an answer",
     "imbalance",
     "one-coloured image",
@@ -39,7 +40,16 @@ KINDS = (
     "scripts",
     "left out",
 )
+SHOWN = 40  # characters of a value in a message
 TOLD_AT_ONCE = 1000  # a message longer than that is no longer read; the rest is counted
+
+
+def quoted(value: object, most: int = SHOWN) -> str:
+    """A value out of the data for a message, in quotes: its beginning where it is long (a picture as base64)."""
+    if isinstance(value, str) and len(value) > most:
+        return f"{value[:most]!r}... ({len(value)} characters)"
+    text = repr(value)
+    return text if isinstance(value, str) or len(text) <= most else f"{text[:most]}..."
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ class Finding:
     images: tuple[Path, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.message}" + (f" ({self.advice})" if self.advice else "")
+        return visible(f"{self.where}: {self.message}" + (f" ({self.advice})" if self.advice else ""))
 
 
 def raise_errors(findings: Iterable[Finding], what: str) -> None:
@@ -66,4 +76,4 @@ def raise_errors(findings: Iterable[Finding], what: str) -> None:
     if len(errors) > TOLD_AT_ONCE:
         lines.append(f"  ... and {len(errors) - TOLD_AT_ONCE} more")
     count = f"{len(errors)} problem{'s' if len(errors) > 1 else ''}"
-    raise UserError(f"{what}: {count} to put right first\n" + "\n".join(lines))
+    raise UserError(f"{visible(what)}: {count} to put right first\n" + "\n".join(lines))

@@ -1,15 +1,24 @@
 """Folders of pictures, one sub-folder an answer."""
 
 import os
+import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
+from rolltune.data.answers import is_blank
 from rolltune.data.examples import QUESTION, Example, Scan, Turn
-from rolltune.data.findings import ERROR, NOTE, Finding
+from rolltune.data.findings import ERROR, NOTE, Finding, quoted
+from rolltune.data.image_paths import ENDINGS
 from rolltune.data.jsonl import add_set_findings, short
+from rolltune.data.layouts import split_of
 
-_NAMES = "jpg jpeg jfif png apng gif webp avif bmp tif tiff jp2 j2k ico pbm pgm ppm heic heif"
-ENDINGS = frozenset(f".{name}" for name in _NAMES.split())
+_PARTS = frozenset(["images", "image", "imgs", "labels", "annotations", "masks", "jpegimages", "imagesets"])
+WITHOUT_CLASSES = (
+    "make a folder an answer (train/cat/1.jpg), or write a data.jsonl with a row of prefix, suffix and image a "
+    "picture; Roboflow exports the format PaliGemma, which is read"
+)
+_LONE_BYTES = re.compile("[\\ud800-\\udfff]")  # how Python writes a byte of a name that is no UTF-8
 
 
 def scan_folder(path: Path, *, question: str | None = None, names: Mapping[str, str] | None = None) -> Scan:
@@ -19,20 +28,30 @@ def scan_folder(path: Path, *, question: str | None = None, names: Mapping[str, 
     by name, the same on every system.
     """
     scan = Scan("image folders", path)
-    names = dict(names or {})
+    # The same letters, however the disk and the keyboard put accents together.
+    names = {_composed(folder): answer for folder, answer in (names or {}).items()}
     classes = sorted(place.name for place in path.iterdir() if place.is_dir() and not place.name.startswith("."))
-    answers = {folder: names.get(folder, folder.replace("_", " ").strip()) for folder in classes}
-    unused = sorted(set(names) - set(classes))
+    answers = {folder: names.get(_composed(folder), folder.replace("_", " ")).strip() for folder in classes}
+    unused = sorted(set(names) - set(map(_composed, classes)))
     if unused and len(unused) == len(names):
         message = f"no class folder has a name of the name map ({', '.join(unused[:5])})"
         scan.findings.append(Finding(ERROR, "name map", short(path), message, f"the folders are {', '.join(classes)}"))
     text = (question or QUESTION).replace("{answers}", _listed(sorted(set(answers.values()))))
     others = [place.name for place in path.iterdir() if place.is_file() and place.suffix.lower() in ENDINGS]
     if others:
-        message = f"{len(others)} pictures lie beside the class folders and have no answer, such as {min(others)!r}"
+        message = (
+            f"{len(others)} pictures lie beside the class folders and have no answer, such as {quoted(min(others))}"
+        )
         scan.findings.append(Finding(ERROR, "no answer", short(path), message, "move them into class folders"))
     root = os.path.realpath(path)
+    if message := _no_classes(classes):
+        scan.findings.append(Finding(ERROR, "no answer", short(path), message, WITHOUT_CLASSES))
+        return scan
     for folder in classes:
+        if is_blank(answers[folder]):
+            message = f"the folder {quoted(folder)} leaves an empty answer"
+            scan.findings.append(Finding(ERROR, "no answer", short(path), message, "rename it, or say --names"))
+            continue
         _scan_class(scan, path, folder, answers[folder], text, root)
     if not classes:
         message = "expected one sub-folder an answer, with pictures in it; there are no sub-folders"
@@ -40,6 +59,15 @@ def scan_folder(path: Path, *, question: str | None = None, names: Mapping[str, 
     else:
         add_set_findings(scan, short(path))
     return scan
+
+
+def _no_classes(folders: list[str]) -> str:
+    """Why sub-folders of these names are no answers, or "" where they may be."""
+    if folders and all(map(split_of, folders)):
+        return f"the folders {', '.join(folders)} are splits, and hold neither a table nor a folder an answer"
+    if folders and {folder.casefold() for folder in folders} <= _PARTS:
+        return f"the folders {', '.join(folders)} are parts of another format (YOLO, VOC, COCO), not answers"
+    return ""
 
 
 def _scan_class(scan: Scan, path: Path, folder: str, answer: str, question: str, root: str) -> None:
@@ -53,19 +81,28 @@ def _scan_class(scan: Scan, path: Path, folder: str, answer: str, question: str,
             continue
         real = Path(os.path.realpath(place))
         where = f"{short(path)}/{name}"
+        if _LONE_BYTES.search(name):
+            message = "the file's name is not UTF-8, and no row can name it"
+            scan.findings.append(Finding(ERROR, "bad row", where, message, "rename it"))
+            continue
         if not real.is_relative_to(root):
             scan.findings.append(
                 Finding(ERROR, "bad row", where, f"is a link out of the data folder (to {real})", "copy it inside")
             )
             continue
         count += 1
-        scan.examples.append(Example(name, (real,), (Turn("user", question), Turn("assistant", answer)), where))
+        turns = (Turn("user", question.strip()), Turn("assistant", answer))
+        scan.examples.append(Example(name, (real,), turns, where))
         scan.rows.append({"prefix": question, "suffix": answer, "image": name, "id": name})
     if odd:
-        message = f"{len(odd)} files are no pictures by their names and were left out, such as {odd[0]!r}"
+        message = f"{len(odd)} files are no pictures by their names and were left out, such as {quoted(odd[0])}"
         scan.findings.append(Finding(NOTE, "left out", f"{short(path)}/{folder}", message))
     if not count:
         scan.findings.append(Finding(ERROR, "empty class", f"{short(path)}/{folder}", "there is no picture in it"))
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _listed(answers: list[str]) -> str:

@@ -13,7 +13,7 @@ Frame policies choose what an animation stands for:
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,13 +22,17 @@ import numpy as np
 from PIL import Image
 
 from rolltune.data.examples import Example
+from rolltune.data.limits import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    MeteredFile,
+    check_animation,
+    check_size,
+    gif_frames,
+    is_gif,
+)
+from rolltune.data.pixels import rgb
 from rolltune.errors import UserError
-
-# Limits, checked before anything is decoded. 64 megapixels are 256 MB as RGBA.
-MAX_PIXELS = 64_000_000
-MAX_ANIMATION_PIXELS = 1_000_000_000  # frames times canvas: the work of going through an animation, some seconds
-MAX_FRAMES = 10_000
-MAX_BYTES = 256 * 2**20
 
 # Named, because some of Pillow's other readers start programs (EPS) or recognise nearly anything (TGA).
 # (MPO comes in through JPEG.)
@@ -67,13 +71,14 @@ def opened(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Ima
             raise UserError(f"{path}: the image file is empty (0 bytes)")
         if size > MAX_BYTES:
             raise UserError(f"{path}: {size / 2**20:.0f} MiB is more than the {MAX_BYTES >> 20} MiB an image may have")
-        with path.open("rb") as file:
+        with MeteredFile(path) as file:
             head = file.read(16)
-            if head[:6] in (b"GIF87a", b"GIF89a"):
-                _refuse_endless_gif(path, head + file.read())
+            if is_gif(head):
+                gif_frames(path, head + file.read())
+                file.unmetered()
             file.seek(0)
             with Image.open(file, formats=FORMATS) as image:
-                check_size(path, image, max_pixels)
+                check_size(path, image.size, max_pixels)
                 yield image
     except UserError:
         raise
@@ -85,15 +90,6 @@ def opened(path: str | Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Ima
         raise UserError(f"{path}: not a readable image: {_plainly(head, error)}") from error
 
 
-def check_size(path: Path, image: Image.Image, max_pixels: int = MAX_PIXELS) -> None:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise UserError(
-            f"{path}: {width} x {height} pixels are more than the {max_pixels / 1e6:.0f} million an image may have: "
-            "make it smaller"
-        )
-
-
 def _plainly(head: bytes, error: Exception) -> str:
     """What went wrong, for people: Pillow says of an unknown format only that it cannot identify it."""
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
@@ -103,38 +99,13 @@ def _plainly(head: bytes, error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _refuse_endless_gif(path: Path, data: bytes) -> None:
-    """Counts a GIF's blocks up to the limit: Pillow walks them one by one in Python, and there can be millions."""
-    place = 13 + (3 << (data[10] & 7) + 1 if len(data) > 10 and data[10] & 0x80 else 0)
-    frames = blocks = 0
-    while place < len(data) and data[place] in (0x21, 0x2C):
-        if data[place] == 0x2C:
-            frames += 1
-            flags = data[place + 9] if place + 9 < len(data) else 0
-            place += 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
-        else:
-            place += 2
-        while place < len(data) and data[place]:
-            place += data[place] + 1
-            blocks += 1
-            if blocks > 2_000_000:
-                raise UserError(f"{path}: the GIF is cut into millions of blocks: no program writes that")
-        place += 1
-        if frames > MAX_FRAMES:
-            raise UserError(f"{path}: more than {MAX_FRAMES} frames: cut the animation shorter")
-
-
 def frame_range(path: Path, image: Image.Image) -> range:
     """The places of the frames of the animation in the file; `range(1)` for a still picture.
 
     An APNG may begin with a picture for programs that show no animation: it is not a frame.
     """
     count = getattr(image, "n_frames", 1) if image.format in ANIMATED else 1
-    if (count > 1 and count * image.width * image.height > MAX_ANIMATION_PIXELS) or count > MAX_FRAMES:
-        raise UserError(
-            f"{path}: {count} frames of {image.width} x {image.height} are more than an animation may have "
-            f"({MAX_FRAMES} frames, {MAX_ANIMATION_PIXELS / 1e6:.0f} million pixels in all)"
-        )
+    check_animation(path, count, image.size)
     return range(1, count) if count > 1 and getattr(image, "default_image", False) else range(max(count, 1))
 
 
@@ -155,13 +126,17 @@ def frames_of(path: str | Path, wanted: Iterable[int] | None = None) -> Iterator
 
 def at_frame(path: Path, image: Image.Image, places: range, index: int) -> Image.Image:
     """Goes to the frame and decodes it. A frame can be larger than the file's header says."""
-    if not 0 <= index < len(places):
-        raise UserError(f"{path}: there is no frame {index}: it has {len(places)}, counted from 0")
+    _check_frame(path, places, index)
     for place in range(image.tell() + 1, places[index] + 1):
         image.seek(place)
-        check_size(path, image)
+        check_size(path, image.size)
     image.load()
     return image
+
+
+def _check_frame(path: Path, places: range, index: int) -> None:
+    if not 0 <= index < len(places):
+        raise UserError(f"{path}: there is no frame {index}: it has {len(places)}, counted from 0")
 
 
 def open_image(
@@ -190,25 +165,89 @@ def open_image(
 
 def _sheet(path: Path, image: Image.Image, places: range, cells: int, background: tuple[int, int, int]) -> Image.Image:
     """A contact sheet of evenly spaced frames, row by row, about as large as one frame (at most 1024)."""
-    chosen = evenly(len(places), cells)
-    columns = math.ceil(math.sqrt(len(chosen)))
-    rows = math.ceil(len(chosen) / columns)
     sheet = None
-    for cell, index in enumerate(chosen):
+    for cell, index in enumerate(evenly(len(places), cells)):
         picture = upright_rgb(at_frame(path, image, places, index), background)
         if sheet is None:
-            shrink = min(1.0, 1024 / max(picture.size)) / columns
-            width, height = (max(1, round(side * shrink)) for side in picture.size)
+            (width, height), (columns, rows) = _sheet_layout(picture.size, min(cells, len(places)))
             sheet = Image.new("RGB", (width * columns, height * rows), background)
         small = picture.resize((width, height), Image.Resampling.BICUBIC)
         sheet.paste(small, (cell % columns * width, cell // columns * height))
     return sheet
 
 
+def _sheet_layout(size: tuple[int, int], cells: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(width, height) of a cell, and (columns, rows), for a first frame of `size` (width, height)."""
+    columns = math.ceil(math.sqrt(cells))
+    shrink = min(1.0, 1024 / max(size)) / columns
+    width, height = (max(1, round(side * shrink)) for side in size)
+    return (width, height), (columns, math.ceil(cells / columns))
+
+
+def image_size(path: str | Path, frame: int | None = None) -> tuple[int, int]:
+    """(height, width) of what `open_image(path, frame)` gives, out of the file's header: no pixel is decoded.
+
+    Raises UserError where the header cannot be read or there is no such frame; a file that is broken further
+    down has a size all the same. Icons, and PNG files that say only after their pixels how to turn them, are
+    decoded: nothing before tells.
+    """
+    path = Path(path)
+    with opened(path) as image:
+        if image.format in ("ICO", "ICNS") or (image.format == "PNG" and _turned_late(path)):
+            picture = open_image(path, frame)
+            return picture.height, picture.width
+        # Pillow would go through a GIF twice as slowly to count its frames.
+        gif = gif_frames(path, path.read_bytes()) if image.format == "GIF" else None
+        if gif:
+            check_animation(path, len(gif), image.size)
+        places = frame_range(path, image) if gif is None else range(len(gif))
+        cells = -frame if frame is not None and frame < 0 else None
+        index = evenly(len(places), cells)[0] if cells else len(places) // 2 if frame is None else frame
+        _check_frame(path, places, index)
+        width, height = image.size
+        if gif:  # up to the frame, each that reaches over the canvas makes it larger
+            width, height = (max(sides) for sides in zip(image.size, *gif[: index + 1], strict=True))
+            check_size(path, (width, height))
+        # A TIFF's own orientation has gone into Pillow's size already, while XMP's has not.
+        if _orientation_in_header(image) >= 5 and 0x0112 not in getattr(image, "tag_v2", {}):
+            width, height = height, width
+        if cells:
+            (width, height), (columns, rows) = _sheet_layout((width, height), min(cells, len(places)))
+            width, height = width * columns, height * rows
+        return height, width
+
+
+def _turned_late(path: Path) -> bool:
+    """Whether a PNG states an EXIF or XMP block after its pixels, where no reading of the header meets it."""
+    names = (b"Raw profile type exif", b"XML:com.adobe.xmp", b"exif", b"xmp")
+    pixels = False
+    with MeteredFile(path) as file:
+        place = file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4]), head[4:]
+            pixels = pixels or kind == b"IDAT"
+            if pixels and kind == b"eXIf":
+                return True
+            if pixels and kind in (b"tEXt", b"zTXt", b"iTXt") and file.read(80).partition(b"\0")[0] in names:
+                return True
+            place += length + 12
+            file.seek(place)
+    return False
+
+
+def _orientation_in_header(image: Image.Image) -> int:
+    # PNG's own method decodes the picture in search of a block that comes after it.
+    return _orientation(lambda: Image.Image.getexif(image))
+
+
 def orientation_of(image: Image.Image) -> int:
     """EXIF orientation 1..8; 1 where the file states none, or one that cannot be read (its pixels still can)."""
+    return _orientation(image.getexif)
+
+
+def _orientation(read_exif: Callable[[], Image.Exif]) -> int:
     try:
-        stated = image.getexif().get(0x0112, 1)
+        stated = read_exif().get(0x0112, 1)
     except Exception:  # a malformed EXIF block raises nearly anything, and is no reason to refuse the picture
         return 1
     return stated if stated in _UPRIGHT else 1
@@ -218,48 +257,9 @@ def upright_rgb(image: Image.Image, background: tuple[int, int, int] = WHITE) ->
     """A decoded Pillow image as upright 8-bit RGB."""
     image.load()
     orientation = orientation_of(image)
-    picture = _rgb(image, background)
+    picture = rgb(image, background)
     for turn in _UPRIGHT.get(orientation, ()):
         picture = picture.transpose(turn)
-    return picture
-
-
-def _rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    mode = image.mode
-    if mode in ("F", "I") or mode.startswith("I;16"):
-        return _grey_to_rgb(image, background)
-    if mode == "LAB":
-        from PIL import ImageCms  # not in every build of Pillow, and needed by few pictures
-
-        return ImageCms.profileToProfile(
-            image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
-    if mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
-        over = image.convert({"La": "LA", "RGBa": "RGBA"}.get(mode, "RGBA")).convert("RGBA")
-        picture = Image.new("RGB", over.size, background)
-        picture.paste(over, mask=over.getchannel("A"))
-        return picture
-    # A copy, so that what is returned outlives the file.
-    return image.copy() if mode == "RGB" else image.convert("RGB")
-
-
-def _grey_to_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    values = np.asarray(image)
-    if image.mode != "F" and values.min() >= 0 and values.max() <= 65535:
-        white = next(white for white in (255, 1023, 4095, 16383, 65535) if values.max() <= white)
-        # A table, because as floating-point numbers a large picture would take a gigabyte.
-        table = np.rint(np.arange(white + 1, dtype=np.float64) * (255 / white)).astype(np.uint8)
-        grey = table[values]
-    else:
-        levels = np.nan_to_num(values.astype(np.float32), copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-        low, high = float(levels.min()), float(levels.max())
-        levels -= low
-        levels *= 255 / (high - low) if high > low else 0.0
-        grey = np.rint(levels, out=levels).astype(np.uint8)
-    picture = Image.fromarray(grey).convert("RGB")
-    clear = image.info.get("transparency")
-    if isinstance(clear, int):
-        picture.paste(background, mask=Image.fromarray(values == clear))
     return picture
 
 
@@ -366,8 +366,3 @@ def apply_frame_policy(examples: list[Example], policy: str = DEFAULT_POLICY) ->
     if examples and not result:
         raise UserError("the frame policy 'skip' leaves no example: every row has an animation")
     return result
-
-
-def image_size(path: str | Path, frame: int | None = None) -> tuple[int, int]:
-    picture = open_image(path, frame)
-    return picture.height, picture.width

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rolltune.data.layouts import splits_in
 from rolltune.errors import UserError
 
 
@@ -11,11 +12,13 @@ def find_dataset(name: str, root: Path = Path("dataset")) -> dict[str, Path]:
     if path.is_file():
         return {"train": path}
     if not path.is_dir() and not root.is_dir():
-        raise UserError(f"{name}: no such data set, and no folder {root} in {Path.cwd()}: cd into playground first")
+        raise UserError(
+            f"{name}: no such data set, and no folder {root} in {Path.cwd()}: cd into the folder that has it first "
+            "(playground, in the repository)"
+        )
     if not path.is_dir():
         raise UserError(f"{path}: no such data set; ./02-shuffle_data.sh -v 10 -n {Path(name).name} makes it")
-    files = {split: path / f"{split}.jsonl" for split in ("train", "valid", "test")}
-    files = {split: file for split, file in files.items() if file.is_file()}
+    files = {split: file for split, file in splits_in(path).items() if split in ("train", "valid", "test")}
     if "train" not in files:
         raise UserError(f"{path}: no train.jsonl in it; ./02-shuffle_data.sh -v 10 -n {path.name} makes it")
     return files

@@ -11,22 +11,8 @@ from rolltune.data import folders, jsonl, tables, tfds
 from rolltune.data.examples import Example, Scan
 from rolltune.data.findings import ERROR, Finding, raise_errors
 from rolltune.data.images import open_image
+from rolltune.data.layouts import WHOLE, splits_in, table_in
 from rolltune.errors import UserError
-
-SPLIT_NAMES = ("train", "valid", "validation", "val", "dev", "test")
-
-
-def splits_in(path: str | Path) -> dict[str, Path]:
-    """The splits that a folder holds: train.jsonl, valid.jsonl, ... or folders of those names; {} if none."""
-    path = Path(path)
-    found = {}
-    for name in SPLIT_NAMES:
-        for place in (path / f"{name}.jsonl", path / f"{name}.csv", path / name):
-            has_classes = place.is_dir() and any(inside.is_dir() for inside in place.iterdir())
-            if name not in found and (place.is_file() or has_classes):
-                found[name] = place
-    files = {name: place for name, place in found.items() if place.is_file()}
-    return files or found  # beside train.jsonl, a folder train/ is where its pictures are
 
 
 def scan_source(
@@ -50,7 +36,7 @@ def scan_source(
         path = inside
     match path.suffix.lower():
         case ".jsonl" | ".json" | ".ndjson":
-            return jsonl.scan_jsonl(path, columns=columns, image_root=image_root)
+            return jsonl.scan_jsonl(path, columns=columns, question=question, image_root=image_root)
         case ".csv" | ".tsv":
             return tables.scan_csv(path, columns=columns, question=question, image_root=image_root)
     raise UserError(
@@ -61,19 +47,19 @@ def scan_source(
 
 def _only_table(folder: Path) -> Path | None:
     """The JSONL or CSV that a folder stands for; None where it is a folder of image folders."""
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in (".jsonl", ".csv", ".tsv"))
-    for preferred in ("data.jsonl", "metadata.jsonl"):
-        if folder / preferred in files:
-            return folder / preferred
-    if len(files) > 1 or (not files and splits_in(folder)):
-        choice = ", ".join(place.name for place in (files or splits_in(folder).values()))
-        raise UserError(f"{folder} holds several sets: name one of {choice}")
+    splits = splits_in(folder)
+    if splits and not any((folder / name).exists() for name in WHOLE):
+        told = ", ".join(f"{name}: {place.relative_to(folder)}" for name, place in splits.items())
+        raise UserError(
+            f"{folder} holds several sets, split already ({told}): train on them with ./03-do_learn.py -d {folder}, "
+            f"look through them with ./00-doctor.py {folder}, or name one of them here"
+        )
     if (folder / "state.json").exists() or any(folder.glob("*.arrow")):
         raise UserError(
             f"{folder} is a Hugging Face datasets folder in Arrow format, which is not read: write it out first, with "
             "datasets.load_from_disk(...) and one row of JSON an example, images saved beside it"
         )
-    return files[0] if files else None
+    return table_in(folder)
 
 
 def check_images(scan: Scan, workers: int | None = None, advance: Callable[[], None] = lambda: None) -> list[Finding]:
@@ -116,13 +102,13 @@ def read_examples(
 
     Strict: all problems are raised at once as one UserError with their lines: malformed rows, missing
     or empty fields, images that are missing, unreadable or outside the data folder, ids used twice.
-    `say` is told what the source was understood to be. `question` is asked of image folders and
-    tables without one ("{answers}" in it becomes the list of answers), `names` gives class folders
+    `say` is told what the source was understood to be. `question` is asked by image folders and
+    rows without one ("{answers}" in it becomes the list of answers), `names` gives class folders
     other names, `columns` says which column is the prefix, suffix or image, `image_root` is where images
     may lie apart from the file's own folder. `open_images=False` skips decoding every image.
     """
     scan = scan_source(path, question=question, names=names, columns=columns, image_root=image_root)
-    if say is not None:
+    if say is not None and scan.examples:
         say(f"{path}: {scan.understood}")
     findings = scan.findings + (check_images(scan) if open_images else [])
     raise_errors(findings, str(path))

@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
+from rolltune.data.answers import are_classes
 from rolltune.data.examples import Example
+from rolltune.data.findings import quoted
 from rolltune.data.fingerprints import Fingerprint, Key, Pair, alike
 from rolltune.errors import UserError
 
@@ -162,6 +164,33 @@ def split_rows(
         places.sort()
         rng.shuffle(places)
     return result
+
+
+def one_sided(answers: Sequence[str], splits: Mapping[str, Sequence[int]]) -> list[str]:
+    """What to say of answers that ended up in train alone, or everywhere but in train; [] for free text.
+
+    `splits` maps names, with a folder before them where there are folds, to rows.
+    """
+    if not are_classes(answers):
+        return []
+    told = []
+    for folder in dict.fromkeys(name.rpartition("/")[0] for name in splits):
+        parts = {name: places for name, places in splits.items() if name.rpartition("/")[0] == folder}
+        counts = {
+            name.rpartition("/")[2]: Counter(answers[place] for place in places) for name, places in parts.items()
+        }
+        learnt = counts.pop("train", Counter())
+        asked = sum(counts.values(), Counter())
+        sides = (
+            (asked, learnt, f"not in train, and so cannot be learnt, though {' and '.join(counts)} asks for it"),
+            (learnt, asked, "in train alone, so that nothing tells whether it was learnt"),
+        )
+        for here, there, message in sides:
+            if lonely := sorted(here.keys() - there.keys()):
+                shown = ", ".join(f"{quoted(answer)} ({here[answer]})" for answer in lonely[:8])
+                more = f" and {len(lonely) - 8} other answers" if len(lonely) > 8 else ""
+                told.append(f"{folder + ': ' if folder else ''}{shown}{more}: {message}")
+    return told
 
 
 def check_sizes(rows: int, sizes: Mapping[str, int]) -> None:

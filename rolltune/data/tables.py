@@ -1,12 +1,18 @@
 """CSV and TSV tables: our own column names, any others by a mapping, and the LMSYS arena's columns by sight."""
 
 import csv
+import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rolltune.data.examples import Scan
-from rolltune.data.jsonl import RowProblem, add_rows, image_roots
+from rolltune.data.files import read_text, without_halves
+from rolltune.data.findings import quoted
+from rolltune.data.image_paths import RowProblem, image_roots, unread_pictures
+from rolltune.data.jsonl import add_rows
+from rolltune.data.rows import picture_key
 from rolltune.errors import UserError
 
 ARENA_COLUMNS = ("prompt", "response_a", "response_b", "winner_model_a", "winner_model_b", "winner_tie")
@@ -26,6 +32,11 @@ def scan_csv(
     """Reads a table with a header line; `columns` says {"prefix": "question", "suffix": "label", "image": "file"}."""
     rows = _table_rows(path)
     header = next(rows)[1]
+    twice = sorted(name for name, count in Counter(header).items() if count > 1 and name)
+    if twice:
+        raise UserError(
+            f"{path}: the column {', '.join(map(quoted, twice))} is in the header twice: rename or drop one"
+        )
     arena = not columns and set(ARENA_COLUMNS) <= set(header)
     scan = Scan("CSV with the LMSYS arena's columns" if arena else "CSV", path.parent)
     mapping = {name: name for name in KNOWN if name in header}
@@ -38,47 +49,57 @@ def scan_csv(
             "columns={'prefix': 'question', 'suffix': 'label', 'image': 'file'} (--columns prefix=question,suffix=...)"
         )
 
+    roots = image_roots(path.parent, image_root)
+
     def named(cells: list[str]) -> dict:
         if len(cells) != len(header):
             raise RowProblem(f"{len(cells)} cells where the header has {len(header)}: is a quote or comma missing?")
         row = dict(zip(header, cells, strict=True))
-        return _arena_row(row, question) if arena else _plain_row(row, mapping, question)
+        return _arena_row(row, question) if arena else _plain_row(row, mapping, question, path.parent, roots)
 
-    add_rows(scan, path, rows, named, image_roots(path.parent, image_root))
+    add_rows(scan, path, rows, named, roots)
     return scan
 
 
 def _table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line on which the row begins, cells), the header first; blank lines are left out."""
+    text = io.StringIO(read_text(path), newline="")
     before = csv.field_size_limit(_LONGEST_CELL)
+    begins = 1
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-            begins = 1
-            empty = True
-            for cells in reader:
-                if cells:
-                    empty = False
-                    yield begins, cells
-                begins = reader.line_num + 1
-            if empty:
-                raise UserError(f"{path}: the table is empty")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.object[error.start]:#04x}): save it as CSV UTF-8") from error
+        reader = csv.reader(text, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+        empty = True
+        for cells in reader:
+            if cells:
+                empty = False
+                yield begins, cells
+            begins = reader.line_num + 1
+        if empty:
+            raise UserError(f"{path}: the table is empty")
     except csv.Error as error:
         raise UserError(f"{path}:{begins}: not a CSV row: {error}") from error
     finally:
         csv.field_size_limit(before)
 
 
-def _plain_row(named: dict[str, str], mapping: dict[str, str], question: str | None) -> dict:
+def _plain_row(
+    named: dict[str, str], mapping: dict[str, str], question: str | None, folder: Path, roots: tuple[Path, ...]
+) -> dict:
     row: dict = {ours: named[theirs] for ours, theirs in mapping.items()}
-    row.setdefault("prefix", question)
+    if question is not None:
+        row.setdefault("prefix", question)
     for key in ("images", "answers"):
         if key in row:
             row[key] = _listed(key, row[key])
     # An empty cell is how a table leaves a key out.
-    return {key: value for key, value in row.items() if value != "" or key in ("prefix", "suffix")}
+    row = {key: value for key, value in row.items() if value not in ("", []) or key in ("prefix", "suffix")}
+    others = {name: cell for name, cell in named.items() if cell and name not in mapping.values()}
+    if "image" not in row and "images" not in row and (key := picture_key(others)):
+        return {**row, "image": others[key]}
+    stated = [row["image"]] if "image" in row else row.get("images", [])
+    if problems := unread_pictures(others, stated, folder, roots):
+        raise RowProblem(*problems)
+    return row
 
 
 def _listed(column: str, cell: str) -> list:
@@ -86,7 +107,7 @@ def _listed(column: str, cell: str) -> list:
     if not cell.startswith("["):
         return [cell] if cell else []
     try:
-        value = json.loads(cell)
+        value = without_halves(json.loads(cell))
     except (ValueError, RecursionError) as error:
         raise RowProblem(f'"{column}" begins like a list but is not JSON: {error}') from error
     return value if isinstance(value, list) else [value]
@@ -97,7 +118,7 @@ def _arena_row(named: dict[str, str], question: str | None) -> dict:
     marks = {column: named[column].strip().lower() for column in ARENA_ANSWERS}
     won = [ARENA_ANSWERS[column] for column, mark in marks.items() if mark in ("1", "1.0", "true")]
     if len(won) != 1 or any(mark not in ("0", "0.0", "false", "1", "1.0", "true") for mark in marks.values()):
-        shown = ", ".join(f"{column}={named[column]!r}" for column in marks)
+        shown = ", ".join(f"{column}={quoted(named[column])}" for column in marks)
         raise RowProblem(f"exactly one winner column must be 1 and the others 0, got {shown}")
     said, replies_a, replies_b = (_listed(column, named[column]) for column in ARENA_COLUMNS[:3])
     if not len(said) == len(replies_a) == len(replies_b) or not said:
@@ -107,7 +128,7 @@ def _arena_row(named: dict[str, str], question: str | None) -> dict:
     for texts in zip(said, replies_a, replies_b, strict=True):
         for title, text in zip(("Prompt", "Answer A", "Answer B"), texts, strict=True):
             if text is not None and not isinstance(text, str):
-                raise RowProblem(f"a text of the conversation is {text!r}")
+                raise RowProblem(f"a text of the conversation is {quoted(text)}")
             parts.append(f"{title}:\n{text or ''}")  # the arena writes null for an answer that never came
     row = {"prefix": "\n\n".join(parts), "suffix": won[0]}
     return {**row, "id": named["id"]} if named.get("id") else row

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from rolltune.atomic import write_bytes
+from rolltune.data.answers import is_blank
 from rolltune.data.examples import QUESTION, Example, Scan, Turn
 from rolltune.data.files import safe_name
 from rolltune.data.findings import ERROR, Finding
@@ -61,9 +62,10 @@ def scan_tfds(
     for index in range(len(source)):
         where = f"{address}[{index}]"
         row = source[index]
-        answers = _answers(row[chosen["suffix"]], features[chosen["suffix"]], names or {})
-        asked = _text(row[chosen["prefix"]]) if "prefix" in chosen else question or QUESTION
-        if not answers or not answers[0].strip():
+        found = _answers(row[chosen["suffix"]], features[chosen["suffix"]], names or {})
+        answers = [answer.strip() for answer in found]  # as in every source, see rows
+        asked = (_text(row[chosen["prefix"]]) if "prefix" in chosen else question or QUESTION).strip()
+        if not answers or is_blank(answers[0]):
             scan.findings.append(Finding(ERROR, "bad row", where, f"the answer {chosen['suffix']!r} is empty"))
             continue
         images = (_kept(row[chosen["image"]], folder),) if "image" in chosen else ()

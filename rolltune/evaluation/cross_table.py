@@ -7,8 +7,9 @@ from pathlib import Path
 from rich.table import Table
 
 from rolltune import atomic
+from rolltune.evaluation.figures import TITLES, Figures
 from rolltune.evaluation.leaderboard import metrics_json
-from rolltune.evaluation.metrics import Metrics, rounded
+from rolltune.evaluation.metrics import rounded
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Cell:
 
     checkpoint: str
     dataset: str
-    metrics: Metrics | None
+    metrics: Figures | None
     trained_on: bool = False
     reason: str = ""
 
@@ -30,8 +31,10 @@ def table(cells: Sequence[Cell], metric: str = "f-measure") -> Table:
     checkpoints, datasets, found = _sides(cells)
     seen = any(cell.trained_on for cell in cells)
     caption = "* trained on these pictures: no forecast for new ones" if seen else None
+    shares = dict.fromkeys(cell.metrics.share for cell in cells if cell.metrics is not None)
+    beside = " or ".join(TITLES[share] for share in shares if share != metric)
     out = Table(
-        title=f"{metric} (accuracy) of every checkpoint on every data set",
+        title=f"{metric}{f' ({beside})' if beside else ''} of every checkpoint on every data set",
         title_justify="left",
         caption=caption,
         caption_justify="left",
@@ -41,7 +44,7 @@ def table(cells: Sequence[Cell], metric: str = "f-measure") -> Table:
     folder = folders.pop() if len(folders) == 1 else ""
     out.add_column(f"checkpoint\nin {folder}" if folder else "checkpoint", overflow="fold")
     for dataset in datasets:
-        sizes = {found[key].metrics.n for key in found if key[1] == dataset and found[key].metrics is not None}
+        sizes = {cell.metrics.n for cell in cells if cell.dataset == dataset and cell.metrics is not None}
         size = f"\n{sizes.pop()} pictures" if len(sizes) == 1 else ""
         place, slash, name = dataset.rpartition("/")
         out.add_column(f"{place}{slash}\n{name}{size}" if place else dataset + size, justify="right", overflow="fold")
@@ -64,8 +67,8 @@ def _text(cell: Cell | None, metric: str) -> str:
     if cell.metrics is None:
         return f"not scored: {cell.reason}"
     text = rounded(cell.metrics.figure(metric))
-    if metric != "accuracy":
-        text += f" ({rounded(cell.metrics.accuracy)})"
+    if metric != cell.metrics.share:
+        text += f" ({rounded(cell.metrics.figure(cell.metrics.share))})"
     return text + ("*" if cell.trained_on else "")
 
 

@@ -44,8 +44,7 @@ class Evaluator:
         )
         ids = tuple(one.id for one in self.examples)
         if self.task.kind != WRITE:
-            labels = [self.task.label(one) for one in self.examples]
-            return list(predictions(found, ids, self.task.answers, labels))
+            return list(predictions(found, ids, self.task.answers, [one.answer for one in self.examples]))
         right = tuple(accepted(one) for one in self.examples)
         there = np.arange(found.shape[-1]) < np.array([[len(some)] for some in right])
         best = np.where(there, found, -np.inf).max(-1)

@@ -10,8 +10,10 @@ from rich.table import Table
 
 from rolltune import atomic
 from rolltune.errors import UserError
-from rolltune.evaluation.metrics import NAMES, Metrics, Prediction, collapsed, measure, rounded
-from rolltune.evaluation.statistics import Interval, against_second, interval, mcnemar, winners_curse
+from rolltune.evaluation.figures import TITLES, Figures, Scored, check_name, measured, no_better, order, reason
+from rolltune.evaluation.metrics import Metrics, rounded
+from rolltune.evaluation.statistics import Interval, compare, interval, winners_curse, written_curse
+from rolltune.evaluation.written import Written, WrittenMetrics
 
 STATES = ("alive", "died", "redrawn", "stopped")
 
@@ -42,20 +44,24 @@ class Status:
 
 @dataclass(frozen=True)
 class Entry:
-    """One roll. `train` and `valid` are None where it was not evaluated; `test` is of the chosen one only."""
+    """One roll. `train` and `valid` are None where it was not evaluated; `test` is of the chosen one only.
+
+    `attempt` counts how often its slot died before: from 1 on it was trained at a lower rate than was first drawn.
+    """
 
     roll: int
     seed: int
     learning_rate: float
     status: Status = Status()
-    train: Metrics | None = None
-    valid: Metrics | None = None
-    prediction: Prediction | None = None  # of the rows it is ranked on, for the test of best against second
-    test: Metrics | None = None
+    train: Figures | None = None
+    valid: Figures | None = None
+    prediction: Scored | None = None  # of the rows it is ranked on, for the test of best against second
+    test: Figures | None = None
     settings: Mapping[str, object] = field(default_factory=dict)  # what else differs: alpha, weight decay, fold
+    attempt: int = 0
 
     @property
-    def ranked_on(self) -> Metrics | None:
+    def ranked_on(self) -> Figures | None:
         return self.valid if self.valid is not None else self.train
 
 
@@ -100,8 +106,7 @@ def rank(entries: Sequence[Entry], metric: str = "f-measure") -> Leaderboard:
     Higher is better but for log-loss. An undefined figure ranks below every defined one. Ties go to
     the lower log-loss on the same rows, then to the lower roll number, and the notes say so.
     """
-    if metric not in NAMES:
-        raise UserError(f"no metric is called {metric!r}; there are: {', '.join(NAMES)}")
+    check_name(metric)
     if len({entry.roll for entry in entries}) != len(entries):
         raise ValueError("two entries have the same roll number")
     split = "valid" if any(entry.valid is not None for entry in entries) else "train"
@@ -113,13 +118,14 @@ def rank(entries: Sequence[Entry], metric: str = "f-measure") -> Leaderboard:
     return Leaderboard(metric, split, (*able, *others), len(able), tuple(notes))
 
 
-def with_test(board: Leaderboard, prediction: Prediction) -> Leaderboard:
+def with_test(board: Leaderboard, prediction: Scored) -> Leaderboard:
     """The board with the chosen roll's figures on the untouched split, and how they compare with the ranking's."""
     if board.chosen is None:
         raise ValueError("no roll was chosen, so none can be tested")
     best = board.chosen
-    test = measure(prediction, getattr(best, board.split).positive)
-    seen, new = getattr(best, board.split).figure(board.metric), test.figure(board.metric)
+    figures: Figures = getattr(best, board.split)
+    test = measured(prediction, figures.positive if isinstance(figures, Metrics) else None)
+    seen, new = figures.figure(board.metric), test.figure(board.metric)
     note = (
         f"on the untouched split ({test.n} pictures) roll {best.roll} has {board.metric} {rounded(new)}"
         f"{_around(interval(test, board.metric))}, against {rounded(seen)} on the pictures that chose it"
@@ -130,10 +136,7 @@ def with_test(board: Leaderboard, prediction: Prediction) -> Leaderboard:
 
 
 def _order(entry: Entry, split: str, metric: str) -> tuple[float, float, int]:
-    metrics: Metrics = getattr(entry, split)
-    figure = metrics.figure(metric)
-    first = np.inf if figure is None else figure if metric == "log-loss" else -figure
-    return first, np.inf if metrics.log_loss is None else metrics.log_loss, entry.roll
+    return *order(getattr(entry, split), metric), entry.roll
 
 
 def _around(bounds: Interval | None) -> str:
@@ -149,20 +152,16 @@ def _notes(able: Sequence[Entry], others: Sequence[Entry], split: str, metric: s
         )
     if not able:
         return [*notes, "no roll ran to the end: nothing is chosen (lower the learning rate)"]
-    best: Metrics = getattr(able[0], split)
+    best: Figures = getattr(able[0], split)
     if best.figure(metric) is None:
-        name = {"f-measure": "F-measure"}.get(metric, metric)
-        why = best.undefined.get(name, "")
+        why = reason(best, metric)
         notes.append(f"{metric} is undefined for every roll ({why}): they are ranked by log-loss alone")
-    collapses = [entry.roll for entry in able if collapsed(getattr(entry, split)) is not None]
+    collapses = [entry.roll for entry in able if getattr(entry, split).collapsed is not None]
     if collapses:
-        notes.append(f"{_rolls(collapses)} {'gives' if len(collapses) == 1 else 'give'} every picture the same answer")
-    majority = best.majority_rate
-    if best.accuracy is not None and best.accuracy <= majority:
-        notes.append(
-            f"the best is right no more often ({rounded(best.accuracy)}) than always giving the most frequent answer "
-            f"({rounded(majority)})"
-        )
+        gives = "gives" if len(collapses) == 1 else "give"
+        notes.append(f"{_rolls(collapses)} {gives} every picture the same answer")
+    if poor := no_better(best, "the best"):
+        notes.append(poor)
     if len(able) > 1:
         notes += _comparison(able, others, split, metric, tested)
     return notes
@@ -181,18 +180,28 @@ def _comparison(able: Sequence[Entry], others: Sequence[Entry], split: str, metr
     k = len(compared)
     if first.prediction is not None and second.prediction is not None:
         if sorted(first.prediction.ids) == sorted(second.prediction.ids):
-            notes.append(against_second(k, mcnemar(first.prediction, second.prediction)))
+            outcome = compare(first.prediction, second.prediction, k, metric)
+            notes += [outcome] if outcome else []
         else:  # folds
             return [*notes, "the rolls are scored on different pictures: their order tells of the pictures too"]
-    figures = [getattr(entry, split).accuracy for entry in compared]
-    if None not in figures:
-        curse = winners_curse(k, getattr(first, split).n, float(np.mean(figures)), tested=tested)
-        if curse:
-            notes.append(curse)
-    return notes
+    curse = _curse(compared, getattr(first, split), split, metric, tested)
+    return [*notes, curse] if curse else notes
+
+
+def _curse(compared: Sequence[Entry], best: Figures, split: str, metric: str, tested: bool) -> str | None:
+    """The warning about luck: exactly for a share of rows, drawn again for a mean of log-losses or likenesses."""
+    if isinstance(best, WrittenMetrics) and metric != best.share:
+        written = [entry.prediction for entry in compared if isinstance(entry.prediction, Written)]
+        same = len({tuple(sorted(one.ids)) for one in written}) == 1
+        return written_curse(written, metric, tested=tested) if same else None
+    shares = [getattr(entry, split).figure(best.share) for entry in compared]
+    if None in shares:
+        return None
+    return winners_curse(len(compared), best.n, float(np.mean(shares)), tested=tested, name=TITLES[best.share])
 
 
 def _rolls(numbers: Sequence[int]) -> str:
+    """In words: roll 3; rolls 1, 2 and 5."""
     if len(numbers) == 1:
         return f"roll {numbers[0]}"
     return f"rolls {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
@@ -202,7 +211,7 @@ def table(board: Leaderboard) -> Table:
     """For the terminal; fits 80 columns. Why rolls died stands in `ends`."""
     title = f"rolls by {board.metric}, {'validation' if board.split == 'valid' else 'training'} pictures"
     out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-    extra = [name for name in ("accuracy", "log-loss") if name != board.metric]
+    extra = names_beside(board)
     own = settings_of(board)
     for heading in ("", "roll", "seed", "rate", *own.values(), "train", board.metric):
         out.add_column(heading, justify="right", no_wrap=True)
@@ -222,6 +231,12 @@ def table(board: Leaderboard) -> Table:
     return out
 
 
+def names_beside(board: Leaderboard) -> list[str]:
+    """The figures that are shown beside the one that ranks."""
+    measured = next((figures for entry in board.entries if (figures := getattr(entry, board.split))), None)
+    return [] if measured is None else [name for name in measured.beside if name != board.metric]
+
+
 def settings_of(board: Leaderboard) -> dict[str, str]:
     """What differs by roll beside seed and rate, with its heading."""
     names = dict.fromkeys(name for entry in board.entries for name in entry.settings)
@@ -233,12 +248,12 @@ def setting_text(entry: Entry, name: str) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _short(metrics: Metrics | None, name: str) -> str:
-    return "" if metrics is None else rounded(metrics.figure(name)).replace("undefined", "undef.")
+def _short(figures: Figures | None, name: str) -> str:
+    return "" if figures is None else rounded(figures.figure(name)).replace("undefined", "undef.")
 
 
-def _bounds(metrics: Metrics | None, name: str) -> str:
-    bounds = None if metrics is None else interval(metrics, name)
+def _bounds(figures: Figures | None, name: str) -> str:
+    bounds = None if figures is None else interval(figures, name)
     return "" if bounds is None else f"{bounds.low:.2f}-{bounds.high:.2f}"
 
 
@@ -269,22 +284,17 @@ def _entry_json(entry: Entry, place: int, board: Leaderboard) -> dict[str, objec
     }
 
 
-def metrics_json(metrics: Metrics | None) -> dict[str, object] | None:
+def metrics_json(figures: Figures | None) -> dict[str, object] | None:
     """Figures, counts and intervals; what is undefined is null, and `undefined` says why."""
-    if metrics is None:
+    if figures is None:
         return None
-    bounds = {name: interval(metrics, name) for name in NAMES}
+    bounds = {name: interval(figures, name) for name in figures.names}
     return {
-        "n": metrics.n,
-        "positive": metrics.positive,
-        **{name: metrics.figure(name) for name in NAMES},
-        "balanced-accuracy": metrics.balanced_accuracy,
-        "majority-rate": metrics.majority_rate,
-        **{name: getattr(metrics, name) for name in ("tp", "tn", "fp", "fn")},
-        "predicted": metrics.predicted,
-        "actual": metrics.actual,
+        "n": figures.n,
+        **{name: figures.figure(name) for name in figures.names},
+        **figures.facts(),
         "interval_95": {name: bound._asdict() for name, bound in bounds.items() if bound is not None},
-        "undefined": dict(metrics.undefined),
+        "undefined": dict(figures.undefined),
     }
 
 

@@ -1,10 +1,11 @@
-"""From scores of the allowed answers to the figures a person reads: counts, ratios, the printed block."""
+"""From scores of the allowed answers to the figures a person reads: counts and ratios."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from rolltune.errors import UserError
@@ -17,18 +18,34 @@ class Prediction(NamedTuple):
 
     ids: tuple[str, ...]  # N
     answers: tuple[str, ...]  # C
-    label: np.ndarray  # int [N]; the index of the right answer
-    log_probs: np.ndarray  # float [N, C]; normalised over the C answers
+    label: Int[np.ndarray, "n"]  # the index of the right answer
+    log_probs: Float[np.ndarray, "n c"]  # normalised over the C answers
 
     @property
-    def predicted(self) -> np.ndarray:
-        """int [N]: the likeliest answer; between equals the one that stands first in `answers`."""
+    def predicted(self) -> Int[np.ndarray, "n"]:
+        """The likeliest answer; between equals the one that stands first in `answers`."""
         return np.argmax(self.log_probs, axis=1)
 
     @property
-    def correct(self) -> np.ndarray:
-        """bool [N]"""
+    def correct(self) -> Bool[np.ndarray, "n"]:
         return self.predicted == self.label
+
+    def at(self, places: Sequence[int] | Int[np.ndarray, "m"]) -> "Prediction":
+        """These rows alone, in this order."""
+        places = np.asarray(places, int)
+        ids = tuple(self.ids[place] for place in places)
+        return Prediction(ids, self.answers, self.label[places], self.log_probs[places])
+
+    @classmethod
+    def join(cls, parts: Sequence["Prediction"]) -> "Prediction":
+        """The rows of all parts, which must have the same answers."""
+        answers = parts[0].answers
+        for number, part in enumerate(parts):
+            if part.answers != answers:
+                raise ValueError(f"part {number} has the answers {part.answers}, part 0 {answers}")
+        label = np.concatenate([part.label for part in parts])
+        log_probs = np.concatenate([part.log_probs for part in parts])
+        return cls(tuple(id for part in parts for id in part.ids), answers, label, log_probs)
 
 
 class AnswerMetrics(NamedTuple):
@@ -52,6 +69,10 @@ class Metrics:
     that occur or were predicted: an answer that was never predicted counts as precision 0, since
     leaving it out would reward a model for never trying it.
     """
+
+    names: ClassVar[tuple[str, ...]] = NAMES
+    beside: ClassVar[tuple[str, ...]] = ("accuracy", "log-loss")  # what a table shows beside the metric that ranks
+    share: ClassVar[str] = "accuracy"  # the figure that is a share of rows
 
     n: int
     answers: tuple[str, ...]
@@ -80,16 +101,71 @@ class Metrics:
     def actual(self) -> dict[str, int]:
         return {row.answer: row.actual for row in self.per_answer}
 
+    @property
+    def right(self) -> int:
+        """Rows whose predicted answer is the right one."""
+        return sum(row.right for row in self.per_answer)
+
+    @property
+    def collapsed(self) -> str | None:
+        """The one answer that every row gets although the rows have several, or None."""
+        given = [row.answer for row in self.per_answer if row.predicted]
+        occurring = [row.answer for row in self.per_answer if row.actual]
+        return given[0] if len(given) == 1 and len(occurring) > 1 else None
+
     def figure(self, name: str) -> float | None:
         """The figure called `name`, one of NAMES."""
-        check_name(name)
+        refuse_unknown(name, NAMES)
         return getattr(self, name.replace("-", "_"))
 
+    def lines(self) -> list[str]:
+        """For the printed block."""
+        counts = [f"  Tp={self.tp} Tn={self.tn} Fp={self.fp} Fn={self.fn}"] if self.positive is not None else []
+        occurring = sum(row.actual > 0 or row.predicted > 0 for row in self.per_answer)
+        mean = "" if self.positive is not None else f" (mean over {occurring} answers)"
+        ratios = (
+            ("accuracy", self.accuracy, ""),
+            ("precision", self.precision, mean),
+            ("recall", self.recall, mean),
+            ("F-measure", self.f_measure, mean),
+        )
+        text = lambda name, ratio, of: rounded(ratio, self.undefined.get(name, "")) + (of if ratio is not None else "")
+        return counts + [f"  {name + ':':<10} {text(name, ratio, of)}" for name, ratio, of in ratios]
 
-def check_name(name: str) -> None:
-    """Raises UserError where no figure is called so."""
-    if name not in NAMES:
-        raise UserError(f"no metric is called {name!r}; there are: {', '.join(NAMES)}")
+    def frequencies(self, most: int = 6) -> str:
+        """How often each answer was predicted and how often it is right, in one line; says where only one ever was."""
+        rows = sorted(self.per_answer, key=lambda row: (-max(row.predicted, row.actual), row.answer))
+        more = f", and {len(rows) - most} more answers" if len(rows) > most else ""
+        parts = [f"{row.answer} {row.predicted} (in the data {row.actual})" for row in rows[:most]]
+        alarm = f"; every picture gets the same answer, {self.collapsed!r}" if self.collapsed is not None else ""
+        return f"predicted: {', '.join(parts)}{more}{alarm}"
+
+    def facts(self) -> dict[str, object]:
+        """What a file of figures holds beside those that have names."""
+        return {
+            "positive": self.positive,
+            "balanced-accuracy": self.balanced_accuracy,
+            "majority-rate": self.majority_rate,
+            **{name: getattr(self, name) for name in ("tp", "tn", "fp", "fn")},
+            "predicted": self.predicted,
+            "actual": self.actual,
+        }
+
+
+def refuse_unknown(name: str, names: Sequence[str], where: str = "") -> None:
+    """Raises UserError where `name` is none of `names`."""
+    if name not in names:
+        raise UserError(f"no metric is called {name!r}{where}; there are: {', '.join(names)}")
+
+
+def require_numbers(ids: Sequence[str], scores: Float[np.ndarray, "n *answers"]) -> None:
+    """Raises UserError where a row's scores are not numbers."""
+    bad = np.flatnonzero(np.isnan(scores).any(axis=tuple(range(1, scores.ndim))))
+    if len(bad):
+        raise UserError(
+            f"{len(bad)} of {len(ids)} scores are not numbers (first: {ids[bad[0]]}). The model or the roll has "
+            "diverged, or its file is damaged: train again with a lower learning rate, or use an earlier file."
+        )
 
 
 class Positive(NamedTuple):
@@ -183,12 +259,7 @@ def _check(prediction: Prediction) -> None:
         return
     if np.min(label) < 0 or np.max(label) >= len(answers):
         raise ValueError(f"labels must lie in 0..{len(answers) - 1}, found {np.min(label)}..{np.max(label)}")
-    bad = np.flatnonzero(np.isnan(log_probs).any(axis=1))
-    if len(bad):
-        raise UserError(
-            f"{len(bad)} of {len(ids)} scores are not numbers (first: {ids[bad[0]]}). The model or the roll has "
-            "diverged, or its file is damaged: train again with a lower learning rate, or use an earlier file."
-        )
+    require_numbers(ids, log_probs)
     totals = np.exp(log_probs.astype(np.float64)).sum(axis=1)
     if np.abs(totals - 1).max() > 1e-2:  # bf16 scores normalised in bf16 are off by up to 0.4 %
         worst = int(np.abs(totals - 1).argmax())
@@ -245,45 +316,3 @@ def rounded(ratio: float | None, reason: str = "") -> str:
     if ratio is None:
         return f"undefined ({reason})" if reason else "undefined"
     return repr(round(float(ratio), 4))
-
-
-def block(title: str, metrics: Metrics) -> str:
-    """The printed block of one checkpoint on one data set. `title`: "./dataset/set1/train.jsonl (1st trained)"."""
-    lines = [f"Result: {title}"]
-    if metrics.positive is not None:
-        lines.append(f"  Tp={metrics.tp} Tn={metrics.tn} Fp={metrics.fp} Fn={metrics.fn}")
-    mean = (
-        ""
-        if metrics.positive is not None
-        else f" (mean over {sum(_occurs(row) for row in metrics.per_answer)} answers)"
-    )
-    for name, ratio in (
-        ("accuracy", metrics.accuracy),
-        ("precision", metrics.precision),
-        ("recall", metrics.recall),
-        ("F-measure", metrics.f_measure),
-    ):
-        text = rounded(ratio, metrics.undefined.get(name, ""))
-        lines.append(f"  {name + ':':<10} {text}{mean if ratio is not None and name != 'accuracy' else ''}")
-    return "\n".join(lines)
-
-
-def _occurs(row: AnswerMetrics) -> bool:
-    return row.actual > 0 or row.predicted > 0
-
-
-def frequencies(metrics: Metrics, most: int = 6) -> str:
-    """How often each answer was predicted and how often it is right, in one line; says where only one ever was."""
-    rows = sorted(metrics.per_answer, key=lambda row: (-max(row.predicted, row.actual), row.answer))
-    more = f", and {len(rows) - most} more answers" if len(rows) > most else ""
-    parts = [f"{row.answer} {row.predicted} (in the data {row.actual})" for row in rows[:most]]
-    only = collapsed(metrics)
-    alarm = f"; every picture gets the same answer, {only!r}" if only is not None else ""
-    return f"predicted: {', '.join(parts)}{more}{alarm}"
-
-
-def collapsed(metrics: Metrics) -> str | None:
-    """The one answer that every row gets although the rows have several, or None."""
-    given = [row.answer for row in metrics.per_answer if row.predicted]
-    occurring = [row.answer for row in metrics.per_answer if row.actual]
-    return given[0] if len(given) == 1 and len(occurring) > 1 else None

@@ -11,21 +11,23 @@ from PIL import Image
 from rolltune import atomic, plain_json
 from rolltune.evaluation import charts
 from rolltune.evaluation.charts import Curve, Plot
+from rolltune.evaluation.figures import TITLES, Figures, reason
 from rolltune.evaluation.leaderboard import Leaderboard
-from rolltune.evaluation.metrics import Metrics, collapsed, rounded
+from rolltune.evaluation.metrics import Metrics, rounded
 from rolltune.evaluation.report_pictures import Picture, open_plainly, picture_cards
 from rolltune.evaluation.report_style import CSS
 from rolltune.evaluation.report_tables import (
     MOST_ANSWERS,
-    TITLES,
     SplitResult,
     answers_table,
     confusions,
     frequencies,
     leaderboard_table,
     splits_table,
+    texts_table,
 )
 from rolltune.evaluation.statistics import interval
+from rolltune.evaluation.written import WrittenMetrics
 
 
 @dataclass
@@ -80,7 +82,7 @@ def _section(title: str, body: str) -> str:
 
 def main_split(splits: Sequence[SplitResult]) -> SplitResult | None:
     """The split whose figures say most about new pictures: the untouched one, else validation, else any."""
-    scored = [split for split in splits if (split.after or split.before) is not None]
+    scored = [split for split in splits if split.shown is not None]
     return min(scored, key=_telling, default=None)
 
 
@@ -92,59 +94,54 @@ def _head(run: RunSummary) -> str:
     head = f'<h1>{escape(run.title)} <span class="was">{escape(run.stage)}</span></h1>'
     head += f'<p class="soft">saved as <code>{escape(run.roll_file)}</code></p>' if run.roll_file else ""
     split = main_split(run.splits)
-    if split is None:
+    if split is None or split.shown is None:
         return f"<header>{head}</header>"
-    metric = run.leaderboard.metric if run.leaderboard else "f-measure"
-    names = dict.fromkeys((metric, "accuracy", "log-loss"))
-    tiles = "".join(_tile(split, name) for name in names)
-    return (
-        f'<header>{head}<p class="lead">{_lead(split)}</p><div class="tiles">{tiles}{_wrong_tile(split)}</div></header>'
-    )
+    now, before = split.shown, split.before if split.after is not None else None
+    names = dict.fromkeys((run.leaderboard.metric if run.leaderboard else now.names[0], *now.beside))
+    head += f'<p class="lead">{_lead(split.role, now, before)}</p>'
+    tiles = "".join(_tile(now, before, name) for name in names) + _wrong_tile(now)
+    return f'<header>{head}<div class="tiles">{tiles}</div></header>'
 
 
-def _lead(split: SplitResult) -> str:
+def _lead(role: str, now: Figures, before: Figures | None) -> str:
     where = {
         "test": "on pictures that neither training nor choosing has seen",
         "valid": "on pictures it was not trained on",
         "train": "on the pictures it was trained on (which says nothing about new ones)",
         "all": "on all pictures, those it was trained on among them",
-    }[split.role]
-    now = split.after or split.before
-    right, bounds = _right(now), interval(now, "accuracy")
-    text = f"Right on {right} of {now.n} {where}"
-    if split.after is not None and split.before is not None:
-        text += f"; before training on {_right(split.before)}"
-    return escape(f"{text}." + (f" The true rate may lie anywhere from {bounds} (95 %)." if bounds else ""))
+    }[role]
+    if now.right is None:  # no answer was written out
+        was = f"; before training {rounded(before.log_loss)}" if before is not None else ""
+        return escape(f"Log-loss {rounded(now.log_loss)} {where}{was}.")
+    bounds = interval(now, now.share)
+    was = f"; before training on {before.right}" if before is not None and before.right is not None else ""
+    sure = f" The true rate may lie anywhere from {bounds} (95 %)." if bounds else ""
+    return escape(f"Right on {now.right} of {now.n} {where}{was}.{sure}")
 
 
-def _right(metrics: Metrics) -> int:
-    return sum(row.right for row in metrics.per_answer)
-
-
-def _tile(split: SplitResult, name: str) -> str:
-    now = split.after or split.before
+def _tile(now: Figures, before: Figures | None, name: str) -> str:
     value, bounds = now.figure(name), interval(now, name)
-    title = TITLES[name]
     style = "value word" if value is None else "value"
-    lines = [f'{title}<div class="{style}">{rounded(value)}</div>']
+    lines = [f'{TITLES[name]}<div class="{style}">{rounded(value)}</div>']
     if value is None:
-        lines.append(f"<small>{escape(now.undefined.get(title, ''))}</small>")
-    if split.after is not None and split.before is not None:
-        lines.append(f"<small>before: {rounded(split.before.figure(name))}</small>")
+        lines.append(f"<small>{escape(reason(now, name))}</small>")
+    if before is not None:
+        lines.append(f"<small>before: {rounded(before.figure(name))}</small>")
     lines += [f"<small>95 %: {bounds}</small>"] if bounds else []
     return f'<div class="card">{"".join(lines)}</div>'
 
 
-def _wrong_tile(split: SplitResult) -> str:
-    now = split.after or split.before
+def _wrong_tile(now: Figures) -> str:
+    if now.right is None:
+        return ""
     always = f"<small>always the commonest answer: {rounded(now.majority_rate)}</small>" if now.n else ""
-    return f'<div class="card">wrong<div class="value">{now.n - _right(now)} of {now.n}</div>{always}</div>'
+    return f'<div class="card">wrong<div class="value">{now.n - now.right} of {now.n}</div>{always}</div>'
 
 
 def _warnings(run: RunSummary) -> str:
     texts = list(run.warnings)
     for split in run.splits:
-        only = collapsed(split.after) if split.after is not None else None
+        only = split.after.collapsed if split.after is not None else None
         if only is not None:
             texts.append(f"{split.name}: every picture gets the same answer, {only!r}")
     texts += list(run.leaderboard.notes) if run.leaderboard else []
@@ -155,20 +152,34 @@ def _warnings(run: RunSummary) -> str:
 
 
 def _figures(run: RunSummary) -> list[str]:
-    splits = [split for split in run.splits if (split.after or split.before) is not None]
+    splits = sorted((split for split in run.splits if split.shown is not None), key=_telling)
     if not splits:
         return []
     note = f'<p class="soft">{escape(run.positive)}</p>' if run.positive else ""
-    parts = [_section("Before and after", note + splits_table(splits))]
-    parts.append(
-        _section("What was taken for what", "".join(confusions(split) for split in sorted(splits, key=_telling)))
-    )
-    main = main_split(splits)
-    parts.append(_section("How often each answer is given", frequencies(main)))
-    metrics = main.after or main.before
-    if len(metrics.answers) > MOST_ANSWERS:
+    before_and_after = note + splits_table(run.splits)
+    return [_section("Before and after", before_and_after), *_choices(splits), *_texts(splits[0])]
+
+
+def _choices(splits: Sequence[SplitResult]) -> list[str]:
+    """What was taken for what; nothing for written answers."""
+    chosen = [split for split in splits if split.choices]
+    if not chosen:
+        return []
+    parts = [
+        _section("What was taken for what", "".join(confusions(split) for split in chosen)),
+        _section("How often each answer is given", frequencies(chosen[0])),
+    ]
+    metrics = chosen[0].shown
+    if isinstance(metrics, Metrics) and len(metrics.answers) > MOST_ANSWERS:
         parts.append(_section("Every answer", answers_table(metrics)))
     return parts
+
+
+def _texts(split: SplitResult) -> list[str]:
+    """What was written most often; nothing for choices, and where nothing was written."""
+    if not isinstance(split.shown, WrittenMetrics) or not split.shown.texts:
+        return []
+    return [_section(f"What was written most often: {split.name}", texts_table(split.shown))]
 
 
 def _rolls(run: RunSummary) -> list[str]:
@@ -185,7 +196,7 @@ def _rolls(run: RunSummary) -> list[str]:
         for entry in board.entries[: board.ranked]
         if entry.learning_rate > 0 and (value := getattr(entry, board.split).figure(board.metric)) is not None
     ]
-    if len({rate for _, rate, _ in points}) >= 3:
+    if board.chosen is not None and len({rate for _, rate, _ in points}) >= 3:
         chart = charts.rates(points, TITLES[board.metric], board.chosen.roll)
         body += f'<h3 style="margin-top: 18px">Learning rate and {TITLES[board.metric]}</h3>{_plot(chart)}'
     return [_section(f"The {len(board.entries)} rolls" if len(board.entries) > 1 else "The roll", body)]

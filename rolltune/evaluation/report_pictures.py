@@ -1,4 +1,4 @@
-"""The report's pictures: the wrong ones first, the surest mistakes before the others."""
+"""The report's pictures: the wrong ones first, the surest mistakes or the least alike texts before the others."""
 
 import base64
 import io
@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from rolltune.errors import UserError
-from rolltune.evaluation.metrics import Prediction
+from rolltune.evaluation.figures import Scored
+from rolltune.evaluation.metrics import Prediction, rounded
+from rolltune.evaluation.written import Written, alternatives, is_exact, similarity
 
 SIDE = 320  # pixels of a thumbnail's longer side: 200 on the page, twice that on a phone
 MOST_VIEWS = 4
@@ -20,45 +23,71 @@ MOST_PIXELS = 60_000_000  # a thumbnail is not worth more memory than this
 
 @dataclass(frozen=True)
 class Picture:
-    """One scored row. `probability` is the predicted answer's, `right_probability` the right one's."""
+    """One scored row. `right` is the right answer, or the accepted ones; `given` is what the model answered.
+
+    `goodness` orders pictures, the worst first. `how` says in figures how sure or how near the answer is.
+    """
 
     id: str
     split: str
     images: tuple[Path, ...]
     prompt: str
     right: str
-    predicted: str
-    probability: float
-    right_probability: float
-
-    @property
-    def is_wrong(self) -> bool:
-        return self.right != self.predicted
+    given: str
+    is_wrong: bool
+    goodness: tuple[float, ...]
+    how: str
 
 
 def pictures(
-    prediction: Prediction, images: Mapping[str, Sequence[Path]], split: str, prompts: Mapping[str, str] | None = None
+    scored: Scored, images: Mapping[str, Sequence[Path]], split: str, prompts: Mapping[str, str] | None = None
 ) -> list[Picture]:
-    """The rows of a prediction as pictures; `images` and `prompts` by id."""
-    chosen, probs = prediction.predicted, np.exp(prediction.log_probs.astype(np.float64))
+    """Scored rows as pictures; `images` and `prompts` by id. None where no answers were written."""
+    rows = range(len(scored.ids))
+    if isinstance(scored, Prediction):
+        judged = [_judged_choice(scored, row) for row in rows]
+    else:
+        judged = [_judged_text(scored, row) for row in rows] if scored.texts is not None else []
     return [
-        Picture(
-            id=id,
-            split=split,
-            images=tuple(images.get(id, ())),
-            prompt=(prompts or {}).get(id, ""),
-            right=prediction.answers[prediction.label[row]],
-            predicted=prediction.answers[chosen[row]],
-            probability=float(probs[row, chosen[row]]),
-            right_probability=float(probs[row, prediction.label[row]]),
-        )
-        for row, id in enumerate(prediction.ids)
+        Picture(id, split, tuple(images.get(id, ())), (prompts or {}).get(id, ""), *one)
+        for id, one in zip(scored.ids, judged, strict=False)
     ]
 
 
+class Judged(NamedTuple):
+    """The last fields of a Picture."""
+
+    right: str
+    given: str
+    is_wrong: bool
+    goodness: tuple[float, ...]
+    how: str
+
+
+def _judged_choice(prediction: Prediction, row: int) -> Judged:
+    """Good is a likely right answer: the surest mistakes come first."""
+    log_probs = prediction.log_probs[row].astype(np.float64)
+    label, chosen = int(prediction.label[row]), int(np.argmax(log_probs))
+    right, given = prediction.answers[label], prediction.answers[chosen]
+    chance = float(np.exp(log_probs[label]))
+    how = f"{right} {chance:.0%}"
+    if chosen != label:
+        how = f"{given} {float(np.exp(log_probs[chosen])):.0%}, {how}"
+    return Judged(right, given, chosen != label, (chance,), how)
+
+
+def _judged_text(written: Written, row: int) -> Judged:
+    """Good is a text like an accepted one, and among equals a likely accepted answer."""
+    assert written.texts is not None
+    text, accepted, log_prob = written.texts[row], written.accepted[row], float(written.log_probs[row])
+    alike = similarity(text, accepted)
+    how = f"ANLS {rounded(alike)}, log-loss of the best accepted answer {rounded(-log_prob)}"
+    return Judged(alternatives(accepted), repr(text), not is_exact(text, accepted), (alike, log_prob), how)
+
+
 def wrong_first(found: Sequence[Picture]) -> list[Picture]:
-    """Surest mistakes first; then the right ones, the least sure first; equals by split and id."""
-    return sorted(found, key=lambda p: (not p.is_wrong, p.right_probability, p.split, p.id))
+    """The worst of the wrong ones first; then the right ones, the worst first; equals by split and id."""
+    return sorted(found, key=lambda p: (not p.is_wrong, p.goodness, p.split, p.id))
 
 
 def picture_cards(found: Sequence[Picture], most: int, open_image: Callable[[Path], Image.Image]) -> str:
@@ -76,15 +105,12 @@ def picture_cards(found: Sequence[Picture], most: int, open_image: Callable[[Pat
 def _card(picture: Picture, open_image: Callable[[Path], Image.Image]) -> str:
     views = "".join(_view(path, open_image) for path in picture.images[:MOST_VIEWS]) or "<p>no picture in this row</p>"
     extra = f" (+{len(picture.images) - MOST_VIEWS} more)" if len(picture.images) > MOST_VIEWS else ""
-    if picture.is_wrong:
-        verdict = f"{escape(picture.predicted)} instead of {escape(picture.right)}"
-        chance = f"{picture.predicted} {picture.probability:.0%}, {picture.right} {picture.right_probability:.0%}"
-    else:
-        verdict, chance = f"{escape(picture.right)} ✓", f"{picture.right} {picture.probability:.0%}"
+    instead = f"{picture.given} instead of {picture.right}"
+    verdict = escape(instead if picture.is_wrong else f"{picture.given} ✓")
     prompt = f"<small>{escape(picture.prompt)}</small>" if picture.prompt else ""
     return (
         f'<figure class="{"wrong" if picture.is_wrong else "right"}"><div class="views">{views}</div><figcaption>'
-        f'<div class="verdict">{verdict}</div><small>{escape(chance)}</small>{prompt}'
+        f'<div class="verdict">{verdict}</div><small>{escape(picture.how)}</small>{prompt}'
         f"<small>{escape(picture.split)}: {escape(picture.id)}{extra}</small></figcaption></figure>"
     )
 

@@ -4,20 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from rolltune.evaluation.leaderboard import Leaderboard, setting_text, settings_of
+from rolltune.evaluation.figures import TITLES, Figures
+from rolltune.evaluation.leaderboard import Leaderboard, names_beside, setting_text, settings_of
 from rolltune.evaluation.metrics import AnswerMetrics, Metrics, rounded
 from rolltune.evaluation.statistics import interval
+from rolltune.evaluation.written import WrittenMetrics
 
 MOST_ANSWERS = 10  # in a confusion table; above that the commonest confusions are listed
 MOST_BARS = 40
-
-TITLES = {
-    "accuracy": "accuracy",
-    "precision": "precision",
-    "recall": "recall",
-    "f-measure": "F-measure",
-    "log-loss": "log-loss",
-}
 
 
 @dataclass(frozen=True)
@@ -26,23 +20,36 @@ class SplitResult:
 
     name: str
     role: str
-    before: Metrics | None
-    after: Metrics | None
+    before: Figures | None
+    after: Figures | None
+
+    @property
+    def shown(self) -> Figures | None:
+        """The figures after training, or those before where there are no others."""
+        return self.after if self.after is not None else self.before
+
+    @property
+    def choices(self) -> dict[str, Metrics]:
+        """The figures "before" and "after" of choices among few answers; empty for written ones."""
+        found = {"before": self.before, "after": self.after}
+        return {when: figures for when, figures in found.items() if isinstance(figures, Metrics)}
 
 
 def splits_table(splits: Sequence[SplitResult]) -> str:
-    """One row a data set; each figure as before → after. What is undefined is explained below."""
-    heads = "".join(f"<th>{title}</th>" for title in TITLES.values())
+    """One row a data set that was scored; each figure as before → after. What is undefined is explained below."""
+    found = [(split, split.shown) for split in splits]
+    scored = [(split, figures) for split, figures in found if figures is not None]
+    names = dict.fromkeys(name for _, figures in scored for name in TITLES if name in figures.names)
+    heads = "".join(f"<th>{TITLES[name]}</th>" for name in names)
     rows, notes = [], []
-    for split in splits:
-        cells = "".join(f"<td>{_change(split, name)}</td>" for name in TITLES)
-        sizes = (split.after or split.before).n
-        rows.append(f'<tr><td class="text">{escape(split.name)}</td><td>{sizes}</td>{cells}</tr>')
-        for metrics, when in ((split.before, "before"), (split.after, "after")):
-            reasons = {} if metrics is None else metrics.undefined
+    for split, figures in scored:
+        cells = "".join(f"<td>{_change(split, name)}</td>" for name in names)
+        rows.append(f'<tr><td class="text">{escape(split.name)}</td><td>{figures.n}</td>{cells}</tr>')
+        for when, some in (("before", split.before), ("after", split.after)):
+            reasons = {} if some is None else some.undefined
             notes += [f"{split.name} {when} training: {name} undefined, {why}" for name, why in reasons.items()]
     below = "".join(f"<br>{escape(note)}" for note in notes)
-    if any((split.after or split.before).positive is None for split in splits):
+    if any(isinstance(figures, Metrics) and figures.positive is None for _, figures in scored):
         below += "<br>precision, recall and F-measure are means over the answers"
     return _table(f'<th class="text">data set</th><th>pictures</th>{heads}', rows) + f"<small>{below[4:]}</small>"
 
@@ -59,12 +66,10 @@ def _change(split: SplitResult, name: str) -> str:
 
 def confusions(split: SplitResult) -> str:
     """The before and after tables of one data set, side by side."""
-    parts = [(when, m) for when, m in (("before", split.before), ("after", split.after)) if m is not None]
     cards = []
-    for when, metrics in parts:
+    for when, metrics in split.choices.items():
         body = _grid(metrics) if len(metrics.answers) <= MOST_ANSWERS else _commonest(metrics)
-        wrong = metrics.n - sum(row.right for row in metrics.per_answer)
-        title = f"{when} training: {wrong} of {metrics.n} wrong"
+        title = f"{when} training: {metrics.n - metrics.right} of {metrics.n} wrong"
         cards.append(f'<div class="card scroll"><h3>{title}</h3>{body}</div>')
     return f'<h3 class="name">{escape(split.name)}</h3><div class="pair">{"".join(cards)}</div>'
 
@@ -121,11 +126,11 @@ def _answer_row(row: AnswerMetrics) -> str:
 
 def frequencies(split: SplitResult) -> str:
     """Bars: how often each answer is right, was predicted before, and is predicted after training."""
-    shown = split.after or split.before
+    choices = split.choices
+    shown = choices["after" if "after" in choices else "before"]
     rows = sorted(shown.per_answer, key=lambda row: (-max(row.actual, row.predicted), row.answer))
     series = [("data", "in the data", shown.actual)]
-    series += [("before", "predicted before training", split.before.predicted)] if split.before else []
-    series += [("after", "predicted after training", split.after.predicted)] if split.after else []
+    series += [(when, f"predicted {when} training", metrics.predicted) for when, metrics in choices.items()]
     highest = max([1, *(count for _, _, counts in series for count in counts.values())])
     key = "".join(f'<span class="bar {kind}"><i></i>{label}</span>' for kind, label, _ in series)
     bars = []
@@ -141,43 +146,53 @@ def frequencies(split: SplitResult) -> str:
     return f'<div class="card">{head}<div class="key">{key}</div><div class="bars">{"".join(bars)}</div>{more}</div>'
 
 
+def texts_table(metrics: WrittenMetrics, most: int = 15) -> str:
+    """The texts that were written most often: one for nearly all rows is a model that does not look."""
+    ordered = sorted(metrics.texts.items(), key=lambda item: (-item[1], item[0]))
+    rows = [f'<tr><td>{count}</td><td class="text wrap">{escape(text)}</td></tr>' for text, count in ordered[:most]]
+    more = f"<p><small>and {len(ordered) - most} rarer texts</small></p>" if len(ordered) > most else ""
+    return _table('<th>rows</th><th class="text">written</th>', rows) + more
+
+
 def leaderboard_table(board: Leaderboard) -> str:
-    names = [board.metric, *(name for name in ("accuracy", "log-loss") if name != board.metric)]
+    names = [board.metric, *names_beside(board)]
     own = settings_of(board)
     heads = "<th></th><th>roll</th><th>seed</th><th>rate</th>"
     heads += "".join(f"<th>{heading}</th>" for heading in own.values()) + "<th>on train</th>"
+    figures = [getattr(entry, board.split) for entry in board.entries]
+    bounded = [name for name in names if any(some is not None and interval(some, name) for some in figures)]
     for name in names:
-        heads += f"<th>{TITLES[name]}</th>" + ("" if name == "log-loss" else '<th class="text">95 % interval</th>')
+        heads += f"<th>{TITLES[name]}</th>" + ('<th class="text">95 % interval</th>' if name in bounded else "")
     rows = []
-    for place, entry in enumerate(board.entries):
-        is_ranked, metrics = place < board.ranked, getattr(entry, board.split)
+    for place, (entry, some) in enumerate(zip(board.entries, figures, strict=True)):
+        is_ranked = place < board.ranked
         cells = f"<td>{place + 1 if is_ranked else ''}</td><td>{entry.roll}</td><td>{entry.seed}</td>"
         cells += f"<td>{entry.learning_rate:.3g}</td>"
         cells += "".join(f"<td>{setting_text(entry, name)}</td>" for name in own)
         cells += f"<td>{_value(entry.train, board.metric)}</td>"
         for name in names:
-            cells += f"<td>{_value(metrics, name)}</td>"
-            cells += (
-                "" if name == "log-loss" else f'<td class="text">{_range(metrics, name, name == board.metric)}</td>'
-            )
+            cells += f"<td>{_value(some, name)}</td>"
+            drawn = name == board.metric and name != "log-loss"  # which has no end to draw a line to
+            cells += f'<td class="text">{_range(some, name, drawn)}</td>' if name in bounded else ""
         state = entry.status.state + (f" at {entry.status.step}" if entry.status.step is not None else "")
         style = "out" if not is_ranked else "best" if place == 0 else ""
         rows.append(f'<tr class="{style}">{cells}<td class="text">{state}</td></tr>')
     return _table(heads + '<th class="text">state</th>', rows)
 
 
-def _value(metrics: Metrics | None, name: str) -> str:
-    return "" if metrics is None else rounded(metrics.figure(name))
+def _value(figures: Figures | None, name: str) -> str:
+    return "" if figures is None else rounded(figures.figure(name))
 
 
-def _range(metrics: Metrics | None, name: str, drawn: bool) -> str:
+def _range(figures: Figures | None, name: str, drawn: bool) -> str:
     """The interval in figures; `drawn` puts it on a line from 0 to 1 before them, the figure as a mark on it."""
-    bounds = None if metrics is None else interval(metrics, name)
-    if bounds is None:
+    bounds = None if figures is None else interval(figures, name)
+    value = None if figures is None else figures.figure(name)
+    if bounds is None or value is None:
         return ""
     text = f'<span class="was">{bounds}</span>'
     if not drawn:
         return text
-    low, high, value = (100 * number for number in (bounds.low, bounds.high, metrics.figure(name)))
-    bar = f'<i style="left: {low:.1f}%; width: {high - low:.1f}%"></i><b style="left: {value:.1f}%"></b>'
+    low, high, at = (100 * number for number in (bounds.low, bounds.high, value))
+    bar = f'<i style="left: {low:.1f}%; width: {high - low:.1f}%"></i><b style="left: {at:.1f}%"></b>'
     return f'<span class="range" title="{escape(bounds.method)}, on a line from 0 to 1">{bar}</span> {text}'

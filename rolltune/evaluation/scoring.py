@@ -42,15 +42,15 @@ def score_rows(
 
 
 def predictions(
-    scores: np.ndarray, ids: Sequence[str], answers: Sequence[str], labels: Sequence[int]
+    scores: np.ndarray, ids: Sequence[str], answers: Sequence[str], right: Sequence[str]
 ) -> list[Prediction]:
-    """One Prediction a roll, normalised over the answers."""
+    """One Prediction a roll, normalised over the answers. A right answer that is not among them is one more answer,
+    which no row is ever given: such a row counts as wrong."""
     normalised = np.asarray(jax.nn.log_softmax(jnp.asarray(scores), axis=-1))
-    return [Prediction(tuple(ids), tuple(answers), np.asarray(labels), own) for own in normalised]
-
-
-def subset(prediction: Prediction, places: Sequence[int]) -> Prediction:
-    """The prediction of some of its rows."""
-    places = np.asarray(places, int)
-    ids = tuple(prediction.ids[place] for place in places)
-    return prediction._replace(ids=ids, label=prediction.label[places], log_probs=prediction.log_probs[places])
+    strange = tuple(sorted(set(right) - set(answers)))
+    if strange:
+        never = np.full((*normalised.shape[:2], len(strange)), -np.inf, normalised.dtype)
+        normalised = np.concatenate([normalised, never], -1)
+    number = {answer: place for place, answer in enumerate((*answers, *strange))}
+    labels = np.array([number[answer] for answer in right], int)
+    return [Prediction(tuple(ids), (*answers, *strange), labels, own) for own in normalised]

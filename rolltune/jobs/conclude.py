@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,19 @@ from rolltune import adapters, atomic, base
 from rolltune.base import Model
 from rolltune.data.files import sha256_of
 from rolltune.data.images import open_image
+from rolltune.data.learned import learned_text
 from rolltune.data.sets import shown
 from rolltune.device import choose_dtype
 from rolltune.errors import UserError
 from rolltune.evaluation import folds as folding
 from rolltune.evaluation import leaderboard
 from rolltune.evaluation.charts import Curve
+from rolltune.evaluation.figures import Figures, Scored, block, measured, mixed_title, no_better
 from rolltune.evaluation.leaderboard import Entry, Leaderboard, Status, metrics_json
-from rolltune.evaluation.metrics import Metrics, block, frequencies, measure, stage
+from rolltune.evaluation.metrics import Prediction, stage
 from rolltune.evaluation.report import RunSummary, write_report
 from rolltune.evaluation.report_pictures import pictures
 from rolltune.evaluation.report_tables import SplitResult
-from rolltune.evaluation.scoring import subset
 from rolltune.jobs.outputs import Outputs
 from rolltune.recipe import Recipe
 from rolltune.training.dataset import Data, judged_rows
@@ -49,6 +50,7 @@ class Finished:
     folds: Sequence[int] | None
     curves: dict[int, tuple[list[int], list[float]]]
     facts: dict[str, Any]
+    learned: frozenset[str] = frozenset()  # marks of what earlier passes were trained on
 
 
 def own_recipe(recipe: Recipe, draw: Draw) -> Recipe:
@@ -58,12 +60,19 @@ def own_recipe(recipe: Recipe, draw: Draw) -> Recipe:
     return dataclasses.replace(recipe, **single, **drawn)
 
 
-def figures_of(data: Data, prediction: Any, places: Sequence[int]) -> Metrics:
-    return measure(subset(prediction, places), data.positive.answer)
+def figures_of(data: Data, prediction: Scored, places: Sequence[int]) -> Figures:
+    return measured(prediction.at(places), data.positive.answer)
 
 
-def print_results(data: Data, prediction: Any, passes: int, say: Say, folds: Sequence[int] | None = None) -> None:
-    """A block for each split, and one for all rows that may choose a roll."""
+def print_results(
+    data: Data,
+    prediction: Any,
+    passes: int,
+    say: Say,
+    folds: Sequence[int] | None = None,
+    learned_from: Collection[str] = (),
+) -> None:
+    """A block for each split, and one for all rows that may choose a roll. Rows that were learned from are counted."""
     for split, file in data.files.items():
         if folds is not None and split != "test":  # a fold's roll has seen most of these rows
             continue
@@ -71,9 +80,11 @@ def print_results(data: Data, prediction: Any, passes: int, say: Say, folds: Seq
             continue
         figures = figures_of(data, prediction, data.spans[split])
         say(block(f"{shown(file)} {stage(passes)}", figures))
-        say(f"  {frequencies(figures)}")
+        say(f"  {figures.frequencies()}")
+        if split != "train" and (known := data.known(data.spans[split], learned_from)):
+            say(f"  {learned_text(known, len(data.spans[split]))}")
     if "valid" in data.files and folds is None:
-        title = f"{shown(data.files['train'].parent)} (all) {stage(passes)}"
+        title = mixed_title(shown(data.files["train"].parent), passes, data.files)
         say(block(title, figures_of(data, prediction, data.seen)))
 
 
@@ -96,19 +107,22 @@ def conclude(options: Any, recipe: Recipe, model: Model, data: Data, made: Finis
     chosen = finished[board.chosen.roll]
     after = chosen.judged
     if "test" in data.spans:
-        board = leaderboard.with_test(board, subset(after, data.spans["test"]))
+        board = leaderboard.with_test(board, after.at(data.spans["test"]))
     if len(entries) > 1:
         leaderboard.write(out.board, board)
         _print_board(board, say)
     if options.repeat > 1 and folds is None:
-        places = judged_rows(data, None, None)
-        spread = folding.over_seeds([figures_of(data, one.judged, places) for one in finished.values()])
-        say(f"over the seeds of the {len(finished)} rolls that are alive:\n{folding.seeds_text(spread)}")
-    print_results(data, after, made.passes, say, folds)
+        say(folding.seeds_block(entries))
+    learned_from = made.learned | trained_marks(data, chosen.draw, folds)
+    print_results(data, after, made.passes, say, folds, learned_from)
+    if len(entries) == 1 and (judged := entries[0].ranked_on) and (poor := no_better(judged, "the roll")):
+        say(poor)
+    for path in out.others:  # of an earlier run, which --overwrite gives up
+        path.unlink()
     for rank, entry in enumerate(board.keep(options.keep), 1):
         one = finished[entry.roll]
         assert one.trainable is not None
-        save_roll(out.kept(rank), one.trainable, _card(recipe, model.base, data, one, made.passes, entry), dtype=None)
+        save_roll(out.kept(rank), one.trainable, _card(recipe, model.base, data, one, made, entry), dtype=None)
         size = out.kept(rank).stat().st_size / 1e6
         say(f"saved roll {entry.roll}: {shown(out.kept(rank))} ({size:.1f} MB)")
     if options.whole:
@@ -132,12 +146,12 @@ def _entry(recipe: Recipe, data: Data, one: FinishedRoll, folds: Sequence[int] |
         trained = [place for place in data.seen if place not in set(held_out)] if folds else data.spans["train"]
         train = figures_of(data, judged, trained)
         valid = figures_of(data, judged, held_out) if folds or "valid" in data.spans else None
-        ranked = subset(judged, held_out)
+        ranked = judged.at(held_out)
     draw = one.draw
     settings: dict[str, object] = {"fold": draw.fold} if draw.fold is not None else {}
     settings |= {"alpha": draw.alpha} if recipe.alphas else {}
     settings |= {"weight_decay": draw.weight_decay} if recipe.weight_decays else {}
-    return Entry(one.draw.roll, one.draw.seed, one.draw.rate, status, train, valid, ranked, settings=settings)
+    return Entry(draw.roll, draw.seed, draw.rate, status, train, valid, ranked, None, settings, draw.attempt)
 
 
 def _all_died(ended: Sequence[FinishedRoll], recipe: Recipe) -> str:
@@ -174,25 +188,50 @@ def _out_of_fold(
         say("no out-of-fold figures: a fold's rolls all ended early")
         return
     own = lambda members: [
-        subset(one.judged, [p for p, fold in zip(data.seen, folds, strict=True) if fold == number])
+        one.judged.at([p for p, fold in zip(data.seen, folds, strict=True) if fold == number])
         for number, one in members.items()
     ]
     joined = [folding.out_of_fold(ids, own(members)) for members in complete]
-    measured = [measure(one, data.positive.answer) for one in joined]
-    say(block(f"{shown(data.files['train'].parent)} (out of fold)", measured[0]))
-    if len(measured) > 1:
-        say(f"over {len(measured)} seeds:\n{folding.seeds_text(folding.over_seeds(measured))}")
-    probabilities = np.exp(joined[0].log_probs)
-    lines = [
-        {"id": id, "answer": joined[0].answers[label], "predicted": joined[0].answers[int(np.argmax(row))],
-         "probabilities": {a: round(float(p), 6) for a, p in zip(joined[0].answers, row, strict=True)}}
-        for id, label, row in zip(joined[0].ids, joined[0].label, probabilities, strict=True)
-    ]  # fmt: skip
-    atomic.write_text(out.folds, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    figures = [measured(one, data.positive.answer) for one in joined]
+    say(block(f"{shown(data.files['train'].parent)} (out of fold)", figures[0]))
+    if poor := no_better(figures[0], "a roll that never saw the picture"):
+        say(poor)
+    if len(figures) > 1:
+        say(f"over {len(figures)} seeds:\n{folding.seeds_text(folding.over_seeds(figures))}")
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in _plain_rows(joined[0])]
+    atomic.write_text(out.folds, "".join(lines))
     say(f"out-of-fold predictions: {shown(out.folds)}")
 
 
-def _card(recipe: Recipe, base: Base, data: Data, ended: FinishedRoll, passes: int, entry: Entry) -> RollCard:
+def _plain_rows(scored: Scored) -> list[dict[str, Any]]:
+    """Each row's answer and what was predicted or written, with the figures it rests on."""
+    if isinstance(scored, Prediction):
+        return [
+            {
+                "id": id,
+                "answer": scored.answers[label],
+                "predicted": scored.answers[int(np.argmax(row))],
+                "probabilities": {a: round(float(p), 6) for a, p in zip(scored.answers, row, strict=True)},
+            }
+            for id, label, row in zip(scored.ids, scored.label, np.exp(scored.log_probs), strict=True)
+        ]
+    texts = scored.texts or [None] * len(scored.ids)
+    return [
+        {"id": id, "accepted": list(accepted), "written": text, "log-loss": round(float(-log_prob), 6)}
+        for id, accepted, text, log_prob in zip(scored.ids, scored.accepted, texts, scored.log_probs, strict=True)
+    ]
+
+
+def trained_marks(data: Data, draw: Draw, folds: Sequence[int] | None) -> frozenset[str]:
+    """The marks of all rows that a roll was trained on."""
+    if folds is None:
+        places = list(data.spans["train"])
+    else:
+        places = [place for place, fold in zip(data.seen, folds, strict=True) if fold != draw.fold]
+    return frozenset(mark for place in places for mark in data.marks[place])
+
+
+def _card(recipe: Recipe, base: Base, data: Data, ended: FinishedRoll, made: Finished, entry: Entry) -> RollCard:
     files = {split: {"path": shown(file), "sha256": sha256_of(file)} for split, file in data.files.items()}
     figures = {split: metrics_json(getattr(entry, split)) for split in ("train", "valid", "test")}
     prompts = {one.prompt for one in data.examples}
@@ -203,7 +242,9 @@ def _card(recipe: Recipe, base: Base, data: Data, ended: FinishedRoll, passes: i
         recipe=dataclasses.asdict(own_recipe(recipe, ended.draw)) | {"task": data.task.kind},
         prompt=prompt,
         answers=list(data.task.answers),
-        metrics={"passes": passes, "positive": data.positive.answer, "files": files} | figures,
+        metrics={"passes": made.passes, "positive": data.positive.answer, "files": files}
+        | figures
+        | {"learned": sorted(made.learned | trained_marks(data, ended.draw, made.folds))},
         seed=ended.draw.seed,
     )
 
@@ -232,7 +273,7 @@ def _report(
     rows = data.of(shown_split)
     assert board.chosen is not None
     chosen = next(one for one in made.ended if one.draw.roll == board.chosen.roll)
-    card = _card(recipe, model.base, data, chosen, made.passes, board.chosen)
+    card = _card(recipe, model.base, data, chosen, made, board.chosen)
     curves = [Curve(n, steps, losses, states.get(n, "alive")) for n, (steps, losses) in sorted(made.curves.items())]
     write_report(
         out.report,
@@ -251,7 +292,7 @@ def _report(
             curves=curves,
             leaderboard=board if len(made.ended) > 1 else None,
             pictures=pictures(
-                subset(after, data.spans[shown_split]),
+                after.at(data.spans[shown_split]),
                 {one.id: one.images for one in rows},
                 shown_split,
                 {one.id: recipe.prompt or one.prompt for one in rows},

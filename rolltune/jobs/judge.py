@@ -3,8 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from rolltune.evaluation.evaluator import Evaluator
-from rolltune.evaluation.metrics import collapsed, measure
-from rolltune.evaluation.scoring import subset
+from rolltune.evaluation.figures import measured, worth
 from rolltune.training.dataset import Data, judged_rows
 from rolltune.training.loop import Evaluation
 from rolltune.training.rolls import Draw
@@ -21,10 +20,8 @@ def judge_of(
         verdicts = {}
         for slot in slots:
             places = judged_rows(data, folds, draws[slot])
-            figures = measure(subset(predictions[slot], places), data.positive.answer)
-            figure = figures.figure(metric)
-            ranked = -float("inf") if figure is None else -figure if metric == "log-loss" else figure
-            verdicts[slot] = Evaluation(ranked, collapsed(figures) is not None, predictions[slot])
+            figures = measured(predictions[slot].at(places), data.positive.answer)
+            verdicts[slot] = Evaluation(worth(figures, metric), figures.collapsed is not None, predictions[slot])
         return verdicts
 
     return judging

@@ -1,6 +1,7 @@
 """Fine-tune on a split, evaluate before and after, save the roll (or the best of many) and a report."""
 
 import dataclasses
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,26 +10,27 @@ from typing import Any
 import jax
 import numpy as np
 
-from rolltune import atomic, trees
-from rolltune import recipe as recipes
+from rolltune import trees
 from rolltune.base import Model
-from rolltune.data.files import sha256_of
+from rolltune.data.examples import Example
 from rolltune.data.sets import find_dataset, shown
 from rolltune.data.splits import cluster_rows, fold_by_id, fold_rows
 from rolltune.errors import UserError
 from rolltune.evaluation.evaluator import Evaluator
+from rolltune.evaluation.figures import check_name, default_metric
 from rolltune.evaluation.leaderboard import keep_count
 from rolltune.jobs.conclude import Finished, conclude, print_results
 from rolltune.jobs.interrupts import Interrupts
 from rolltune.jobs.judge import judge_of
 from rolltune.jobs.log import Log, Sinks
 from rolltune.jobs.outputs import Outputs
+from rolltune.jobs.second_pass import Earlier, second_pass
 from rolltune.memory import fit_rolls
 from rolltune.recipe import Recipe
 from rolltune.training import checkpoints, setup
 from rolltune.training.dataset import Data, Wanted, read_data
-from rolltune.training.loop import Run, new_state, train
-from rolltune.weights.roll_file import load_roll, nested_lora
+from rolltune.training.loop import Run, State, new_state, train
+from rolltune.weights.roll_file import check_base
 
 INTERRUPTED = 130
 Say = Callable[[str], None]
@@ -46,56 +48,79 @@ class Options:
     repeat: int = 1
     keep: str = "best"
     resume: bool = False
+    overwrite: bool = False
     whole: bool = False
     tensorboard: bool = False
     wandb: str | None = None
+    reading: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # columns, question, names of the data
+    stated: frozenset[str] = frozenset()  # the recipe's entries that a person gave; others a second pass takes over
     command: str = ""  # as it was typed, for the report
 
 
-def learn(options: Options, recipe: Recipe, say: Say, began: float | None = None) -> int:
+def learn(options: Options, recipe: Recipe, interrupts: Interrupts, began: float | None = None) -> int:
     """The exit status: 0 saved, 3 every roll diverged, 130 interrupted."""
-    began = time.perf_counter() if began is None else began
     out = Outputs(options.name)
-    _check_state(options, out)
+    with out.held():
+        return _learn(options, recipe, interrupts, out, time.perf_counter() if began is None else began)
+
+
+def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Outputs, began: float) -> int:
+    say = interrupts.say
+    _check_name(options, out)
     slots = _slots(options)
     keep_count(options.keep)  # a mistake is to be said before the work, not after
-    continued, passes, recipe = _second_pass(options, recipe, say)
+    earlier, recipe = second_pass(options, recipe, say)
+    interrupts.doing("reading the data")
     wanted = Wanted(recipe.task, recipe.answers, recipe.positive, recipe.frames)
-    data = read_data(find_dataset(options.dataset), wanted, say)
+    data = read_data(find_dataset(options.dataset), wanted, say, options.reading)
+    recipe = dataclasses.replace(recipe, metric=recipe.metric or default_metric(data.task.kind))
+    check_name(recipe.metric, data.task.kind)
+    say(asked_text(data.examples, recipe.prompt))
     folds = _folds(options, recipe, data, say)
-    for path in (out.roll, out.report):
-        atomic.check_folder(path.parent)
     draws = lambda slots: max(slots, recipe.draws) * options.repeat
-    ready = prepare(recipe, data, draws(slots), folds, options.folds, continued, say)
+    interrupts.doing("loading the model")
+    ready = prepare(recipe, data, draws(slots), folds, options.folds, earlier, say)
     if options.rolls == "auto":
         slots, why = fit_rolls(ready.run)
         say(why)
         ready = dataclasses.replace(ready, run=dataclasses.replace(ready.run, draws=draws(slots)))
+    interrupts.doing("evaluating the untrained model")
     state = new_state(ready.run, slots)
+    out.check_room(room_for(state, options))
     before = ready.evaluator.predict(state.rolls.trainable, state.rolls.scale)[0]  # all alike as yet
-    print_results(data, before, passes - 1, say)
+    passes = earlier.passes if earlier else 0
+    print_results(data, before, passes, say, learned_from=earlier.learned if earlier else ())
     say(data.positive.reason)
-    settings = dataclasses.asdict(recipe) | {f"data/{split}": sha256_of(file) for split, file in data.files.items()}
+    settings = dataclasses.asdict(recipe) | {shown(file): data.digest(split) for split, file in data.files.items()}
+    settings |= {"base": ready.model.base.hash}
     if options.resume:
         state = checkpoints.load(out.state, settings, state, lambda kept: kept and _unpack(kept, before))
         say(f"going on from step {state.step}")
     judging = judge_of(ready.evaluator, data, recipe.metric, folds)
     ready_after = time.perf_counter() - began
     sinks = Sinks(options.tensorboard, options.wandb, dataclasses.asdict(recipe))
-    with (
-        Log(out, sinks, recipe.metric, recipe.steps, state, fresh=not options.resume) as log,
-        Interrupts(log.say) as interrupts,
-    ):
+    interrupts.doing("training")
+
+    def save(now: State) -> None:
+        with interrupts.saving():
+            checkpoints.save(out.state, now, settings, lambda kept: kept and _pack(kept))
+
+    def save_on_the_way(now: State) -> None:
+        try:
+            save(now)
+        except (OSError, ValueError) as error:  # orbax raises both; the training itself is not touched by it
+            log.say(f"{shown(out.state)}: the state can't be saved ({error}); a stop now would lose the run. Make room")
+
+    with Log(out, sinks, recipe.metric, recipe.steps, state, fresh=not options.resume) as log:
+        interrupts.say = log.say
 
         def judge(rolls: Any, slots: Sequence[int], final: bool) -> Any:
             verdicts = judging(rolls, slots, final, [slot.draw for slot in state.slots])
             log.judged(state, verdicts, final)
             return verdicts
 
-        finished, spent = train(
-            ready.run, state, judge, log.step, log.say, interrupts.asked,
-            lambda now: checkpoints.save(out.state, now, settings, lambda kept: kept and _pack(kept)),
-        )  # fmt: skip
+        finished, spent = train(ready.run, state, judge, log.step, log.say, interrupts.asked, save_on_the_way)
+    interrupts.say = say
     if not finished:
         say(f"stopped at step {state.step}; go on with the same command and --resume")
         return INTERRUPTED
@@ -105,11 +130,56 @@ def learn(options: Options, recipe: Recipe, say: Say, began: float | None = None
         "waiting for data": f"{spent.waiting:.1%}",
     } | _device_facts()
     say("  ".join(f"{name}: {value}" for name, value in facts.items()))
-    made = Finished(state.ended, before, passes, folds, log.curves, facts)
-    status = conclude(options, recipe, ready.model, data, made, out, say)
+    known = earlier.learned if earlier else frozenset()
+    made = Finished(state.ended, before, passes + 1, folds, log.curves, facts, known)
+    # Whatever fails from here on, what was trained is on the disk first.
+    kept = _keep_state(state, save, out)
+    interrupts.at("saving the rolls")
+    try:
+        with interrupts.saving():
+            status = conclude(options, recipe, ready.model, data, made, out, say)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or shown(out.roll)}: {error.strerror}; {kept}: make room there, then the same command "
+            "with --resume saves the rolls without training them again"
+        ) from error
     if status == 0:
         checkpoints.remove(out.state)
     return status
+
+
+def _keep_state(state: State, save: Callable[[State], None], out: Outputs) -> str:
+    """Saves what was trained before anything else is tried; in words, where it is."""
+    try:
+        save(state)
+        return f"what was trained is kept in {shown(out.state)}"
+    except (OSError, ValueError) as error:
+        spare = Path(tempfile.mkdtemp(prefix=f"rolltune-{out.name}-"))
+        for one in state.ended:
+            if one.trainable is not None:
+                np.savez(spare / f"roll{one.draw.roll}.npz", **trees.flatten(one.trainable))
+        return f"the state could not be saved ({error}); the trained arrays are in {spare}"
+
+
+def room_for(state: State, options: Options) -> int:
+    """Bytes that a run saves at most at a time: its state twice, while the new one takes the old one's place, and the
+    rolls that are kept."""
+    size = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    width = state.width
+    kept = width if options.keep == "all" else min(keep_count(options.keep) or width, width)
+    return 2 * size(state.rolls) + kept * size(state.rolls.trainable) // width
+
+
+def asked_text(examples: Sequence[Example], prompt: str) -> str:
+    """What is really asked, and whose words that are."""
+    own = list(dict.fromkeys(one.prompt for one in examples))
+    if not prompt:
+        more = f" and {len(own) - 1} other prompts" if len(own) > 1 else ""
+        return f"asked: {own[0]!r}{more} (the rows' own)"
+    instead = [text for text in own if text and text != prompt]
+    where = f", in the place of the rows' own {instead[0]!r}" if instead else ""
+    more = f" and {len(instead) - 1} more" if len(instead) > 1 else ""
+    return f"asked: {prompt!r} (the recipe's{where}{more})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,60 +197,39 @@ def prepare(
     draws: int,
     folds: Sequence[int] | None = None,
     fold_count: int | None = None,
-    continued: Mapping[str, Any] | None = None,
+    earlier: Earlier | None = None,
     say: Say = lambda text: None,
 ) -> Ready:
     """The five steps of setting up, one after the other."""
     model, params = setup.load(recipe)
-    plan = setup.plan(
-        model, {path: leaf.shape for path, leaf in setup.trees.flatten(params).items()}, recipe, data.task
-    )
+    if earlier:
+        check_base(earlier.path, earlier.card, model.base)
+    plan = setup.plan(model, trees.shapes(params), recipe, data.task)
     inputs = setup.encode(model, recipe, data)
     if inputs.cut:
         say(f"{inputs.cut} of {len(inputs.training)} rows were cut to {recipe.max_tokens} tokens, on their right")
     cached = setup.cache(model, params, plan, recipe, data, inputs)
-    if continued:
-        cached = dataclasses.replace(cached, start=setup.going_on(cached.start, continued))
+    if earlier:
+        cached = dataclasses.replace(cached, start=setup.going_on(cached.start, earlier.trained))
     loaders = setup.loaders(recipe, cached.training, data, folds)
     run, evaluator = setup.compile(model, plan, recipe, data, cached, loaders, draws, fold_count)
     return Ready(model, run, evaluator)
 
 
-def _check_state(options: Options, out: Outputs) -> None:
+def _check_name(options: Options, out: Outputs) -> None:
     there = checkpoints.exists(out.state)
-    if there and not options.resume:
-        raise UserError(f"{out.state}: an interrupted run is there; go on with --resume, or delete the folder")
     if options.resume and not there:
         raise UserError(f"{out.state}: no interrupted run is there to go on with; start without --resume")
-
-
-def _second_pass(options: Options, recipe: Recipe, say: Say) -> tuple[dict[str, Any] | None, int, Recipe]:
-    """(what to go on with, which pass this is, the recipe at a tenth of the rate)."""
-    if options.second is None:
-        return None, 1, recipe
-    path = _roll_to_continue(options.second, options.name)
-    roll = load_roll(path)
-    old = recipes.from_card(roll.card.recipe)
-    say(f"going on with {shown(path)} at a tenth of its rate: {old.rate / 10:.4g}")
-    passes = int(roll.card.metrics.get("passes", 1)) + 1
-    keep = ("method", "rules", "rank", "alpha", "rslora", "first_layer", "prompt", "model", "tokenizer", "answers")
-    same = {name: getattr(old, name) for name in keep}
-    # What differs by roll would take the place of what the saved one had.
-    recipe = dataclasses.replace(recipe, **same, rate=old.rate / 10, rates=(), rate_range=(), alphas=())
-    return nested_lora(trees.flatten(roll.tree)), passes, recipe
-
-
-def _roll_to_continue(named: str, write: str) -> Path:
-    if named:
-        return Path(named)
-    same = Path("checkpoints") / f"{write}.npz"
-    rolls = sorted(
-        (path for path in Path("checkpoints").glob("*.npz") if not path.name.endswith(".whole.npz")),
-        key=lambda path: path.stat().st_mtime,
-    )
-    if not same.is_file() and not rolls:
-        raise UserError("-2: there is no roll in ./checkpoints to go on with; train one first, without -2")
-    return same if same.is_file() else rolls[-1]
+    if options.resume:
+        return
+    if there and not options.overwrite:
+        raise UserError(
+            f"{out.state}: an interrupted run is there; go on with --resume, or start anew with --overwrite"
+        )
+    if options.overwrite:
+        checkpoints.remove(out.state)
+    else:
+        out.check_free()
 
 
 def _folds(options: Options, recipe: Recipe, data: Data, say: Say) -> list[int] | None:

@@ -1,16 +1,33 @@
-"""Where a run leaves what, and what its name may be."""
+"""Where a run leaves what; that its name is free, and held by one run at a time; that there is room."""
 
+import contextlib
+import re
+import shutil
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from rolltune import atomic
+from rolltune.data.files import safe_name
+from rolltune.data.sets import shown
 from rolltune.errors import UserError
+
+RANKED = re.compile(r"\.(rank|step)\d+$")
+SPARE = 2**28  # bytes of the disk that are left to others
 
 
 class Outputs:
     """Where a run of this name leaves what: ./checkpoints for rolls, ./reports for what people read."""
 
     def __init__(self, name: str):
-        if not name or Path(name).name != name or name.startswith("."):
-            raise UserError(f"-w {name!r}: expected a plain name, such as trained-set1")
+        taken = RANKED.search(name) or name.endswith((".whole", ".state"))
+        if not name or safe_name(name) != name or name.startswith(".") or taken:
+            raise UserError(
+                f"-w {name!r}: expected a plain name, such as trained-set1 (names that end in .rank2, .step100, .whole "
+                "or .state are those of other files of a run)"
+            )
         self.name = name
         self.roll = Path("checkpoints") / f"{name}.npz"
         self.whole = Path("checkpoints") / f"{name}.whole.npz"
@@ -22,4 +39,69 @@ class Outputs:
 
     def kept(self, rank: int) -> Path:
         """The roll of this rank: the best has the bare name."""
-        return self.roll if rank == 1 else self.roll.with_name(f"{self.name}-{rank}.npz")
+        return self.roll if rank == 1 else self.roll.with_name(f"{self.name}.rank{rank}.npz")
+
+    @property
+    def others(self) -> list[Path]:
+        """The further rolls of a run of this name that are there: of lower ranks, and of earlier steps."""
+        found = self.roll.parent.glob(f"{self.name}.*.npz")
+        return sorted(path for path in found if RANKED.search(path.stem) and RANKED.sub("", path.stem) == self.name)
+
+    def check_free(self) -> None:
+        """Raises UserError where a roll of this name is there: what was trained is never replaced unasked."""
+        there = [path for path in (self.roll, self.whole, *self.others) if path.exists()]
+        if not there:
+            return
+        made = datetime.fromtimestamp(there[0].stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+        more = f" and {len(there) - 1} more of that run" if len(there) > 1 else ""
+        raise UserError(
+            f"{shown(there[0])} is there already, of {made}{more}. Take another name, such as -w {self.next_name()}, "
+            "which keeps both; --overwrite replaces it"
+        )
+
+    def next_name(self) -> str:
+        """The first free name of the kind NAME-b, NAME-c, ..."""
+        stem, number = self.name, 2
+        if match := re.fullmatch(r"(.+)-v(\d+)", self.name):
+            stem, number = match[1], int(match[2]) + 1
+        while (self.roll.parent / f"{stem}-v{number}.npz").exists():
+            number += 1
+        return f"{stem}-v{number}"
+
+    def check_room(self, needed: int) -> None:
+        """Raises UserError where the disk has no room for what this run will save: before hours of work, not after."""
+        for folder in (self.roll.parent, self.report.parent):
+            atomic.check_folder(folder)
+        free = shutil.disk_usage(self.roll.parent).free
+        if needed + SPARE > free:
+            raise UserError(
+                f"{shown(self.roll.parent)}: {free / 1e9:.2f} GB are free, and this run saves up to "
+                f"{needed / 1e9:.2f} GB (its rolls, and its state on the way): make room there first"
+            )
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """One run of a name at a time. The lock goes with the process, however it ends."""
+        atomic.check_folder(self.roll.parent)
+        lock = FileLock(self.roll.parent / f".{self.name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(f"-w {self.name}: another run of this name is going on; take another name") from error
+        try:
+            yield
+        finally:
+            Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: nobody waits for it
+            lock.release()
+
+
+def named_roll(named: str, folder: Path = Path("checkpoints")) -> Path:
+    """A path as it is; a bare name is that of a roll in ./checkpoints. Raises UserError, with the names there are."""
+    path = Path(named)
+    inside = folder / f"{named}.npz"
+    if path.is_file() or not inside.is_file():
+        if not path.exists() and path.name == named:
+            there = ", ".join(sorted(one.stem for one in folder.glob("*.npz"))[:20]) or "none"
+            raise UserError(f"{named}: no such roll; in ./checkpoints there are: {there}")
+        return path
+    return inside

@@ -12,13 +12,13 @@ from rolltune.base import Model
 from rolltune.data.examples import Example
 from rolltune.evaluation import compiled
 from rolltune.evaluation.evaluator import Evaluator, candidates_of
-from rolltune.evaluation.tasks import WRITE, Task
+from rolltune.evaluation.tasks import CLASSIFY, WRITE, Task
 from rolltune.inputs import features, rows
 from rolltune.inputs.pictures import keys_of, read_pictures
 from rolltune.models.forward import Network
 from rolltune.recipe import Recipe
 from rolltune.training import setup
-from rolltune.weights.roll_file import RollCard, RollFile, nested_lora
+from rolltune.weights.roll_file import RollFile, nested_lora
 
 
 class Bench:
@@ -78,16 +78,15 @@ class Scorer:
         made = lambda purpose: rows.encoded(
             rows.encode_rows(model, pictures, examples, asked, purpose)[0], feed, examples
         )
-        network = Network(model.family, model.config, self.plan.projected)
+        template = model.family.classifier if task.kind == CLASSIFY else model.family.template
+        network = Network(model.family, model.config, self.plan.projected, causal=not template.prefix_lm)
         candidates, stacks = candidates_of(task, examples), self.plan.stacks
-        key = (network, tuple(stacks.items()), candidates)
-        score = self.bench.program(key, lambda: compiled.compile_score(network, stacks, candidates))
+        score = self.bench.program(
+            (network, task.kind, self.plan.first, candidates),
+            lambda: compiled.compile_score(setup.scoring_network(network, task, candidates), stacks, candidates),
+        )
         writer = None
         if task.kind == WRITE:
             writer = setup.make_writer(model, network, stacks, made(rows.WRITE), tokens or recipe.answer_tokens)
         evaluator = Evaluator(task, examples, made(rows.SCORE), self.base, score, recipe.evaluate_batch, writer)
         return evaluator.predict(self.trainables, self.scales)[0]
-
-
-def card_task(card: RollCard) -> str:
-    return str(card.recipe.get("task", "choose"))

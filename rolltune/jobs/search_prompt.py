@@ -16,7 +16,8 @@ from rolltune.data.shapes import shapes_for
 from rolltune.errors import UserError
 from rolltune.evaluation import compiled
 from rolltune.evaluation.evaluator import Evaluator
-from rolltune.evaluation.metrics import NAMES, check_name, measure, rounded
+from rolltune.evaluation.figures import check_name, no_better, order
+from rolltune.evaluation.metrics import NAMES, Metrics, measure, rounded
 from rolltune.evaluation.tasks import CHOOSE
 from rolltune.inputs import features, rows
 from rolltune.inputs.pictures import read_pictures
@@ -37,31 +38,26 @@ class Options:
 
 
 def search(options: Options, recipe: Recipe, prompts: Sequence[str], say: Callable[[str], None]) -> int:
-    check_name(options.metric)
+    check_name(options.metric, CHOOSE)
     wanted = Wanted(recipe.task, recipe.answers, recipe.positive, recipe.frames)
     data = read_data(find_dataset(options.dataset), wanted, say)
     if data.task.kind != CHOOSE:
         raise UserError(f"task: {data.task.kind}; prompts are compared by the scores of allowed answers (task: choose)")
     predictions = score_prompts(recipe, data, prompts)
     measured = [measure(one, data.positive.answer) for one in predictions]
-    sign = 1 if options.metric == "log-loss" else -1
-
-    def key(number: int) -> tuple[float, float]:
-        figure, loss = measured[number].figure(options.metric), measured[number].log_loss
-        return (float("inf") if figure is None else sign * figure, float("inf") if loss is None else loss)
-
-    order = sorted(range(len(prompts)), key=key)
-    _print_table([(prompts[n], measured[n]) for n in order])
-    best = prompts[order[0]]
+    ranked = sorted(range(len(prompts)), key=lambda number: order(measured[number], options.metric))
+    _print_table([(prompts[n], measured[n]) for n in ranked])
+    if poor := no_better(measured[ranked[0]], "the best prompt"):
+        say(poor)
+    best = prompts[ranked[0]]
     if not best:
         say("the rows' own prompts are the best of these")
         return 0
     say(f"best: {best!r}")
     if options.write is not None:
         atomic.write_text(options.write, recipe_text(dataclasses.replace(recipe, prompt=best)))
-        say(
-            f"written: {shown(options.write)}; next: ./03-do_learn.py -d {options.dataset} -w NAME --config {options.write}"
-        )
+        following = f"./03-do_learn.py -d {options.dataset} -w NAME --config {options.write}"
+        say(f"written: {shown(options.write)}; next: {following}")
     return 0
 
 
@@ -89,7 +85,7 @@ def score_prompts(recipe: Recipe, data: Data, prompts: Sequence[str]) -> list[An
     return [one.predict({}, ones)[0] for one in progress(evaluators, "prompts", len(evaluators))]
 
 
-def _print_table(measured: Sequence[tuple[str, Any]]) -> None:
+def _print_table(measured: Sequence[tuple[str, Metrics]]) -> None:
     table = Table(box=None, pad_edge=False)
     for name in (*NAMES, "prompt"):
         table.add_column(name, justify="left" if name == "prompt" else "right", overflow="fold")

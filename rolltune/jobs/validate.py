@@ -1,7 +1,7 @@
 """Score saved rolls on data sets: one block for each roll and set, and a table of all of them at the end."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,18 @@ from rich.console import Console
 from rolltune import base
 from rolltune import recipe as recipes
 from rolltune.data.examples import Example
-from rolltune.data.files import sha256_of
 from rolltune.data.images import apply_frame_policy
+from rolltune.data.learned import Marks, learned, learned_text, marks_of
 from rolltune.data.sets import shown
 from rolltune.data.sources import read_examples
 from rolltune.evaluation import cross_table
 from rolltune.evaluation.cross_table import Cell
-from rolltune.evaluation.generated import measure_generated
-from rolltune.evaluation.metrics import block, check_name, frequencies, measure, stage
-from rolltune.evaluation.tasks import WRITE
+from rolltune.evaluation.figures import block, check_name, measured, no_better
+from rolltune.evaluation.metrics import stage
+from rolltune.evaluation.written import Written, first_rows
+from rolltune.jobs.learn import asked_text
 from rolltune.jobs.scorer import Bench, Scorer
+from rolltune.recipe import Recipe
 from rolltune.weights.roll_file import RollCard, load_roll, read_card
 
 Say = Callable[[str], None]
@@ -30,59 +32,90 @@ class Options:
     """What is asked beside the rolls. The flags of 04-validate.py."""
 
     data: Sequence[Path]
-    metric: str = "f-measure"
+    metric: str = ""  # empty: F-measure, or log-loss where a roll writes
     generate: int | None = None  # write answers of up to so many tokens instead of scoring
     model: str | None = None  # the base, where it is not where the roll was trained
     json: Path | None = None
+    reading: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # columns, question, names of the data
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """Rows to score, read and marked once for all rolls."""
+
+    path: Path
+    examples: list[Example]
+    marks: list[Marks]
 
 
 def validate(options: Options, rolls: Sequence[Path], say: Say) -> int:
-    check_name(options.metric)
-    cards = {path: read_card(path) for path in rolls}
-    sets = {path: read_examples(path, say=say) for path in options.data}  # every complaint before a model is loaded
+    """All cards and sets are read and checked before a model is loaded: nothing is lost to the last of them."""
+    if options.metric:
+        check_name(options.metric)
+    saved = [Saved(path, card := read_card(path), recipes.from_card(card.recipe)) for path in rolls]
+    sets = []
+    for path in options.data:
+        examples = read_examples(path, say=say, **options.reading)
+        sets.append(DataSet(path, examples, marks_of(examples)))
+    for one in saved:
+        for data in sets:
+            if strange := unknown_answers(one.card, data.examples):
+                say(f"{shown(data.path)}: {shown(one.path)} does not know {strange}; such rows count as wrong")
     cells: list[Cell] = []
     bench: Bench | None = None
     loaded = None
-    for path in sorted(rolls, key=lambda path: (_base_of(cards[path], options), rolls.index(path))):
-        recipe = recipes.from_card(cards[path].recipe)
-        wanted = _base_of(cards[path], options)
+    for one in sorted(saved, key=lambda one: (_base_of(one, options), rolls.index(one.path))):
+        wanted = _base_of(one, options)
         if bench is None or wanted != loaded:
-            bench, loaded = Bench(*base.load(wanted, recipe.tokenizer, recipe.dtype)), wanted
-        scorer = Scorer(bench, load_roll(path, bench.model.base), recipe)
-        for file, examples in sets.items():
-            if options.generate or scorer.task.kind == WRITE:
-                _print_generated(scorer, file, examples, options.generate, say)
-            else:
-                cells.append(_scored(scorer, path, file, examples, say))
+            bench, loaded = Bench(*base.load(wanted, one.recipe.tokenizer, one.recipe.dtype)), wanted
+        scorer = Scorer(bench, load_roll(one.path, bench.model.base), one.recipe)
+        cells += [_scored(scorer, one.path, data, options.generate, say) for data in sets]
     if cells:
         order = {shown(path): number for number, path in enumerate(rolls)}
         cells.sort(key=lambda cell: order[cell.checkpoint])
-        Console(highlight=False).print(cross_table.table(cells, options.metric))
+        defaults = {cell.metrics.names[0] for cell in cells if cell.metrics is not None}
+        metric = options.metric or (defaults.pop() if len(defaults) == 1 else "log-loss")
+        Console(highlight=False).print(cross_table.table(cells, metric))
         if options.json:
-            cross_table.write(options.json, cells, options.metric)
+            cross_table.write(options.json, cells, metric)
     return 0
 
 
-def _base_of(card: RollCard, options: Options) -> str:
-    return options.model or recipes.from_card(card.recipe).model
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    path: Path
+    card: RollCard
+    recipe: Recipe
 
 
-def _scored(scorer: Scorer, path: Path, file: Path, examples: Sequence[Example], say: Say) -> Cell:
+def unknown_answers(card: RollCard, examples: Sequence[Example]) -> str:
+    """The answers of these rows that the roll cannot give, as text; empty where there are none."""
+    if not card.answers:
+        return ""
+    strange = sorted({one.answer for one in examples} - set(card.answers))
+    rows = sum(one.answer in strange for one in examples)
+    more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
+    return f"the answer {', '.join(map(repr, strange[:3]))}{more} of {rows} rows" if strange else ""
+
+
+def _base_of(one: Saved, options: Options) -> str:
+    return options.model or one.recipe.model
+
+
+def _scored(scorer: Scorer, path: Path, data: DataSet, tokens: int | None, say: Say) -> Cell:
     facts = scorer.card.metrics
-    prediction = scorer.predict(apply_frame_policy(list(examples), scorer.recipe.frames))
-    figures = measure(prediction, facts.get("positive"))
-    seen = file.is_file() and facts.get("files", {}).get("train", {}).get("sha256") == sha256_of(file)
-    say(f"{shown(path)}:")
-    say(block(f"{shown(file)} {stage(int(facts.get('passes', 1)))}", figures))
-    say(f"  {frequencies(figures)}")
-    return Cell(shown(path), shown(file), figures, trained_on=seen)
-
-
-def _print_generated(scorer: Scorer, file: Path, examples: Sequence[Any], tokens: int | None, say: Say) -> None:
-    chosen = apply_frame_policy(list(examples), scorer.recipe.frames)
-    written = scorer.predict(chosen, tokens or scorer.recipe.answer_tokens).texts
-    figures = measure_generated(written, [one.accepted or (one.answer,) for one in chosen])
-    say(f"Result: {shown(file)} (written answers)")
-    say(f"  exact match: {figures.exact:.4f}\n  ANLS:        {figures.anls:.4f}")
-    for one, answer in list(zip(chosen, written, strict=True))[:5]:
-        say(f"  {one.source}: {answer!r} (right: {one.answer!r})")
+    chosen = apply_frame_policy(list(data.examples), scorer.recipe.frames)
+    say(f"{shown(path)}: {asked_text(chosen, scorer.recipe.prompt)}")
+    prediction = scorer.predict(chosen, tokens)
+    figures = measured(prediction, facts.get("positive"))
+    known = sum(learned(data.marks, facts.get("learned", ())))
+    say(block(f"{shown(data.path)} {stage(int(facts.get('passes', 1)))}", figures))
+    say(f"  {figures.frequencies()}")
+    if known:
+        say(f"  {learned_text(known, len(chosen))}")
+    if isinstance(prediction, Written):
+        for line in first_rows(prediction, {one.id: one.source for one in chosen}):
+            say(line)
+    if poor := no_better(figures, "the roll"):
+        say(f"  {poor}")
+    return Cell(shown(path), shown(data.path), figures, trained_on=known > 0)

@@ -1,11 +1,16 @@
 """The rows of a data set: read and checked, split by split, with the task that they are for."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
+from rolltune.data.answers import spelling_findings
 from rolltune.data.examples import Example
 from rolltune.data.images import apply_frame_policy
+from rolltune.data.learned import Marks, learned, marks_of
 from rolltune.data.sources import read_examples
 from rolltune.errors import UserError
 from rolltune.evaluation import metrics as measuring
@@ -24,6 +29,7 @@ class Data:
     files: dict[str, Path]
     task: Task
     positive: Positive
+    marks: list[Marks]  # what each row shows, to know it again
 
     def of(self, split: str) -> list[Example]:
         return [self.examples[place] for place in self.spans[split]]
@@ -31,6 +37,18 @@ class Data:
     def id_in_file(self, place: int) -> str:
         """A row's id as its file has it, without the split's name."""
         return self.examples[place].id.partition("/")[2]
+
+    def digest(self, split: str) -> str:
+        """A name for all that the rows of a split show and say: a run that goes on must have the same."""
+        total = hashlib.sha256()
+        for place in self.spans[split]:
+            one = self.examples[place]
+            total.update(repr((one.id, one.turns, one.accepted, sorted(self.marks[place]))).encode(errors="replace"))
+        return total.hexdigest()[:12]
+
+    def known(self, places: Sequence[int], learned_from: Collection[str]) -> int:
+        """How many of these rows were learned from."""
+        return sum(learned([self.marks[place] for place in places], learned_from))
 
     @property
     def seen(self) -> list[int]:
@@ -48,19 +66,31 @@ class Wanted:
     frames: str = "middle"  # of animated images
 
 
-def read_data(files: Mapping[str, Path], wanted: Wanted, say: Callable[[str], None]) -> Data:
-    """Reads and checks every file before anything is loaded. All problems of a file come in one UserError."""
+def read_data(
+    files: Mapping[str, Path],
+    wanted: Wanted,
+    say: Callable[[str], None],
+    reading: Mapping[str, Any] = MappingProxyType({}),
+) -> Data:
+    """Reads and checks every file before anything is loaded. All problems of a file come in one UserError.
+
+    `reading` are keywords of `read_examples`: columns, question, names.
+    """
     examples: list[Example] = []
     spans = {}
     for split, path in files.items():
-        some = apply_frame_policy(read_examples(path, say=say), wanted.frames)
+        some = apply_frame_policy(read_examples(path, say=say, **reading), wanted.frames)
         # An id is unique in its file; two splits may each have a row 1.
         some = [dataclasses.replace(one, id=f"{split}/{one.id}") for one in some]
         spans[split] = range(len(examples), len(examples) + len(some))
         examples += some
     task, why = tasks.decide(wanted.task, wanted.answers, examples)
     say(why)
-    return Data(examples, spans, dict(files), task, _positive(task, wanted.positive, examples))
+    if task.kind != WRITE:
+        for finding in spelling_findings([one.answer for one in examples], "the answers"):
+            say(str(finding))
+    positive = _positive(task, wanted.positive, examples)
+    return Data(examples, spans, dict(files), task, positive, marks_of(examples))
 
 
 def _positive(task: Task, named: str, examples: Sequence[Example]) -> Positive:

@@ -14,9 +14,12 @@ from rolltune.training.rolls import Draw, InitialWeights, Lottery
 from rolltune.training.step import ALIVE, REASONS, STOPPED, Roll, StepConfig
 
 COLLAPSED = "collapsed to one answer"
+STALLED = "no better than guessing"
 # Steps of empty slots, all together, that cost as much as compiling the step for fewer rolls: 350 measured with the
 # tiny model on two CPU cores (7 s), 1,200 for PaliGemma-3B on an H200 (12 s); a slower card waits longer for a step.
 WORTH_A_PROGRAM = 512
+SAVE_SECONDS = 30.0  # between two saves of the state: a short run, too, loses no more than this
+SAVE_SHARE = 50.0  # and they take no more than a fiftieth of the time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +86,7 @@ class Looks:
     rungs: tuple[float, ...] = ()  # shares of the steps at which losers stop
     keep_share: float = 0.5  # of the rolls that reached a rung, those that go on
     redraws: int = 8  # in all
+    stall_steps: int = 0  # for which a roll may be no better than guessing; 0: for ever
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,14 +123,14 @@ def train(
     say: Callable[[str], None],
     stop: Callable[[], bool] = lambda: False,
     save: Callable[[State], None] | None = None,
-    save_seconds: float = 600.0,
 ) -> tuple[bool, Timing]:
     """Runs until no slot holds a roll, or `stop()`. Returns (whether it ran to the end, where the time went).
 
     `judge(rolls, slots, final)` evaluates the rolls of these slots; `log` is called at every logged
-    step; `save`, where given, now and then and at a stop.
+    step; `save`, where given, now and then (see SAVE_SECONDS) and at a stop.
     """
     waited, began, saved, first = 0.0, time.perf_counter(), time.perf_counter(), None
+    pause = SAVE_SECONDS
     spent = lambda: Timing(first or 0.0, waited / max(time.perf_counter() - began, 1e-9))
     while any(slot.draw is not None for slot in state.slots):
         length = _until_next_look(run.looks, state)
@@ -147,10 +151,13 @@ def train(
         if done == length:  # a stop in between adds no look of its own: all comes at the steps it would come at
             _look(run, state, judge, log, say, report)
             _close_up(run.looks, state)
-        if save is not None and (stop() or time.perf_counter() - saved > save_seconds):
+        going = any(slot.draw is not None for slot in state.slots)
+        if save is not None and going and (stop() or time.perf_counter() - saved > pause):
+            asked = time.perf_counter()
             save(state)
             saved = time.perf_counter()
-        if stop():
+            pause = max(SAVE_SECONDS, SAVE_SHARE * (saved - asked))
+        if stop() and going:  # where nothing is left to do, what was trained is finished, not interrupted
             return False, spent()
     return True, spent()
 
@@ -181,7 +188,7 @@ def _batches(run: Run, state: State, length: int):
 def _look(run, state, judge, log, say, report) -> None:
     """What is due at this step: the log, deaths, rungs, ends, and new draws for the slots that became free."""
     looks = run.looks
-    states = np.asarray(state.rolls.state)
+    states = np.array(state.rolls.state)
     here = [number for number, slot in enumerate(state.slots) if slot.draw is not None]
     done = {number for number in here if state.slots[number].step >= looks.steps}
     if state.step % looks.log_every == 0 or len(done) == len(here):
@@ -189,6 +196,15 @@ def _look(run, state, judge, log, say, report) -> None:
     for number in here:
         if states[number] != ALIVE:
             _end(run, state, number, REASONS[states[number]], say)
+    for number in _stalled(run, state, here, states):
+        if state.width > 1:
+            states[number] = STOPPED  # for what follows here: it is gone
+            _end(run, state, number, STALLED, say)
+        elif state.slots[number].step - looks.stall_steps < looks.log_every:  # once
+            say(
+                f"the loss has been {STALLED} from the answers' shares for {looks.stall_steps} steps: stop (Ctrl-C) "
+                "and draw again, with a lower rate or another seed; --rolls 8 does so by itself"
+            )
     rungs = _rung_steps(looks)
     alive = [number for number in here if states[number] == ALIVE]
     at_rung = [n for n in alive if n not in done and rungs[state.slots[n].rungs :][:1] == [state.slots[n].step]]
@@ -210,6 +226,16 @@ def _look(run, state, judge, log, say, report) -> None:
                 slot.rungs += 1
             else:
                 _end(run, state, number, REASONS[STOPPED], say)
+
+
+def _stalled(run: Run, state: State, here: Sequence[int], states: np.ndarray) -> list[int]:
+    """The slots of rolls that have learned nothing for as long as they may, and have steps left."""
+    looks = run.looks
+    if not looks.stall_steps:
+        return []
+    counts = np.asarray(state.rolls.stalled)
+    over = lambda number: states[number] == ALIVE and counts[number] >= looks.stall_steps
+    return [number for number in here if over(number) and state.slots[number].step < looks.steps]
 
 
 def _close_up(looks: Looks, state: State) -> None:

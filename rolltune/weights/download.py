@@ -20,6 +20,7 @@ from rolltune.errors import UserError
 from rolltune.weights.catalogue import Source
 
 MARGIN = 500_000_000  # bytes to leave free on the disk
+RANGE_REFUSED = 416  # the answer to a range that begins at the end of the file or after it
 RECORD = ".sha256"  # beside each file, in the form that `sha256sum --check` reads
 
 
@@ -87,7 +88,15 @@ class Web:
         if have > file.size:
             have = 0
         request = urllib.request.Request(source.where, headers={"Range": f"bytes={have}-"} if have else {})
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        try:
+            opened = urllib.request.urlopen(request, timeout=60)
+        except urllib.error.HTTPError as error:
+            if error.code != RANGE_REFUSED or not have:
+                raise
+            # What came earlier is as long as the file there, or longer: of another version, or never its beginning.
+            have = 0
+            opened = urllib.request.urlopen(source.where, timeout=60)
+        with opened as answer:
             with open(path, "ab" if answer.status == 206 else "wb") as out:
                 shutil.copyfileobj(answer, out, 1 << 20)
             length = answer.headers.get("Content-Length")
@@ -287,7 +296,7 @@ def credentials(hub: str) -> list[str]:
         "kaggle": (
             ["KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN"],
             [
-                Path(os.environ.get("KAGGLE_CONFIG_DIR", home / ".kaggle")) / "kaggle.json",
+                Path(os.environ.get("KAGGLE_CONFIG_DIR") or home / ".kaggle") / "kaggle.json",
                 home / ".kaggle/access_token",
             ],
         ),
@@ -295,9 +304,8 @@ def credentials(hub: str) -> list[str]:
             ["HF_TOKEN"],
             [
                 Path(
-                    os.environ.get(
-                        "HF_TOKEN_PATH", Path(os.environ.get("HF_HOME", home / ".cache/huggingface")) / "token"
-                    )
+                    os.environ.get("HF_TOKEN_PATH")
+                    or Path(os.environ.get("HF_HOME") or home / ".cache/huggingface") / "token"
                 )
             ],
         ),

@@ -13,11 +13,12 @@ from safetensors import SafetensorError, safe_open
 from rolltune.errors import UserError
 from rolltune.weights.files import StoredTensor, folder_written_aside
 from rolltune.weights.names import DTYPES, Lazy, Pieces, collapse
-from rolltune.weights.npz import whole
+from rolltune.weights.npz import as_pieces
 
 CODES = {"F32": DTYPES["float32"], "F16": DTYPES["float16"], "BF16": DTYPES["bfloat16"]}
 SHARD = 5_000_000_000  # bytes, as the published files
 INDEX, SINGLE, CONFIG = "model.safetensors.index.json", "model.safetensors", "config.json"
+PREPROCESSOR = "preprocessor_config.json"
 
 
 def published_names(names: Iterable[str]) -> dict[str, str]:
@@ -45,6 +46,8 @@ def published_names(names: Iterable[str]) -> dict[str, str]:
     return made
 
 
+# What transformers before 4.31 saved beside the weights: counted or computed, not learned. Read by nobody.
+BUFFERS = (".embeddings.position_ids", ".rotary_emb.inv_freq")
 PARTS = ("language_model", "vision_tower", "multi_modal_projector", "vision_model", "image_newline")
 KEPT = ("language_model.model.", "language_model.lm_head.")
 
@@ -55,7 +58,7 @@ def read_hf(path: Path | str) -> dict[str, Lazy]:
     tensors: dict[str, StoredTensor] = {}
     for file, listed in _shards(path).items():
         found = read_safetensors(file)
-        if listed is not None and (lost := [name for name in listed if name not in found]):
+        if listed is not None and (lost := [n for n in listed if n not in found and not n.endswith(BUFFERS)]):
             raise UserError(f"{file} lacks what its index promises: {', '.join(collapse(lost))}. Download it again.")
         if twice := [name for name in found if name in tensors]:
             raise UserError(f"{file} repeats tensors of another shard: {', '.join(collapse(twice))}")
@@ -76,9 +79,10 @@ def _shards(path: Path) -> dict[Path, list[str] | None]:
         raise UserError(f"{path} does not exist. Download it with 01-download_models.py, or correct the path.")
     if (path / INDEX).exists():
         listed = read_json(path / INDEX).get("weight_map")
-        names = set(listed.values()) if isinstance(listed, dict) else set()
-        if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        files = list(listed.values()) if isinstance(listed, dict) else []
+        if not isinstance(listed, dict) or not files or not all(_is_name(file) for file in files):
             raise UserError(f"{path / INDEX}: expected a weight_map of tensor names to file names in the same folder")
+        names = set(files)
         if lost := sorted(name for name in names if not (path / name).is_file()):
             raise UserError(
                 f"{path} lacks {', '.join(lost)}: the download was not finished. Run 01-download_models.py again."
@@ -95,6 +99,11 @@ def _shards(path: Path) -> dict[Path, list[str] | None]:
         + (f" ({', '.join(old)} are pickles, which are never loaded)" if old else "")
         + ". Download the safetensors form with 01-download_models.py."
     )
+
+
+def _is_name(value: Any) -> bool:
+    """Whether it is the name of a file that lies in the folder itself."""
+    return isinstance(value, str) and value not in ("", "..") and Path(value).name == value
 
 
 def read_safetensors(path: Path) -> dict[str, StoredTensor]:
@@ -115,7 +124,7 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
         raise UserError(
             f"{path} is no readable safetensors file ({error}): damaged, cut off or of another kind. Download it again."
         ) from error
-    header.pop("__metadata__", None)
+    header = {name: entry for name, entry in header.items() if name != "__metadata__" and not name.endswith(BUFFERS)}
     if odd := [f"{name}: {entry['dtype']}" for name, entry in header.items() if entry["dtype"] not in CODES]:
         raise UserError(
             f"{path} holds tensors that are not {', '.join(DTYPES)} (a quantized model?):\n  " + "\n  ".join(odd)
@@ -127,14 +136,19 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises UserError for a file that can't be read or is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no text in UTF-8: {error}") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
+        raise UserError(f"{path}: no JSON that can be read: {error}. Download it again.") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
@@ -144,7 +158,7 @@ def write_hf(
     folder: Path | str, tensors: Mapping[str, np.ndarray | Pieces], config: Mapping[str, Any], shard: int = SHARD
 ) -> None:
     """A new folder: the tensors in safetensors files of at most `shard` bytes each, their index, and config.json."""
-    pieces = {name: value if isinstance(value, Pieces) else whole(value) for name, value in tensors.items()}
+    pieces = {name: value if isinstance(value, Pieces) else as_pieces(value) for name, value in tensors.items()}
     sizes = {name: math.prod(value.shape) * value.dtype.itemsize for name, value in pieces.items()}
     groups: list[list[str]] = [[]]
     room = shard

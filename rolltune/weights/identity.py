@@ -43,8 +43,7 @@ class TreeDigest:
         self.parts[path] = (array.shape, parts)
         if flat.dtype == np.float32:
             self.exact_parts[path] = [
-                self.pool.submit(lambda at=at: hashlib.sha256(flat[at : at + BLOCK]).digest())
-                for at in range(0, flat.size, BLOCK)
+                self.pool.submit(_digest_exactly, flat[at : at + BLOCK]) for at in range(0, flat.size, BLOCK)
             ]
 
     def hexdigest(self) -> str:
@@ -66,6 +65,10 @@ class TreeDigest:
 def _digest(flat: np.ndarray) -> bytes:
     rounded = flat.astype(DTYPES["bfloat16"], copy=False)
     return hashlib.sha256(rounded.view(np.uint16).astype("<u2", copy=False)).digest()
+
+
+def _digest_exactly(flat: np.ndarray) -> bytes:
+    return hashlib.sha256(flat).digest()
 
 
 def base_hash(tree: Mapping | Iterable[tuple[str, Any]], limits: Mapping[str, int] | None = None) -> str:

@@ -7,6 +7,7 @@ change the order of axes. `Layout` states these steps as shapes, so that each ro
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -76,7 +77,8 @@ class TensorMap:
     """One tensor of ours.
 
     `shape` is ours for one layer; with `layers` our tensor is [layers, *shape]. `file` is the name in the file, with
-    "{i}" where each layer has a tensor of its own; without it the file's tensor is stacked on axis 0 too.
+    "{i}" where each layer has a tensor of its own; without it the file's tensor is stacked on axis 0 too. The file
+    counts the layers as `numbers` has them (none: from 0), so that layers of two kinds may share its numbers.
     `tied` names a second copy that some files carry: it must hold the same values, and is never written.
     """
 
@@ -86,6 +88,7 @@ class TensorMap:
     layout: Layout
     layers: int = 0
     tied: str = ""
+    numbers: tuple[int, ...] = ()
 
     @property
     def split(self) -> bool:
@@ -95,9 +98,13 @@ class TensorMap:
     def ours(self) -> Shape:
         return (self.layers, *self.shape) if self.layers else self.shape
 
+    def name(self, layer: int) -> str:
+        """The name in the file of the tensor that holds our layer."""
+        return self.file.format(i=self.numbers[layer] if self.numbers else layer) if self.split else self.file
+
     def in_file(self) -> dict[str, Shape]:
         if self.split:
-            return {self.file.format(i=i): self.layout.file for i in range(self.layers)}
+            return {self.name(layer): self.layout.file for layer in range(self.layers)}
         return {self.file: (self.layers, *self.layout.file) if self.layers else self.layout.file}
 
 
@@ -128,25 +135,38 @@ def check_map(table: Sequence[TensorMap]) -> None:
     paths = [row.path for row in table]
     if twice := sorted({path for path in paths if paths.count(path) > 1}):
         raise ValueError(f"name map: {', '.join(twice)} more than once")
-    used: dict[str, list[TensorMap]] = {}
     for row in table:
-        used.setdefault(row.file, []).append(row)
         if math.prod(row.layout.part) != math.prod(row.shape) or math.prod(row.layout.view) != math.prod(row.shape):
             raise ValueError(f"name map: {row.path} {row.shape} does not hold the elements of {row.layout}")
         if sorted(row.layout.order) != list(range(len(row.layout.view))):
             raise ValueError(f"name map: {row.path}: {row.layout.order} is no order of the axes of {row.layout.view}")
         if row.split and not row.layers:
             raise ValueError(f"name map: {row.path}: {row.file} is numbered by layer, but the row has no layers")
-    for file, sharing in used.items():
+        if row.numbers and (len(row.numbers) != row.layers or not row.split):
+            raise ValueError(f"name map: {row.path}: {row.layers} layers of {row.file} have numbers {row.numbers}")
+    groups = _sharing(table)
+    named = Counter(name for group in groups for name in group[0].in_file())
+    if twice := sorted(name for name, count in named.items() if count > 1):
+        raise ValueError(f"name map: rows with other numbers use {', '.join(twice)}, too")
+    for sharing in groups:
+        file = sharing[0].file
         if len({(row.layout.file, row.layers) for row in sharing}) > 1:
             raise ValueError(f"name map: rows of {file} disagree about its shape")
-        covered, end = sorted(row.layout.rows for row in sharing), 0
+        covered, end = [row.layout.rows for row in sharing], 0
         for start, stop in covered:
             if start != end:
                 raise ValueError(f"name map: {file}: parts {covered} overlap or leave a gap")
             end = stop
         if end != (sharing[0].layout.file[0] if sharing[0].layout.file else 1):
             raise ValueError(f"name map: {file}: parts {covered} of {sharing[0].layout.file} leave a gap")
+
+
+def _sharing(table: Sequence[TensorMap]) -> list[list[TensorMap]]:
+    """The rows by the file's tensors that they are parts of, in the order of these."""
+    groups: dict[tuple[str, tuple[int, ...]], list[TensorMap]] = {}
+    for row in table:
+        groups.setdefault((row.file, row.numbers), []).append(row)
+    return [sorted(group, key=lambda row: row.layout.rows) for group in groups.values()]
 
 
 def check(shapes: Mapping[str, Shape], table: Sequence[TensorMap], source: str) -> None:
@@ -203,7 +223,7 @@ def stream(
             _same(lazy[row.file], lazy[row.tied], row, source)
         out = np.empty(row.ours, wanted)
         for layer in range(max(row.layers, 1)):
-            tensor = lazy[row.file.format(i=layer)] if row.split else first
+            tensor = lazy[row.name(layer)]
             _fill(tensor, row, 0 if row.split else layer, out[layer] if row.layers else out)
         yield row.path, out
 
@@ -276,12 +296,8 @@ def to_file(tree: Mapping, table: Sequence[TensorMap], dtype: Any = None) -> dic
         raise ValueError(f"the tree does not match its map: unknown {', '.join(extra)}")
     if wrong := [row.path for row in table if tuple(flat[row.path].shape) != row.ours]:
         raise ValueError(f"the tree does not match its map: mis-shaped {', '.join(wrong)}")
-    sharing: dict[str, list[TensorMap]] = {}
-    for row in table:
-        sharing.setdefault(row.file, []).append(row)
     entries: dict[str, Pieces] = {}
-    for group in sharing.values():
-        group.sort(key=lambda row: row.layout.rows)
+    for group in _sharing(table):
         kind = np.dtype(dtype) if dtype is not None else np.dtype(flat[group[0].path].dtype)
         leaves = [(row, flat[row.path]) for row in group]
         for number, (name, shape) in enumerate(group[0].in_file().items()):

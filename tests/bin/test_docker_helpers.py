@@ -105,6 +105,25 @@ def test_a_dry_run_prints_exactly_what_would_run(linux):
 def test_more_arguments_for_docker_go_before_the_image(linux):
     _, given = run(linux, "true", ROLLTUNE_DOCKER_RUN_ARGS="--network=none --cpus 2")
     assert given[-5:] == ["--network=none", "--cpus", "2", "rolltune:latest", "true"]
+    _, given = run(linux, "true", ROLLTUNE_DOCKER_RUN_ARGS="--network=none\n  --cpus\t2\n")
+    assert given[-5:] == ["--network=none", "--cpus", "2", "rolltune:latest", "true"]
+    done = linux.run("bin/docker-build.sh", "--dry-run", ROLLTUNE_DOCKER_BUILD_ARGS="--no-cache\n--pull")
+    assert words(done.stdout)[-3:-1] == ["--no-cache", "--pull"]
+
+
+@pytest.mark.parametrize("script", ["bin/docker-run.sh", "playground/02-shuffle_data.sh"])
+def test_cdpath_leads_nobody_astray(linux, script):
+    """With CDPATH set, `cd bin/..` looks there first, and prints where it went."""
+    for name in ("bin", "playground", "cache"):
+        (linux.folder / "elsewhere" / name).mkdir(parents=True)
+    linux.add("python3", """[ "$1" = -c ] || printf '%s\\n' "$@" >&2""")
+    settings = {"CDPATH": str(linux.folder / "elsewhere"), "ROLLTUNE_CACHE": "cache", "PYTHON": "python3"}
+    path = {"PATH": f"{linux.programs}:{os.environ['PATH']}", "HOME": str(linux.folder)}
+    arguments = ["--dry-run"] if script.startswith("bin") else []
+    done = subprocess.run(["bash", script, *arguments], cwd=ROOT, env=settings | path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout + done.stderr
+    assert f"{ROOT}/playground" in said and "elsewhere" not in said
 
 
 def test_credentials_are_mounted_if_there_are_any(linux):

@@ -82,6 +82,15 @@ def test_what_is_installed_is_not_installed_again(machine):
     assert done.returncode == 1 and "pip was called" in done.stderr
 
 
+def test_a_relative_environment_is_found_from_the_playground_too(machine):
+    (machine.folder / "venv/bin").mkdir(parents=True)
+    python = machine.folder / "venv/bin/python"
+    python.write_text("#!/bin/bash\n")
+    python.chmod(0o755)
+    done = machine.run("bin/quickstart.sh", "--install-only", ROLLTUNE_VENV="venv")
+    assert f"installed in {machine.folder}/venv" in done.stderr
+
+
 @pytest.mark.parametrize("argument", ["--with=cuda12", "--gpu", "now"])
 def test_an_unknown_argument_is_an_error(machine, argument):
     done = machine.run("bin/quickstart.sh", argument)

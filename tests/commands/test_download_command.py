@@ -75,4 +75,4 @@ def test_list_and_help_teach(hubs, capsys):
     assert "paligemma2-28b-pt-896" in capsys.readouterr().out and not FakeHub.asked
     with pytest.raises(SystemExit):
         main(["--help"], hubs)
-    assert "01-download_models.py paligemma2-3b-pt-448" in capsys.readouterr().out
+    assert "rolltune download paligemma2-3b-pt-448" in capsys.readouterr().out

@@ -66,6 +66,20 @@ def test_docvqa_keeps_all_answers(tmp_path):
     assert not (tmp_path / "out2" / "data.jsonl").exists()
 
 
+def test_answers_that_are_empty_or_no_texts_are_told(tmp_path):
+    entries = [{"question": "Who?", "answers": [" "]}, {"question": "Who?", "answers": "x"}, {"answers": ["a"]}]
+    (tmp_path / "raw").mkdir()
+    path, out = tmp_path / "raw" / "a.json", tmp_path / "out"
+    path.write_text(json.dumps({"data": entries}))
+    with pytest.raises(UserError, match=r"(?s)3 problems.*data\[0\]: the answers.*data\[1\].*data\[2\]: has no quest"):
+        main(["docvqa", str(path), str(out)])
+    for text in ("[" * 100_000, "[]", '{"data": 5}', '{"data": [5]}'):
+        path.write_text(text)
+        for kind in ("docvqa", "memes", "nlvr"):
+            with pytest.raises(UserError, match=r"a\.json"):
+                main([kind, str(path), str(out)])
+
+
 def test_memes(tmp_path):
     source = tmp_path / "raw"
     (source / "img").mkdir(parents=True)

@@ -96,9 +96,21 @@ def test_status_page_and_cleaned_files(split, capsys):
     assert main(good) == 0
 
 
+def test_marks_of_other_toolkits_are_told(tmp_path):
+    marks = ("<bbox>", "<image_placeholder>", "<IMG_CONTEXT>", "<|vision_start|>", "<|im_end|>", "<image_1>", "</ref>")
+    rows = [{"prefix": f"look {mark} here", "suffix": "a"} for mark in (*marks, "<loc0123>", "a < b > c", "<b>")]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0]]))
+    report = examine({"t": tmp_path / "t.jsonl"})
+    found = {one.where.partition(":")[2]: one for one in report.findings if one.kind == "mark of another toolkit"}
+    assert sorted(found) == sorted(str(line) for line in range(1, len(marks) + 1)) and report.may_train
+    assert found["1"].message.startswith("<bbox> stands in 2 rows")
+
+
 def test_page_escapes_what_it_shows(split):
     (split / "x.jsonl").write_text(json.dumps({"prefix": "q", "suffix": "<script>$x$</script>", "image": "dark.png"}))
-    assert "<script>" not in page(examine({"<b>": split / "x.jsonl"}), "<title>")
+    html = page(examine({"<b>\x1b[31m": split / "x.jsonl"}), "<title>\u202e")
+    assert "<script>" not in html and "\x1b" not in html and "\u202e" not in html
+    assert html.count(r"&lt;title&gt;\u202e") == 2 and r"&lt;b&gt;\x1b[31m" in html
 
 
 def test_lengths_in_tokens(tmp_path):

@@ -6,10 +6,10 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from rolltune.data.examples import Example, Turn
-from rolltune.data.images import apply_frame_policy, count_frames, frames_of, open_image, upright_rgb
+from rolltune.data.images import apply_frame_policy, count_frames, frames_of, image_size, open_image, upright_rgb
 from rolltune.errors import UserError
 
 # Not whole for Pillow, but what we need of them is: the first view of two MPO files with a broken second one, and
@@ -61,14 +61,75 @@ def test_modes(tmp_path):
     assert opened(np.array([[[7, 128]]], np.uint8), "e.png").shape == (1, 1, 3)
 
 
-def test_exif_turns_the_picture(tmp_path):
+# Orientation: where the file's top left pixel lies in the upright picture of a file of 3 x 2 pixels, (row, column).
+TURNS = {1: (0, 0), 2: (0, 2), 3: (1, 2), 4: (1, 0), 5: (0, 0), 6: (0, 1), 7: (2, 1), 8: (2, 0)}
+
+
+def exif(orientation):
+    made = Image.Exif()
+    made[0x0112] = orientation
+    return made
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp"])
+def test_exif_turns_the_picture(name, tmp_path):
     array = np.zeros((2, 3, 3), np.uint8)
-    array[0, 0] = 255  # the corner where EXIF says the top left is, if turned by 90 degrees clockwise: top right
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(array).save(tmp_path / "a.png", exif=exif)
-    turned = np.asarray(open_image(tmp_path / "a.png"))
-    assert turned.shape == (3, 2, 3) and turned[0, 1, 0] == 255
+    array[0, 0] = 255
+    array[0, 1] = 90  # tells 5 from 1 and 7 from 3: they differ in which way the first line runs
+    lossless = {"lossless": True} if name == "a.webp" else {}
+    for orientation, corner in TURNS.items():
+        Image.fromarray(array).save(tmp_path / name, exif=exif(orientation), **lossless)
+        turned = np.asarray(open_image(tmp_path / name))[..., 0]
+        assert turned.shape == ((3, 2) if orientation >= 5 else (2, 3))
+        assert turned[corner] == 255, orientation
+        line = turned[:, corner[1]] if orientation >= 5 else turned[corner[0]]
+        assert sorted(line.tolist(), reverse=True)[1] == 90, orientation
+        assert image_size(tmp_path / name) == turned.shape
+
+
+def test_a_picture_before_the_animation_is_no_frame(tmp_path):
+    frames = [Image.new("RGB", (20, 10), (grey, 0, 0)) for grey in (250, 10, 20, 30)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:], default_image=True)
+    assert count_frames(tmp_path / "a.png") == 3
+    assert [open_image(tmp_path / "a.png", frame).getpixel((5, 5))[0] for frame in (0, 1, 2, None)] == [10, 20, 30, 20]
+    with pytest.raises(UserError, match="there is no frame 3: it has 3"):
+        open_image(tmp_path / "a.png", 3)
+    with pytest.raises(UserError, match="there is no frame 3: it has 3"):
+        image_size(tmp_path / "a.png", 3)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_sizes_out_of_headers_are_those_of_the_pictures(shared):
+    compared = 0
+    for folder in ("data/robustness", "data/gifs_real"):
+        for path in sorted(place for place in shared(folder).rglob("*") if place.suffix not in (".md", ".jsonl")):
+            for frame in (None, 0, 3, -4) if path.stat().st_size < 10**6 else (None,):
+                try:
+                    picture = open_image(path, frame)
+                except UserError:
+                    continue
+                assert image_size(path, frame) == (picture.height, picture.width), (path, frame)
+                compared += 1
+    assert compared > 500
+
+
+def test_a_size_needs_no_pixels(tmp_path, monkeypatch):
+    frames = [Image.effect_noise((30, 20), 40 + step) for step in range(5)]
+    for name in ("a.gif", "b.png", "c.webp", "d.jpg"):
+        many = {"save_all": True, "append_images": frames[1:]} if name[0] in "abc" else {}
+        frames[0].save(tmp_path / name, exif=exif(6), **many)
+    frames[0].save(tmp_path / "late.png", exif=exif(6))
+    data = (tmp_path / "late.png").read_bytes()
+    place = data.index(b"eXIf") - 4
+    after = place + 12 + int.from_bytes(data[place : place + 4])
+    (tmp_path / "late.png").write_bytes(data[:place] + data[after:-12] + data[place:after] + data[-12:])
+    for name in ("a.gif", "b.png", "c.webp", "d.jpg", "late.png"):
+        for frame in (None, -4):
+            picture = open_image(tmp_path / name, frame)
+            with monkeypatch.context() as patch:
+                if name != "late.png":  # says how to turn it only after its pixels
+                    patch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+                assert image_size(tmp_path / name, frame) == (picture.height, picture.width), (name, frame)
 
 
 def bomb(path, width, height, row=b""):

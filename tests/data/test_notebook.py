@@ -16,7 +16,7 @@ def test_cells_run(tmp_path, monkeypatch):
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shown = []
     display = ModuleType("IPython.display")
-    display.display = shown.append
+    display.display, display.Image = shown.append, lambda data: data
     # matplotlib asks an imported IPython for its version and shell.
     package = SimpleNamespace(display=display, version_info=(9, 0), get_ipython=lambda: None)
     monkeypatch.setitem(sys.modules, "IPython", package)
@@ -29,3 +29,6 @@ def test_cells_run(tmp_path, monkeypatch):
         exec(compile(code, NOTEBOOK.name, "exec"), space)
     assert not space["report"].may_train  # one picture with two answers
     assert len(shown) == 3 + 2 + 2  # three plots, two rows' pictures, the two of the conflict
+    # IPython knows how to draw a PNG and Pillow's pictures; of a bare figure it prints "<Figure size ...>".
+    assert all(picture.startswith(b"\x89PNG") for picture in shown[:3])
+    assert all(isinstance(picture, Image.Image) for picture in shown[3:])

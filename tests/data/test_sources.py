@@ -67,7 +67,9 @@ def test_conversations_of_three_kinds(folder):
     llava, phi, openai = read_examples(write(folder, LLAVA, PHI, OPENAI))
     assert [turn.text for turn in llava.turns] == ["What is it?", "a dog", "What colour?", "red"]
     assert phi.turns == (Turn("user", "Same?"), Turn("assistant", "no")) and len(phi.images) == 2
-    assert openai.prompt == "Be short.\nBefore\n<image>"  # the mark stays where its place means something
+    # The mark stays where its place means something.
+    assert openai.turns == (Turn("system", "Be short."), Turn("user", "Before\n<image>"), Turn("assistant", "yes"))
+    assert (openai.prompt, openai.answer) == ("Before\n<image>", "yes")
 
 
 def test_llava_json_list(folder):
@@ -76,6 +78,14 @@ def test_llava_json_list(folder):
     scan = scan_source(path)
     assert scan.examples[0].answer == "red"
     assert "row 2" in str(scan.findings[0]) and "a number" in str(scan.findings[0])
+
+
+TEXT = {"prefix": "q", "suffix": "yes"}
+ASKED = {"role": "user", "content": "q"}
+
+
+def nested(depth):
+    return [nested(depth - 1)] if depth else 1
 
 
 BAD_ROWS = [
@@ -104,6 +114,35 @@ BAD_ROWS = [
     ({"messages": [{"role": "robot", "content": "x"}]}, "'robot'"),
     ({**GOOD, "image": "images/cut.png"}, "not a readable image"),
     ({**GOOD, "answers": ["yes", ""]}, '"answers"'),
+    ({**GOOD, "more": nested(100)}, "nested more than 20 deep"),
+    ({**GOOD, "image": 5}, "got a number"),
+    ({"prefix": "q", "suffix": "yes", "images": 5}, "got a number"),
+    ({"prefix": "q", "suffix": "yes", "images": {"a": 1}}, "got an object"),
+    ({"conversations": [{"images": 5, "user": "q", "assistant": "a"}]}, '"images" is a number'),
+    ({"conversations": [{"images": {"a": A}, "user": "q", "assistant": "a"}]}, '"images" is an object'),
+    ({"messages": [ASKED, {"role": "assistant", "content": []}]}, "holds no text"),
+    ({"messages": [ASKED, {"role": "assistant", "content": [{"type": "text", "text": " "}]}]}, "holds no text"),
+    ({"messages": [ASKED, {"role": "assistant", "content": "\u200b"}]}, "is empty"),
+    ({"messages": [ASKED, {"role": "assistant", "content": [{"type": "image", "image": A}]}]}, "holds no text"),
+    ({"prompt": [ASKED], "completion": [{"role": "assistant", "content": []}]}, "holds no text"),
+    ({"instruction": "q", "output": ""}, '"output" is empty'),
+    ({"query": "q", "response": "a", "history": [["q", ""]]}, "the answer of round 1 is empty"),
+    ({"query": "q", "response": "a", "history": "x"}, "is a list of rounds, got text"),
+    ({**GOOD, "group": ""}, '"group" is empty text'),
+    ({**GOOD, "group": True}, '"group" is text or a number, got true/false'),
+    ({**GOOD, "video": " "}, '"video" is empty text'),
+    ({**GOOD, "objects": {"bbox": [[1, 2, 3, 4]]}}, '"objects" is not read'),
+    ({**GOOD, "videos": ["a.mp4"]}, '"videos" is not read'),
+    ({**TEXT, "picture": A}, f"'picture' names the picture '{A}', but is not read"),
+    ({**TEXT, "meta": {"files": [A]}}, f"'meta' names the picture '{A}'"),
+    ({**GOOD, "second": B}, f"'second' names the picture '{B}'"),
+    ({"messages": [{**ASKED, "photo": A}, {"role": "assistant", "content": "a"}]}, "'photo of turn 1' names"),
+    ({**TEXT, "image": "data:image/png;base64," + "iVBORw0KGgo" * 100_000}, "is the picture itself as text"),
+    ({**TEXT, "image": "/9j/4AAQSkZJRg" * 1000}, "is the picture itself as text"),
+    ({**TEXT, "image": "A dog on a lawn. " * 1000}, "is no path: it is text of 17000 characters"),
+    ({**TEXT, "image_url": "https://x.org/a.png"}, "web address"),
+    ({**GOOD, "image": "images/A.PNG"}, "there is 'images/a.png': letter case and outer spaces count"),
+    ({**GOOD, "image": " images/a.png"}, "there is 'images/a.png'"),
 ]
 
 
@@ -123,6 +162,59 @@ def test_all_problems_are_told_at_once_with_their_lines(folder):
         assert (expected is None) == (not told), (number, told)
         assert expected is None or any(expected in line for line in told), (number, expected, told)
     assert f"{len(BAD_ROWS) - 1} problems" in lines[0]
+    assert max(map(len, lines)) < 600  # a picture as text is shown by its beginning
+
+
+def test_rows_of_other_toolkits(folder):
+    user, assistant = Turn("user", "q"), Turn("assistant", "a")
+    for row, turns, images in (
+        ({"instruction": "q", "input": "", "output": "a"}, (user, assistant), 0),
+        ({"instruction": "q", "input": "more", "output": "a"}, (Turn("user", "q\nmore"), assistant), 0),
+        ({"instruction": "q", "output": "a", "system": "s"}, (Turn("system", "s"), user, assistant), 0),
+        ({"prompt": "q", "completion": "a", "image": A}, (user, assistant), 1),
+        ({"prompt": [ASKED], "completion": [{"role": "assistant", "content": "a"}], "images": [A, B]}, None, 2),
+        ({"query": "<image><image>q", "response": "a", "images": [A, B], "system": ""}, (user, assistant), 2),
+        ({"query": "q", "response": "a", "history": [["q", "a"]]}, (user, assistant) * 2, 0),
+        ({"question": "q", "answer": "a", "image_path": A}, (user, assistant), 1),
+        ({"prefix": "q", "suffix": "a", "img": A, "filename": A}, (user, assistant), 1),
+        ({"prefix": "q", "suffix": "a", "file_name": A}, (user, assistant), 1),
+        ({"prefix": "q", "suffix": "a", "image": A, "original": B, "note": "see a.png"}, (user, assistant), 1),
+        ({"conversations": [{"images": A, "user": "q", "assistant": "a"}]}, (user, assistant), 1),
+        ({"conversations": [{"from": "human", "value": "q", "image": A}, {"from": "gpt", "value": "a"}]}, None, 1),
+        ({"messages": [{"role": "system", "content": ""}, ASKED, {"role": "assistant", "content": "a"}]}, None, 0),
+    ):
+        (one,) = read_examples(write(folder, row))
+        assert one.turns == (turns or (user, assistant)) and len(one.images) == images, row
+
+
+def test_what_the_system_says_is_a_turn_of_its_own(folder):
+    said = [{"role": role, "content": role} for role in ("system", "user", "assistant", "user", "system", "assistant")]
+    said[1]["content"] = "<image>\nq"
+    (one,) = read_examples(write(folder, {"messages": said, "image": A}))
+    texts = [("system", "system\nsystem"), ("user", "q"), ("assistant", "assistant"), ("user", "user")]
+    assert one.turns == (*(Turn(*text) for text in texts), Turn("assistant", "assistant"))
+
+
+def test_a_question_is_asked_where_rows_ask_nothing(folder):
+    path = write(folder, {"file_name": A, "text": "a dog"}, GOOD)
+    one, two = read_examples(path, question="What?", columns={"suffix": "text"})
+    assert (one.prompt, one.answer, len(one.images)) == ("What?", "a dog", 1)
+    assert (two.prompt, two.answer) == ("q", "yes")  # a row under our own names stays as it is
+
+
+def test_a_name_in_another_unicode_form_is_found(folder):
+    stored, named = "images/cafe\u0301.png", "images/caf\u00e9.png"
+    os.rename(folder / A, folder / stored)
+    (one,) = read_examples(write(folder, {**GOOD, "image": named}))
+    assert one.images == ((folder / stored).resolve(),)
+    (folder / "cafe\u0301").mkdir()
+    os.rename(folder / B, folder / "cafe\u0301" / "b.png")
+    (one,) = read_examples(write(folder, {**GOOD, "image": "caf\u00e9/b.png"}))
+    assert one.images[0].name == "b.png"
+    (folder / "names").mkdir()
+    os.rename(folder / "cafe\u0301", folder / "names" / "cafe\u0301")
+    for name in ("caf\u00e9", "cafe\u0301"):
+        assert read_examples(folder / "names", names={name: "bar"})[0].answer == "bar"
 
 
 def test_not_text_and_no_rows(folder):
@@ -132,14 +224,27 @@ def test_not_text_and_no_rows(folder):
     (folder / "latin.jsonl").write_bytes(json.dumps(GOOD).encode() + b'\n{"prefix": "\xe9", "suffix": "a"}\n')
     with pytest.raises(UserError, match=r"latin\.jsonl:2: not UTF-8: byte 0xe9"):
         read_examples(folder / "latin.jsonl")
-    (folder / "wide.jsonl").write_bytes(json.dumps(GOOD).encode("utf-16"))
-    with pytest.raises(UserError, match="UTF-16"):
-        read_examples(folder / "wide.jsonl")
+    for encoding in ("utf-16", "utf-8-sig"):  # PowerShell's `>`, Notepad
+        (folder / "wide.jsonl").write_bytes(json.dumps(GOOD).encode(encoding))
+        assert read_examples(folder / "wide.jsonl")[0].answer == "yes"
 
 
-def test_half_an_emoji_does_not_reach_a_tokenizer(folder):
-    (row,) = read_examples(write(folder, '{"prefix": "\\ud83d", "suffix": "ok \\ud83d\\ude00"}'))
-    assert row.prompt == "\ufffd" and row.answer == "ok \U0001f600"
+def test_half_an_emoji_is_nowhere_in_a_row(folder):
+    text = '"\\ud83d", "suffix": "ok \\ud83d\\ude00", "id": "\\udc00", "group": "\\uD83D", "\\ud83d": ["\\ud83d"]'
+    scan = scan_source(write(folder, f'{{"prefix": {text}}}'))
+    (row,) = scan.examples
+    assert (row.prompt, row.answer, row.id, row.group) == ("\ufffd", "ok \U0001f600", "\ufffd", "\ufffd")
+    assert json.dumps(scan.rows, ensure_ascii=False).encode()
+    assert scan.rows[0]["\ufffd"] == ["\ufffd"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names there are bytes")
+def test_a_name_that_is_no_text_is_told(tmp_path):
+    (tmp_path / "cat").mkdir()
+    Image.new("L", (5, 5)).save(tmp_path / "cat" / "ok.png")
+    os.rename(tmp_path / "cat" / "ok.png", os.fsencode(tmp_path / "cat") + b"/\xe9.png")
+    with pytest.raises(UserError, match=r"cat/\\udce9\.png: the file's name is not UTF-8"):
+        read_examples(tmp_path)
 
 
 def test_a_split_manifest_says_where_images_lie(folder):
@@ -202,6 +307,21 @@ def test_table_with_columns_and_lines_of_quoted_cells(folder):
         read_examples(path)
 
 
+def test_a_picture_in_a_column_is_read_or_told(folder):
+    path = folder / "metadata.csv"
+    path.write_text(f"file_name,prefix,suffix\n{A},q,yes\n")
+    assert read_examples(folder)[0].images == ((folder / A).resolve(),)
+    path.write_text(f"prefix,suffix,photo,note\nq,yes,{A},x\nq,yes,,x\n")
+    with pytest.raises(UserError, match=r"metadata\.csv:2: 'photo' names the picture"):
+        read_examples(path)
+    assert len(read_examples(path, columns={"image": "photo"})[0].images) == 1
+    path.write_text(f"prefix,suffix,image,copy\nq,yes,{A},{A}\n")
+    assert len(read_examples(path)[0].images) == 1
+    path.write_text(f"prefix,suffix,image,image\nq,yes,{A},{B}\n")
+    with pytest.raises(UserError, match="the column 'image' is in the header twice"):
+        read_examples(path)
+
+
 def test_tfds_says_what_is_missing_and_reads_a_data_source(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(UserError, match=r"rolltune\[tfds\]"):
@@ -228,3 +348,25 @@ def test_real_sets(shared):
     rows = read_examples(data / "preferences" / "valid_lmsys_columns.csv")
     assert len(rows) == 189 and {row.answer for row in rows} == {"a", "b", "tie"}
     assert len({row.answer for row in read_examples(data / "plantdoc" / "images256")}) == 27
+
+
+def test_outer_white_space_is_no_part_of_what_is_said(folder, tmp_path):
+    said = [{"role": "system", "content": " be short\n"}, {"role": "user", "content": "\tis  it?\n"},
+            {"role": "assistant", "content": " yes \n"}]  # fmt: skip
+    turns = [{"from": "human", "value": "<image>\n is  it? "}, {"from": "gpt", "value": "\u3000yes\n"}]
+    rows = (
+        {"prefix": "\tis  it? \n", "suffix": " yes ", "answers": ["yes ", "ja"]},
+        {"messages": said},
+        {"conversations": turns, "image": A},
+        {"question": "is  it? ", "answer": "yes\r\n"},
+    )
+    read = read_examples(write(folder, *rows))
+    assert {one.answer for one in read} == {"yes"} and {one.prompt for one in read} == {"is  it?"}
+    assert read[0].accepted == ("yes", "ja") and read[1].turns[0] == Turn("system", "be short")
+    (tmp_path / "table.csv").write_text('prefix,suffix\n" is  it?","yes "\n')
+    assert read_examples(tmp_path / "table.csv")[0].turns == (Turn("user", "is  it?"), Turn("assistant", "yes"))
+    for name in ("yes_", "no"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 6)).save(tmp_path / "photos" / name / "a.png")
+    asked = read_examples(tmp_path / "photos", question=" is  it? ", names={"no": " nein "})
+    assert {one.answer for one in asked} == {"yes", "nein"} and {one.prompt for one in asked} == {"is  it?"}

@@ -1,8 +1,9 @@
-"""Predictions for tests: from what is right and what was predicted."""
+"""Predictions for tests: from what is right and what was predicted or written."""
 
 import numpy as np
 
 from rolltune.evaluation.metrics import Prediction
+from rolltune.evaluation.written import Written
 
 
 def prediction(right, chosen, answers=("yes", "no"), sure=0.9) -> Prediction:
@@ -18,3 +19,10 @@ def counted(tp, tn, fp, fn, sure=0.9) -> Prediction:
     right = ["yes"] * tp + ["no"] * tn + ["no"] * fp + ["yes"] * fn
     chosen = ["yes"] * tp + ["no"] * tn + ["yes"] * fp + ["no"] * fn
     return prediction(right, chosen, sure=sure)
+
+
+def texts(given, accepted, losses=None) -> Written:
+    """`given` is what was written (None: nothing), `accepted` has tuples, `losses` -log p of the best of each."""
+    losses = np.ones(len(accepted)) if losses is None else np.asarray(losses, float)
+    ids = tuple(f"row{i}" for i in range(len(accepted)))
+    return Written(ids, tuple(map(tuple, accepted)), -losses, None if given is None else tuple(given))

@@ -2,10 +2,11 @@ import io
 import json
 
 import pytest
-from made_predictions import counted
+from made_predictions import counted, texts
 from rich.console import Console
 
 from rolltune.evaluation.cross_table import Cell, table, write
+from rolltune.evaluation.figures import measured
 from rolltune.evaluation.metrics import measure
 
 CELLS = [
@@ -51,3 +52,11 @@ def test_the_json_holds_them_too(tmp_path):
 def test_a_pair_scored_twice_is_refused():
     with pytest.raises(ValueError, match="twice"):
         table([CELLS[0], CELLS[0]])
+
+
+def test_written_answers_show_their_metric_beside_the_exact_match():
+    console = Console(width=100, record=True, file=io.StringIO())
+    figures = measured(texts(["a", "bc"], [("a",), ("b",)], [0.5, 1.0]))
+    console.print(table([Cell("a.npz", "docs.jsonl", figures)], "anls"))
+    text = console.export_text()
+    assert "anls (exact match) of every" in text and "0.75 (0.5)" in text

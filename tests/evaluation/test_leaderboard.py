@@ -2,12 +2,14 @@ import io
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from made_predictions import counted
+from made_predictions import counted, texts
 from rich.console import Console
 
 from rolltune.errors import UserError
-from rolltune.evaluation.leaderboard import Entry, Status, rank, table, with_test, write
+from rolltune.evaluation.figures import measured
+from rolltune.evaluation.leaderboard import Entry, Status, rank, table, to_json, with_test, write
 from rolltune.evaluation.metrics import measure
 
 ALIVE = Status()
@@ -135,3 +137,65 @@ def test_the_json_holds_figures_intervals_and_reasons(tmp_path):
     assert best["valid"]["undefined"] == {"precision": "no picture was predicted yes"}
     assert best["valid"]["interval_95"]["accuracy"]["low"] == pytest.approx(0.2366, abs=1e-4)
     assert (dead["rank"], dead["state"], dead["step"], dead["reason"], dead["valid"]) == (None, "died", 41, "NaN", None)
+
+
+RIGHT = [("a",), ("b",), ("c", "d"), ("e",)]
+
+
+def wrote(roll, given, losses, **more) -> Entry:
+    written = texts(given, RIGHT, losses)
+    return Entry(roll, 100 + roll, 0.03, ALIVE, measured(written), measured(written), written, **more)
+
+
+def test_written_answers_are_ranked_by_each_of_their_metrics():
+    near = wrote(0, ["ax", "bx", "cx", "ex"], [1, 1, 1, 1.5])  # half alike each, none equal
+    sure = wrote(1, ["q", "q", "q", "q"], [0.1, 0.2, 0.1, 0.1])
+    equal = wrote(2, ["a", "q", "d", "q"], [3, 3, 3, 2])
+    mute = wrote(3, None, [0.1, 0.1, 0.1, 0.1])
+    board = rank([near, sure, equal], "log-loss")
+    assert order(board) == [1, 0, 2]
+    for note in (
+        "roll 1 gives every picture the same answer",
+        "the best is right no more often (0.0) than always giving the most frequent answer (0.25)",
+        "the best of 3 cannot be told from the second (their log-loss differs by 1.0 on 4 rows",
+    ):
+        assert any(note in one for one in board.notes), note
+    assert not any("flatters" in note or "cannot choose" in note for note in board.notes)  # far apart: no luck in it
+    assert order(rank([near, sure, equal, mute], "exact-match")) == [2, 1, 0, 3]
+    board = rank([near, sure, equal, mute], "anls")
+    assert order(board) == [0, 2, 1, 3]  # level in ANLS, lower log-loss first
+    with pytest.raises(UserError, match="no metric is called 'f-measure'; there are: log-loss, exact-match, anls"):
+        rank([near], "f-measure")
+
+
+def test_choosing_written_answers_by_exact_match_is_warned_of_as_any_share_is():
+    notes = rank([wrote(n, ["a", "b", "q", "q"], [1, 1, 1, n + 1]) for n in range(3)], "exact-match").notes
+    assert any(
+        "choosing the best of 3 on 4 pictures flatters it" in note and "(exact match 0.5)" in note for note in notes
+    )
+
+
+def test_choosing_written_answers_that_differ_by_luck_is_warned_of():
+    losses = np.random.default_rng(0).exponential(size=(8, 4))
+    entries = [wrote(n, ["a", "b", "q", "q"], own) for n, own in enumerate(losses)]
+    board = rank(entries, "log-loss")
+    assert any("choosing the best of 8 on 4 rows flatters its log-loss by about 0." in note for note in board.notes)
+    assert any("-t N" in note for note in board.notes)
+    assert not any("-t N" in note for note in with_test(board, entries[0].prediction).notes)
+
+
+def test_table_test_split_and_json_of_written_answers():
+    own = {"alpha": 16.0}
+    board = rank([wrote(n, ["a", "b", "q", "q"], [1.25, 1, 1, n], settings=own) for n in range(2)], "log-loss")
+    board = with_test(board, texts(["a", "x"], [("a",), ("b",)], [1.0, 3.0]))
+    assert board.chosen.test.exact == 0.5
+    assert "on the untouched split (2 pictures) roll 0 has log-loss 2.0" in board.notes[0]
+    for metric in ("log-loss", "exact-match", "anls"):
+        text = shown(replace(board, metric=metric))
+        assert "…" not in text
+        for part in ("log-loss", "exact-match", "anls", "0.8125", "0.5", "alive"):
+            assert part in text
+    valid = to_json(board)["rolls"][0]["valid"]
+    assert (valid["log-loss"], valid["exact-match"], valid["anls"], valid["different-texts"]) == (0.8125, 0.5, 0.5, 3)
+    assert valid["interval_95"].keys() == {"log-loss", "exact-match", "anls"}
+    json.dumps(to_json(board))

@@ -6,15 +6,8 @@ from hypothesis import strategies as st
 from made_predictions import counted, prediction
 
 from rolltune.errors import UserError
-from rolltune.evaluation.metrics import (
-    Prediction,
-    block,
-    choose_positive,
-    collapsed,
-    frequencies,
-    measure,
-    stage,
-)
+from rolltune.evaluation.figures import block
+from rolltune.evaluation.metrics import Prediction, choose_positive, measure, stage
 
 
 def test_the_printed_block_is_the_one_people_know():
@@ -82,12 +75,12 @@ def test_an_answer_never_predicted_lowers_the_mean_precision():
     answers = ("a", "b", "c")
     metrics = measure(prediction(["a", "b", "c"], ["a", "a", "a"], answers), None)
     assert metrics.precision == pytest.approx(1 / 9)
-    assert collapsed(metrics) == "a"
-    assert "every picture gets the same answer, 'a'" in frequencies(metrics)
+    assert metrics.collapsed == "a"
+    assert "every picture gets the same answer, 'a'" in metrics.frequencies()
 
 
 def test_how_often_each_answer_is_predicted():
-    assert frequencies(measure(counted(3, 5, 1, 2), "yes")) == "predicted: no 7 (in the data 6), yes 4 (in the data 5)"
+    assert measure(counted(3, 5, 1, 2), "yes").frequencies() == "predicted: no 7 (in the data 6), yes 4 (in the data 5)"
 
 
 @pytest.mark.parametrize(

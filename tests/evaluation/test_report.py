@@ -1,11 +1,13 @@
 import os
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from made_predictions import counted, prediction
+from made_predictions import counted, prediction, texts
 
 from rolltune.evaluation.charts import Curve
+from rolltune.evaluation.figures import measured
 from rolltune.evaluation.leaderboard import Entry, Status, rank
 from rolltune.evaluation.metrics import measure
 from rolltune.evaluation.report import RunSummary, html, write_report
@@ -168,3 +170,36 @@ def test_an_empty_summary_is_a_page_and_it_is_written_whole(tmp_path):
     page = Page((tmp_path / "reports" / "x.html").read_text(encoding="utf-8"))
     assert page.text == "only a title only a title"
     assert os.listdir(tmp_path / "reports") == ["x.html"]
+
+
+def test_written_answers_have_a_page_of_their_own_figures():
+    right = [("12 May", "May 12"), ("<b>cat</b>",), ("dog",)]
+    written = texts(["12 may", "cat", "a very long answer"], right, [0.5, 1.0, 3.0])
+    before, after = measured(texts(None, right, [4, 4, 5])), measured(written)
+    entries = [Entry(n, n, 0.01 * (n + 1), valid=after, prediction=written) for n in range(3)]
+    run = RunSummary(
+        "docs",
+        splits=[SplitResult("valid.jsonl", "valid", before, after)],
+        leaderboard=rank(entries, "log-loss"),
+        pictures=pictures(written, {}, "valid"),
+    )
+    page = html(run)
+    text = Page(page).text
+    for part in (
+        "Right on 1 of 3 on pictures it was not trained on. The true rate",
+        "4.3333 → 1.5",
+        "undefined → 0.3333",
+        "before training: ANLS undefined, nothing was written",
+        "What was written most often: valid.jsonl",
+        "'a very long answer' instead of 'dog'",
+        "'12 may' ✓",
+        "Ranked by log-loss",
+        "always the commonest answer: 0.3333",
+    ):
+        assert part in text, part
+    assert 'class="range"' not in page and 'class="range"' in html(replace(run, leaderboard=rank(entries, "anls")))
+    assert "What was taken for what" not in text and "<b>cat" not in page
+    mute = Page(
+        html(RunSummary("x", splits=[SplitResult("valid.jsonl", "valid", measured(texts(None, right)), before)]))
+    )
+    assert "Log-loss 4.3333 on pictures it was not trained on; before training 1.0." in mute.text

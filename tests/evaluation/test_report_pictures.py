@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from made_predictions import counted
+from made_predictions import counted, texts
 from PIL import Image
 
 from rolltune.evaluation.report_pictures import open_plainly, picture_cards, pictures, wrong_first
@@ -27,8 +27,7 @@ def test_the_surest_mistakes_come_first(tmp_path):
     ordered = wrong_first(found(tmp_path, prediction._replace(log_probs=log_probs)))
     assert [picture.id for picture in ordered] == ["row5", "row4", "row1", "row0", "row2", "row3"]
     first = ordered[0]
-    assert (first.right, first.predicted) == ("yes", "no")
-    assert (first.probability, first.right_probability) == (pytest.approx(0.99), pytest.approx(0.01))
+    assert (first.right, first.given, first.how) == ("yes", "no", "no 99%, yes 1%")
 
 
 def test_a_card_holds_thumbnail_verdict_and_where_it_is_from(tmp_path):
@@ -75,3 +74,21 @@ def test_transparent_turned_and_odd_pictures_are_shown_right(tmp_path):
 
 def test_a_row_without_pictures_says_so():
     assert "no picture in this row" in picture_cards(pictures(counted(1, 0, 0, 0), {}, "valid"), 9, open_plainly)
+
+
+def test_the_least_alike_texts_come_first_beside_what_is_accepted():
+    written = texts(
+        ["kitten", "mitten", "x", "y", "1"],
+        [("kitten",), ("kitten", "cat"), ("kitten",), ("kitten",), tuple("123456")],
+        [1, 3, 1, 2, 1],
+    )
+    ordered = wrong_first(pictures(written, {}, "valid"))
+    assert [picture.id for picture in ordered] == ["row3", "row2", "row1", "row0", "row4"]
+    page = picture_cards(ordered, 9, open_plainly)
+    for part in (
+        "&#x27;mitten&#x27; instead of &#x27;kitten&#x27; or &#x27;cat&#x27;",
+        "ANLS 0.8333, log-loss of the best accepted answer 3.0",
+    ):
+        assert part in page
+    assert "or 2 more" in ordered[-1].right
+    assert pictures(texts(None, [("a",)]), {}, "valid") == []

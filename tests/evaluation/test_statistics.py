@@ -2,18 +2,23 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_predictions import counted, prediction
+from made_predictions import counted, prediction, texts
 from scipy.stats import binom, binomtest
 
+from rolltune.evaluation.figures import measured
 from rolltune.evaluation.metrics import measure
 from rolltune.evaluation.statistics import (
     McNemar,
     against_second,
     bootstrap_f,
+    bootstrap_mean,
+    compare,
     f_interval,
     interval,
     mcnemar,
+    mean_optimism,
     optimism,
+    paired,
     wilson,
     winners_curse,
 )
@@ -105,3 +110,62 @@ def test_the_warning_of_choosing_on_few_pictures():
     assert "cannot choose" in winners_curse(8, 10, 1.0)
     assert winners_curse(1, 10, 0.8) is None
     assert winners_curse(2, 100000, 0.8) is None
+
+
+def test_the_bootstrap_of_a_mean_is_as_wide_as_its_standard_error():
+    values = np.random.default_rng(3).exponential(size=400)
+    bounds = bootstrap_mean(values)
+    half = 1.96 * values.std() / 20
+    assert (bounds.low, bounds.high) == (
+        pytest.approx(values.mean() - half, abs=0.02), pytest.approx(values.mean() + half, abs=0.02)
+    )  # fmt: skip
+    for empty in ([], [0.5] * 9, [1.0, np.inf]):  # nothing to draw, nothing that differs, no mean
+        assert bootstrap_mean(np.array(empty)) is None
+
+
+def test_intervals_of_written_answers():
+    figures = measured(texts(["aa", "ab", "x"], [("aa",)] * 3, [0.5, 1.0, 3.0]))
+    assert interval(figures, "exact-match") == wilson(1, 3)
+    assert interval(figures, "log-loss").low < figures.log_loss < interval(figures, "log-loss").high
+    assert 0 <= interval(figures, "anls").low < figures.anls < interval(figures, "anls").high <= 1
+    assert interval(measured(texts(None, [("a",)])), "exact-match") is None
+
+
+def test_the_paired_test_matches_rows_by_id_and_equals_counting_all_signs():
+    rows = [("a",)] * 8
+    first, second = texts(None, rows, [1, 2, 1, 3, 1, 2, 4, 1.0]), texts(None, rows, [2, 4, 2, 3.5, 1.5, 3, 3.5, 3])
+    differences = second.log_probs - first.log_probs
+    signs = 1 - 2 * ((np.arange(256)[:, None] >> np.arange(8)) & 1)
+    exact = np.mean(np.abs((signs * differences).mean(1)) >= abs(differences.mean()) - 1e-12)
+    for other in (second, second.at(range(7, -1, -1))):
+        test = paired(first, other, "log-loss")
+        assert (test.n, test.difference) == (8, pytest.approx(differences.mean()))
+        assert test.p == pytest.approx(exact, abs=0.01)
+    with pytest.raises(ValueError, match="different rows"):
+        paired(first, second.at([0]), "log-loss")
+    assert paired(first, second, "anls") is None  # nothing was written
+
+
+def test_best_against_second_of_written_answers_in_words():
+    rows = [("a",)] * 12
+    good, poor = texts(["a"] * 12, rows, np.linspace(1, 2, 12)), texts(["b"] * 12, rows, np.linspace(1.5, 3, 12))
+    assert compare(good, poor, 5, "log-loss").startswith(
+        "the best of 5 is better than the second (their log-loss differs by 0.75 on 12 rows, paired randomisation test"
+    )
+    assert "is better than the second (their exact match differs by 1.0" in compare(good, poor, 5, "exact-match")
+    assert compare(good, good, 5, "log-loss").startswith("the best of 5 cannot be told from the second")
+    assert compare(good, poor._replace(texts=None), 5, "anls") is None
+
+
+def test_the_optimism_of_a_mean_is_near_a_simulation_and_knows_what_rolls_have_in_common():
+    rng = np.random.default_rng(1)
+    apart, alike = [], []
+    for _ in range(20):
+        own, common = rng.normal(size=(8, 50)), rng.normal(size=(1, 50))
+        apart.append(own)
+        alike.append(0.3 * own + common)
+    estimate = np.mean([mean_optimism(values, samples=200) for values in apart])
+    truth = np.mean([values.mean(1).max() for values in apart])  # all are 0 in truth
+    assert 0.6 * truth < estimate < 1.1 * truth
+    assert np.mean([mean_optimism(values, samples=200) for values in alike]) < 0.5 * estimate
+    assert mean_optimism(np.array([[1.0, 1.0], [0.0, 0.0]])) == 0  # no draw would choose another

@@ -13,9 +13,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from rolltune.base import cache_folder
 from rolltune.errors import UserError
 from rolltune.weights.catalogue import TOKENIZER, Source, find, sources
-from rolltune.weights.download import HuggingFace, Kaggle, RemoteFile, Web, clean, download, sha256
+from rolltune.weights.download import HuggingFace, Kaggle, RemoteFile, Web, clean, credentials, download, sha256
 
 SOURCE = Source("m-224", "bfloat16", "huggingface", "google/m-224", "m-224-bfloat16", 0, "https://licence.example")
 CONTENT = {"config.json": b"{}", "model-1.safetensors": b"a" * 1000, "model-2.safetensors": b"b" * 500}
@@ -238,6 +239,8 @@ class Server(http.server.BaseHTTPRequestHandler):
     data, cut = bytes(range(256)) * 40, 0
 
     def do_GET(self):
+        if self.headers.get("Range") == f"bytes={len(self.data)}-":
+            return self.send_error(416)
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(self.data) - start))
@@ -249,23 +252,48 @@ class Server(http.server.BaseHTTPRequestHandler):
         """Tests print nothing."""
 
 
-def test_a_public_file_is_resumed(tmp_path):
+@pytest.fixture
+def served():
+    """Server.data at an address of this machine, as a source."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        digest = hashlib.sha256(Server.data).hexdigest()
-        address = f"http://127.0.0.1:{server.server_port}/x"
-        source = replace(TOKENIZER, where=address, size=len(Server.data), sha256=digest)
-        Server.cut = 5000
-        with pytest.raises(UserError, match="goes on where it stopped"):
-            download(source, Web(), tmp_path)
-        assert [path.stat().st_size for path in tmp_path.rglob("*.model") if path.is_file()] == [5000]
-        assert download(source, Web(), tmp_path).read_bytes() == Server.data
-        with pytest.raises(UserError, match="arrived damaged"):
-            download(replace(source, target="y", file="y", sha256="0" * 64), Web(), tmp_path)
-    finally:
-        server.shutdown()
-        server.server_close()
+    digest = hashlib.sha256(Server.data).hexdigest()
+    address = f"http://127.0.0.1:{server.server_port}/x"
+    yield replace(TOKENIZER, where=address, size=len(Server.data), sha256=digest)
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_public_file_is_resumed(tmp_path, served):
+    Server.cut = 5000
+    with pytest.raises(UserError, match="goes on where it stopped"):
+        download(served, Web(), tmp_path)
+    assert [path.stat().st_size for path in tmp_path.rglob("*.model") if path.is_file()] == [5000]
+    assert download(served, Web(), tmp_path).read_bytes() == Server.data
+    with pytest.raises(UserError, match="arrived damaged"):
+        download(replace(served, target="y", file="y", sha256="0" * 64), Web(), tmp_path)
+
+
+def test_a_part_that_the_server_has_no_rest_for_is_fetched_anew(tmp_path, served):
+    staged = tmp_path / ".partial" / served.target / served.file
+    staged.parent.mkdir(parents=True)
+    staged.write_bytes(b"x" * len(Server.data))
+    longer = replace(served, size=len(Server.data) + 1)  # what the catalogue says of a file that has changed since
+    assert download(longer, Web(), tmp_path).read_bytes() == Server.data
+
+
+def test_empty_variables_name_no_place(tmp_path, monkeypatch):
+    """An empty one would be the current folder: a kaggle.json or a token that lies there by chance is not yours."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("HF_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("KAGGLE_CONFIG_DIR", "HF_TOKEN_PATH", "HF_HOME", "ROLLTUNE_CACHE"):
+        monkeypatch.setenv(name, "")
+    for name in ("kaggle.json", "token"):
+        (tmp_path / name).write_text("x")
+    assert credentials("kaggle") == credentials("huggingface") == []
+    assert cache_folder() == tmp_path / "home/.cache/rolltune"
 
 
 def test_the_catalogue_is_consistent():

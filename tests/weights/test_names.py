@@ -1,5 +1,7 @@
 """Every published form of the same weights gives one tree, and that tree gives the published forms back."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -220,6 +222,24 @@ def test_maps_that_cannot_be_inverted_are_refused():
         check_map([row, names.TensorMap("b", "kv", (3,), pick((2, 3), 0, (0,)))])
     with pytest.raises(ValueError, match="more than once"):
         check_map([names.TensorMap("a", "x", (3,), keep(3)), names.TensorMap("a", "y", (3,), keep(3))])
+
+
+def test_layers_of_two_kinds_share_the_numbers_of_a_file(tmp_path):
+    rows = [
+        names.TensorMap("own/up", "layers.{i}.up", (2,), keep(2), 3, numbers=(0, 2, 3)),
+        names.TensorMap("cross/up", "layers.{i}.up", (2,), keep(2), 1, numbers=(1,)),
+    ]
+    own, cross = np.arange(6, dtype=np.float32).reshape(3, 2), np.array([[8, 9]], np.float32)
+    tree = {"own": {"up": own}, "cross": {"up": cross}}
+    written = {name: np.concatenate(list(pieces.chunks())).tolist() for name, pieces in to_file(tree, rows).items()}
+    assert written == {"layers.0.up": [0, 1], "layers.1.up": [8, 9], "layers.2.up": [2, 3], "layers.3.up": [4, 5]}
+    write_hf(folder := tmp_path / "out", to_file(tree, rows), {})
+    same(load_tree(read_hf(folder), rows), tree)
+    twice = dataclasses.replace(rows[1], numbers=(2,))
+    with pytest.raises(ValueError, match=r"with other numbers use layers\.2\.up"):
+        check_map([rows[0], twice])
+    with pytest.raises(ValueError, match=r"3 layers of .* have numbers \(1, 2\)"):
+        check_map([dataclasses.replace(rows[0], numbers=(1, 2))])
 
 
 def test_collapse_leaves_nothing_out():

@@ -7,7 +7,7 @@ from rolltune.data.converters.output import Output
 from rolltune.data.examples import QUESTION
 from rolltune.data.findings import ERROR, raise_errors
 from rolltune.data.folders import scan_folder
-from rolltune.data.sources import splits_in
+from rolltune.data.layouts import splits_in
 
 PLANT_QUESTION = "What does this leaf picture show? Name the plant and its disease, if any."
 ANIMAL_QUESTION = "Which animal is in this picture? Answer with one word."
@@ -45,7 +45,8 @@ def convert_classes(
         for row in scan.rows:
             within = f"{name}/{row['image']}" if name else row["image"]
             image = output.copy(place / row["image"], within)
-            rows.append({"prefix": row["prefix"], "suffix": row["suffix"], "image": image, "original": within})
+            original = f"{place.name}/{row['image']}" if name else row["image"]
+            rows.append({"prefix": row["prefix"], "suffix": row["suffix"], "image": image, "original": original})
         results.append((rows, f"{name}.jsonl" if name else "data.jsonl"))
     for rows, name in results:
         output.finish(rows, name)

@@ -1,12 +1,11 @@
 """NLVR and NLVR2: is a sentence true of one picture, of three boxes, or of a pair of photos?"""
 
-import json
 import re
 from pathlib import Path
 
 from PIL import Image
 
-from rolltune.data.converters.output import Output
+from rolltune.data.converters.output import Output, json_lines
 from rolltune.data.images import open_image
 from rolltune.errors import UserError
 
@@ -22,7 +21,7 @@ def convert_nlvr(source: Path, out: Path, *, images: Path | None = None, boxes: 
     Pictures are looked for by name under `images` (the file's folder by default). `boxes` cuts NLVR's
     one picture into its three. Rows about the same pictures are one group.
     """
-    rows = _rows(source)
+    rows = list(json_lines(source))
     output = Output(out, source)
     root = images or source.parent
     at = {path.name: path for path in sorted(root.rglob("*.png"))}
@@ -53,20 +52,6 @@ def convert_nlvr(source: Path, out: Path, *, images: Path | None = None, boxes: 
         result.append(made)
     output.finish(result)
     return output
-
-
-def _rows(source: Path) -> list[tuple[int, dict]]:
-    rows = []
-    for line, text in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(text) if text.strip() else None
-        except ValueError as error:
-            raise UserError(
-                f"{source}:{line}: not JSON: {error}; expected the published file of a row a line"
-            ) from error
-        if row is not None:
-            rows.append((line, row))
-    return rows
 
 
 def _names(identifier: str, split: str) -> list[str]:

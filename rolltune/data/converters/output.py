@@ -2,14 +2,14 @@
 
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
 from rolltune.atomic import write_bytes
-from rolltune.data.files import distinct, jsonl_text, safe_name
+from rolltune.data.files import distinct, jsonl_text, parse_json, read_text, safe_name
 from rolltune.data.findings import ERROR, Finding, raise_errors
 from rolltune.errors import UserError
 
@@ -73,6 +73,16 @@ class Output:
             raise UserError(f"{self.originals}: there is nothing to convert in it")
         self._write_if_new(self.folder / name, text.encode())
         return self.folder / name
+
+
+def json_lines(source: Path) -> Iterator[tuple[int, dict]]:
+    """(line, object) of a file of JSON Lines; UserError where a line is none."""
+    for line, text in enumerate(read_text(source).splitlines(), 1):
+        if text.strip():
+            row = parse_json(text, f"{source}:{line}")
+            if not isinstance(row, dict):
+                raise UserError(f"{source}:{line}: expected an object a line, as it was published")
+            yield line, row
 
 
 def words(name: str) -> str:

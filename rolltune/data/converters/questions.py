@@ -1,11 +1,12 @@
 """Published question sets of one file each: DocVQA and the hateful memes."""
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 
-from rolltune.data.converters.output import Output
-from rolltune.data.jsonl import RowProblem, find_image, image_roots
+from rolltune.data.answers import is_blank
+from rolltune.data.converters.output import Output, json_lines
+from rolltune.data.files import read_json
+from rolltune.data.findings import quoted
+from rolltune.data.image_paths import RowProblem, find_image, image_roots
 from rolltune.errors import UserError
 
 MEME = 'Is this meme hateful? Its text reads: "{text}" Answer yes or no.'
@@ -17,17 +18,22 @@ def convert_docvqa(source: Path, out: Path, *, images: Path | None = None) -> Ou
 
     The first answer is the one learnt. Questions about one document are one group.
     """
-    try:
-        data = json.loads(source.read_bytes())
-        entries = data["data"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f'{source}: expected DocVQA\'s {{"data": [...]}}: {error!r}') from error
+    data = read_json(source)
+    entries = data.get("data") if isinstance(data, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(f'{source}: expected DocVQA\'s {{"data": [...]}}, a list of objects')
     output = Output(out, source)
     root = images or source.parent
     rows = []
     for number, entry in enumerate(entries):
         where = f"{source.name}, data[{number}]"
         answers = entry.get("answers") or []
+        if not isinstance(entry.get("question"), str):
+            output.problem(where, "has no question")
+            continue
+        if not isinstance(answers, list) or any(not isinstance(one, str) or is_blank(one) for one in answers):
+            output.problem(where, "the answers are not a list of texts that are not empty")
+            continue
         if not answers:
             output.problem(where, "has no answers: test sets are published without, and cannot be learnt from")
             continue
@@ -49,10 +55,10 @@ def convert_memes(source: Path, out: Path, *, images: Path | None = None, text: 
     output = Output(out, source)
     root = images or source.parent
     rows = []
-    for line, entry in _lines(source):
+    for line, entry in json_lines(source):
         where = f"{source.name}:{line}"
         if entry.get("label") not in (0, 1):
-            output.problem(where, f"the label is {entry.get('label')!r}, expected 0 or 1 (test sets are without)")
+            output.problem(where, f"the label is {quoted(entry.get('label'))}, expected 0 or 1 (test sets are without)")
             continue
         path = _found(output, where, entry.get("img"), root)
         if path is not None:
@@ -62,15 +68,6 @@ def convert_memes(source: Path, out: Path, *, images: Path | None = None, text: 
             rows.append({"prefix": question, "suffix": answer, "image": image, "id": str(entry.get("id", line))})
     output.finish(rows)
     return output
-
-
-def _lines(source: Path) -> Iterator[tuple[int, dict]]:
-    for line, text in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
-        if text.strip():
-            try:
-                yield line, json.loads(text)
-            except ValueError as error:
-                raise UserError(f"{source}:{line}: not JSON: {error}") from error
 
 
 def _found(output: Output, where: str, value: object, root: Path) -> Path | None:

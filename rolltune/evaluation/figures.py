@@ -1,0 +1,92 @@
+"""What the figures of choices and of written answers have in common: names, order, the printed block, the baseline."""
+
+from collections.abc import Collection
+
+import numpy as np
+
+from rolltune.evaluation import metrics, written
+from rolltune.evaluation.metrics import Metrics, Prediction, measure, refuse_unknown, rounded, stage
+from rolltune.evaluation.tasks import AUTO, WRITE
+from rolltune.evaluation.written import Written, WrittenMetrics, measure_written
+
+Scored = Prediction | Written  # rows and their scores: `at` takes some of them, `join` puts parts together
+Figures = Metrics | WrittenMetrics  # what is worked out of them; what both have is all that most code may ask for
+
+TITLES = {
+    "accuracy": "accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "f-measure": "F-measure",
+    "log-loss": "log-loss",
+    "exact-match": "exact match",
+    "anls": "ANLS",
+}
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """The metrics of a task's kind, the default first; all there are for "auto"."""
+    if kind == AUTO:
+        return tuple(dict.fromkeys((*metrics.NAMES, *written.NAMES)))
+    return written.NAMES if kind == WRITE else metrics.NAMES
+
+
+def check_name(metric: str, kind: str = AUTO) -> None:
+    """Raises UserError where a task of this kind has no metric that is called so."""
+    refuse_unknown(metric, names(kind), "" if kind == AUTO else f" for task {kind}")
+
+
+def default_metric(kind: str) -> str:
+    """What ranks the rolls where the person named nothing: the first of `names`. F-measure; for written answers the
+    log-loss, which every evaluation has and which costs no writing. "auto" has to be decided before."""
+    if kind == AUTO:
+        raise ValueError("the task is not decided yet")
+    return names(kind)[0]
+
+
+def measured(scored: Scored, positive: str | None = None) -> Figures:
+    """The figures of scored rows. `positive`: see `metrics.measure`; written answers have none."""
+    return measure_written(scored) if isinstance(scored, Written) else measure(scored, positive)
+
+
+def worth(figures: Figures, metric: str) -> float:
+    """The figure as a number of which more is better; an undefined one is below every other."""
+    figure = figures.figure(metric)
+    if figure is None:
+        return -np.inf
+    return -figure if metric == "log-loss" else figure
+
+
+def order(figures: Figures, metric: str) -> tuple[float, float]:
+    """Sorts the best first: by the metric, and equals by the lower log-loss."""
+    return -worth(figures, metric), np.inf if figures.log_loss is None else figures.log_loss
+
+
+def reason(figures: Figures, metric: str) -> str:
+    """Why the figure is undefined, or nothing."""
+    return figures.undefined.get(TITLES[metric], "")
+
+
+def block(title: str, figures: Figures) -> str:
+    """The printed block of one checkpoint on one data set. `title`: "./dataset/set1/train.jsonl (1st trained)"."""
+    return "\n".join([f"Result: {title}", *figures.lines()])
+
+
+def mixed_title(folder: str, passes: int, splits: Collection[str]) -> str:
+    """The title of the block over a whole set: it says that rows which were trained on are mixed in.
+
+    `splits` are those that the set has; the test split is never among the rows of this block.
+    """
+    mixed = " and ".join(split for split in splits if split != "test")
+    without = ", test left out" if "test" in splits else ""
+    return f"{folder} (all) {stage(passes)}: {mixed} mixed{without}"
+
+
+def no_better(figures: Figures, who: str) -> str | None:
+    """A sentence where `who` ("the best", "the roll") is right no more often than one answer for all rows, or None."""
+    share, always = figures.figure(figures.share), figures.majority_rate
+    if share is None or always is None or share > always:
+        return None
+    return (
+        f"{who} is right no more often ({rounded(share)}) than always giving the most frequent answer "
+        f"({rounded(always)})"
+    )
