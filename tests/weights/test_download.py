@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rolltune.base import cache_folder
+from rolltune.device import cache_folder
 from rolltune.errors import UserError
 from rolltune.weights.catalogue import TOKENIZER, Source, find, sources
 from rolltune.weights.download import HuggingFace, Kaggle, RemoteFile, Web, clean, credentials, download, sha256
