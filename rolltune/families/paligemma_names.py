@@ -340,8 +340,15 @@ def with_unsaid(sizes: dict[str, dict], said: Mapping[str, Any], source: str) ->
 
 
 def hf_config(sizes: Any, dtype: str = "float32", image_token: int = 257152) -> dict[str, Any]:
-    """The config.json that goes with `hf_rows`, so that transformers loads what we write."""
+    """The config.json that goes with `hf_rows`, so that transformers loads what we write.
+
+    Raises UserError for a rotary embedding that no published PaliGemma has: its scaling would be lost.
+    """
     v, t = sizes.vision, sizes.text
+    if t.rope.kind != "plain":
+        raise UserError(
+            f"a PaliGemma with a rotary embedding of kind {t.rope.kind!r} can't be written for transformers"
+        )
     places = (v.image_size // v.patch) ** 2
     text = {
         "model_type": "gemma2" if t.post_norms else "gemma",
