@@ -13,7 +13,7 @@ from rolltune.errors import UserError
 from rolltune.families import published
 from rolltune.models import decoder
 from rolltune.models.family import Family
-from rolltune.text.templates import EOS, GEMMA_CHAT, GEMMA_TEXT
+from rolltune.text.templates import BARE_TEXT, EOS, TURN_CHAT
 from rolltune.weights import layouts
 from rolltune.weights.names import Shape, TensorMap, turn
 
@@ -106,8 +106,8 @@ FAMILY = Family(
     model_types=("gemma2",),
     config=read_config,
     tensors=tensors,
-    template=GEMMA_CHAT,
-    classifier=dataclasses.replace(GEMMA_TEXT, row_end=(EOS,)),
+    template=TURN_CHAT,
+    classifier=dataclasses.replace(BARE_TEXT, row_end=(EOS,)),
     special_ids={"pad": 0, "eos": 1, "bos": 2},
     tokenizers=("tokenizer.model", "tokenizer.json"),
 )
