@@ -30,7 +30,7 @@ CARD = RollCard(
     recipe={"rank": 4, "alpha": 8.0},
     prompt="この広告は OK ですか",
     answers=["OK", "NG"],
-    metrics={"valid": {"f": 0.5}},
+    metrics={"valid": {"f": 0.5}, "positive": None},
     seed=7,
 )
 TREE = {"text": {"layers": {"attn": {"q": {"kernel": {"a": np.arange(24, dtype=np.float32).reshape(2, 3, 4)}}}}}}
