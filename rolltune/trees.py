@@ -74,11 +74,13 @@ def arrange(params: dict, stacks: Stacks, first: int = 0, listed: bool = False, 
         if not trained:
             made[f"{LAYERS}/{inner}"] = leaf[first:] if first else leaf
     tree = unflatten(made)
+    text = tree.setdefault("text", {})  # empty where all of it is trained
     if listed:
         in_order = [unflatten(layers[number]) for number in sorted(layers)]
-        tree["text"]["layers"] = in_order[first:]
+        text["layers"] = in_order[first:]
         if first:
-            tree["text"]["lower"] = in_order[:first]
+            text["lower"] = in_order[:first]
+    text.setdefault("layers", {})
     return tree
 
 
