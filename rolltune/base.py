@@ -1,6 +1,7 @@
 """A base model, ready to use: its family, sizes, tokenizer and identity; and its parameters on the device."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from rolltune.families import catalogue
 from rolltune.models.family import Family
 from rolltune.text import tokenizer as text
 from rolltune.text.tokenizer import Tokenizer
-from rolltune.weights.checkpoint import open_checkpoint
-from rolltune.weights.identity import TreeDigest
-from rolltune.weights.names import stream
-from rolltune.weights.roll_file import Base
+from rolltune.weights import whole
+from rolltune.weights.card import Base, RollCard
+from rolltune.weights.checkpoint import Checkpoint, open_checkpoint
+from rolltune.weights.identity import TreeDigest, base_hash
+from rolltune.weights.names import stream, to_file
 
+EMBEDDING = "text/embed/embedding"
 TINY = Path(__file__).parent / "tiny"  # the model that comes with rolltune
 
 
@@ -50,24 +53,64 @@ def load(path: str, tokenizer: str = "", dtype: str = "auto") -> tuple[Model, di
     source = str(checkpoint.path)
     family = catalogue.family_of(checkpoint)
     config = dataclasses.replace(family.config(checkpoint.config, checkpoint.shapes, source), dtype=dtype)
-    place = Path(tokenizer) if tokenizer else _tokenizer_beside(checkpoint.path, path, family)
+    place = Path(tokenizer) if tokenizer else _tokenizer_beside(checkpoint, path, family)
     opened = text.load(place)
-    text.check(opened, config.text.vocab, family.special_ids, f"{place}, beside {source},")
-    digest = TreeDigest({"text/embed/embedding": opened.size})
+    text.check(opened, config.text.vocab, family.special_ids or _stated_ids(checkpoint), f"{source} ({family.name})")
+    digest = TreeDigest({EMBEDDING: opened.size})
     table = family.tensors(config, checkpoint.tensors)
     kind = np.dtype(np.float32 if dtype == "float32" else ml_dtypes.bfloat16)
     params = {}
     for leaf, array in stream(checkpoint.tensors, table, kind, source):
         digest.add(leaf, array)
-        params[leaf] = jax.device_put(array)
+        # Rows past the tokenizer's are Hugging Face's padding. big_vision's form of the same model has none, and with
+        # them every probability would be another: with the same hash, a model is the same.
+        cut = leaf == EMBEDDING and family.npz is not None
+        params[leaf] = jax.device_put(array[: opened.size] if cut else array)
+    if family.npz is not None:
+        config = dataclasses.replace(config, text=dataclasses.replace(config.text, vocab=opened.size))
     name = "tiny" if path == "tiny" else checkpoint.name
     base = Base(name, digest.hexdigest())
+    if whole.is_whole(checkpoint.path) and checkpoint.config and checkpoint.config["weights"] != base.hash:
+        raise UserError(
+            f"{whole.json_of(checkpoint.path)} belongs to other weights than {source}: one of them was copied or "
+            "written without the other. Copy both, or write both again with --whole"
+        )
     return Model(family, config, opened, base, digest.exact()), trees.unflatten(params)
 
 
-def _tokenizer_beside(weights: Path, model: str, family: Family) -> Path:
+def check_whole(model: Model, classifier: bool) -> None:
+    """Raises UserError where `save_whole` could not write the model: to be asked before it is trained."""
+    if model.family.npz is None:
+        raise UserError(f"--whole: {model.family.name} is not published as one npz; leave --whole away")
+    if classifier:
+        raise UserError("--whole: big_vision's npz has no place for a head of classes; leave --whole away")
+
+
+def save_whole(path: Path, params: Mapping, model: Model, card: RollCard) -> None:
+    """Writes `params`, `model`'s with a roll worked in, as PATH.whole.npz and the JSON file beside it."""
+    check_whole(model, "classes" in params["text"])
+    assert model.family.npz is not None and model.family.unsaid is not None
+    said = {
+        "model_type": model.family.model_types[0],
+        "config": model.family.unsaid(model.config),
+        "tokenizer": str(model.tokenizer.path.resolve()),
+    }
+    tensors = to_file(params, model.family.npz(model.config))
+    whole.write_whole(path, tensors, said, base_hash(params, {EMBEDDING: model.tokenizer.size}), card)
+
+
+def _stated_ids(checkpoint: Checkpoint) -> dict[str, int]:
+    """The beginning token by config.json, of families whose models each have their own."""
+    stated = (checkpoint.config or {}).get("bos_token_id")
+    return {"bos": stated} if isinstance(stated, int) and not isinstance(stated, bool) else {}
+
+
+def _tokenizer_beside(checkpoint: Checkpoint, model: str, family: Family) -> Path:
     if model == "tiny":
         return TINY / "tokenizer.model"
+    weights = checkpoint.path
+    if whole.is_whole(weights) and checkpoint.config and Path(checkpoint.config["tokenizer"]).is_file():
+        return Path(checkpoint.config["tokenizer"])
     folder = weights if weights.is_dir() else weights.parent
     for place in (folder, folder.parent):
         for name in family.tokenizers:

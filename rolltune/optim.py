@@ -10,35 +10,46 @@ from jaxtyping import Array, Float, Int
 
 from rolltune.errors import UserError
 
+OPTIMIZERS = {"sgd": optax.identity, "adamw": optax.scale_by_adam}
+SCHEDULES = ("cosine", "linear", "constant")
+
 
 def transform(name: str, clip: float | None) -> optax.GradientTransformation:
     """Gradient -> direction: `sgd` is the gradient itself, `adamw` Adam's (arXiv:1412.6980; decay is added apart)."""
-    kinds = {"sgd": optax.identity, "adamw": optax.scale_by_adam}
-    if name not in kinds:
-        raise UserError(f"optimizer: {name!r} is not known; expected one of {', '.join(kinds)}")
-    return optax.chain(optax.clip_by_global_norm(clip) if clip else optax.identity(), kinds[name]())
+    if name not in OPTIMIZERS:
+        raise UserError(f"optimizer: {name!r} is not known; expected one of {', '.join(OPTIMIZERS)}")
+    return optax.chain(optax.clip_by_global_norm(clip) if clip else optax.identity(), OPTIMIZERS[name]())
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """A factor of the peak rate at step 1..total: linear warm-up, then `cosine`, `linear` or `constant`.
+    """A factor of the peak rate at step 1..steps: linear warm-up, then `cosine`, `linear` or `constant`.
 
-    The cosine is big_vision's: half a period from the end of warm-up to the last step.
+    The rate falls to zero one step after the last, as in big_vision's demo (its total_steps is TRAIN_STEPS + 1), so no
+    update is wasted on a rate of zero. `warmup` below 1 is a share of these steps + 1, rounded as big_vision does
+    (never to zero unless it is zero); from 1, a number of steps.
     """
 
     kind: str
-    total: int
-    warmup: int
+    steps: int
+    warmup: float
 
-    def __post_init__(self):
-        if self.kind not in ("cosine", "linear", "constant"):
+    def __post_init__(self) -> None:
+        if self.kind not in SCHEDULES:
             raise UserError(f"schedule: {self.kind!r} is not known; expected cosine, linear or constant")
+
+    @property
+    def warmup_steps(self) -> int:
+        if self.warmup >= 1:
+            return int(self.warmup)
+        return max(1, round(self.warmup * (self.steps + 1))) if self.warmup else 0
 
     def __call__(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
         step = jnp.asarray(step, jnp.float32)
-        done = jnp.clip((step - self.warmup) / max(self.total - self.warmup, 1), 0, 1)
+        warmup = self.warmup_steps
+        done = jnp.clip((step - warmup) / max(self.steps + 1 - warmup, 1), 0, 1)
         shape = {"cosine": 0.5 * (1 + jnp.cos(jnp.pi * done)), "linear": 1 - done, "constant": jnp.ones_like(done)}
-        return shape[self.kind] * jnp.minimum(1, step / max(self.warmup, 1))
+        return shape[self.kind] * jnp.minimum(1, step / max(warmup, 1))
 
 
 def decays(trainable: Any) -> Any:

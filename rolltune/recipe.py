@@ -1,19 +1,22 @@
 """A recipe: everything that decides what a training does, in one frozen record that is saved with the roll."""
 
 import ast
+import contextlib
 import dataclasses
 import math
+import reprlib
 import runpy
+import sys
 import traceback
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from rolltune import adapters, optim
+from rolltune import adapters, optim, rules
 from rolltune.errors import UserError
 from rolltune.evaluation.tasks import AUTO, KINDS
 
@@ -44,12 +47,13 @@ class Recipe:
     optimizer: str = "adamw"  # adamw or sgd
     rate: float = 3e-3  # the peak learning rate
     schedule: str = "cosine"  # cosine, linear or constant
-    warmup: float = 0.1  # share of the steps
+    warmup: float = 0.1  # below 1 a share of the steps, from 1 a number of steps
     clip: float = 1.0  # of the gradient's norm; 0: none
     weight_decay: float = 0.0
     batch: int = 2
     accumulate: int = 1
     steps: int = 512
+    epochs: float = 0.0  # passes over the training rows, in the place of `steps`; 0: `steps` counts
     average: str = "example"  # of the loss: over examples (big_vision) or over all "token"s (transformers)
     balance: str = "none"  # "sample": every answer as often; "weight": every answer's rows weigh the same
     seed: int = 0
@@ -58,6 +62,11 @@ class Recipe:
     max_tokens: int = 2048  # a longer row is an error
     truncate: str = ""  # "right": a classifier's longer text is cut on its right instead, and it is said
     table_gib: float = 2.0  # what is frozen and worked out stays on the device up to this size, more lies on the disk
+    # what is kept on the way
+    save_every: int = 0  # steps between a roll's own intermediate states; 0: none are kept
+    keep_last: int = 0  # of these states, only the latest so many; 0: all
+    evaluate_every: int = 0  # steps between evaluations of a roll on its way; 0: at its rungs and its end only
+    keep_best: bool = False  # of a roll's evaluated states, the best one is saved instead of the last
     # rolls
     rates: tuple[float, ...] = ()  # one a roll, in turn; empty: `rate`, or drawn from `rate_range`
     rate_range: tuple[float, ...] = ()  # (low, high): each roll's rate is drawn log-uniformly
@@ -67,6 +76,7 @@ class Recipe:
     redraw_factor: float = 0.5  # of the rate, each time a slot is drawn again
     explosion_factor: float = 3.0  # a roll dies where its running loss is over factor * max(lowest, 1) + margin
     explosion_margin: float = 2.0
+    stall: float = 0.5  # share of the steps for which a roll may be no better than guessing; 0: for ever
     rungs: tuple[float, ...] = ()  # shares of the steps at which losers stop, e.g. (0.25, 0.5); empty: none
     keep_share: float = 0.5  # of the rolls that reached a rung, those that go on
     draws: int = 0  # rolls in all when rungs free slots; 0: as many as slots
@@ -92,37 +102,62 @@ class Recipe:
 def load(path: str | Path | None, overrides: Sequence[str] = (), **given: Any) -> Recipe:
     """The recipe of a file with `get_config()`, changed by `given` and by `--config.name=value` texts.
 
-    Raises UserError for a file that gives no ConfigDict, an unknown name or a value of the wrong kind.
+    `epochs` count before `steps` of the same place; `steps` that are typed count before a file's epochs. Raises
+    UserError for a file that gives no ConfigDict, an unknown name or a value of the wrong kind.
     """
     values = {} if path is None else _from_file(Path(path))
-    where = {name: f"{path}: {name}" for name in values}
+    where = {name: _place_in(Path(path), name) for name in values} if path is not None else {}
+    typed: dict[str, Any] = {}
     for text in overrides:
         name, equals, value = text.removeprefix("--config.").partition("=")
         if not equals:
             raise UserError(f"{text!r}: write --config.name=value, for example --config.steps=512")
-        values[name], where[name] = _literal(value), f"--config.{name}"
+        typed[name], where[name] = _literal(value), f"--config.{name}"
     for name, value in given.items():
         if value is not None:
-            values[name], where[name] = value, name
-    kinds = typing.get_type_hints(Recipe)
-    if unknown := sorted(set(values) - set(kinds)):
-        raise UserError(f"{where[unknown[0]]}: a recipe has no such entry; there are: {', '.join(kinds)}")
-    recipe = Recipe(**{name: _as(kinds[name], value, where[name]) for name, value in values.items()})
-    _check(recipe)
-    return recipe
+            typed[name], where[name] = value, name
+    if "steps" in typed and "epochs" not in typed:
+        typed["epochs"] = 0.0
+    return _made({**values, **typed}, lambda name: where.get(name, name))
 
 
 def stated(path: str | Path | None, overrides: Sequence[str] = (), **given: Any) -> frozenset[str]:
     """The names of the entries that a person gave, in a file or as flags, whatever their values."""
     names = set() if path is None else set(_from_file(Path(path)))
     names |= {text.removeprefix("--config.").partition("=")[0] for text in overrides}
-    return frozenset(names | {name for name, value in given.items() if value is not None})
+    names |= {name for name, value in given.items() if value is not None}
+    return frozenset(names | ({"epochs"} if "steps" in names else set()))  # steps that are given turn epochs off
 
 
-def from_card(values: dict[str, Any]) -> Recipe:
-    """The recipe that a roll file holds; entries that later versions dropped are left out."""
-    kinds = typing.get_type_hints(Recipe)
-    return Recipe(**{name: _as(kinds[name], value, name) for name, value in values.items() if name in kinds})
+def from_card(values: Mapping[str, Any], source: str = "the roll's recipe") -> Recipe:
+    """The recipe that a roll file holds, checked as `load` checks one; what later versions dropped is left out.
+
+    `source` names the file. Raises UserError for what is no recipe, or holds a value that none can have.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError(f"{source}: {_shown(values)} is no recipe: the file was damaged, or written by another program")
+    known = {entry.name for entry in dataclasses.fields(Recipe)}
+    kept = {name: value for name, value in values.items() if name in known}
+    return _made(kept, lambda name: f"{source}: {name}")
+
+
+def with_steps(recipe: Recipe, rows: int) -> Recipe:
+    """The recipe with the number of steps that its `epochs` mean for so many training rows; without epochs, itself.
+
+    An epoch is rows / (batch * accumulate) steps. Raises UserError where that leaves no step, or too many.
+    """
+    if not recipe.epochs:
+        return recipe
+    at_once = recipe.batch * recipe.accumulate
+    steps = recipe.epochs * rows / at_once
+    if not 0.5 < steps <= MOST_STEPS:
+        raise UserError(
+            f"epochs: {recipe.epochs:g} of {rows} rows, {at_once} at a time, are {steps:g} steps; "
+            f"expected 1 to {MOST_STEPS}"
+        )
+    made = dataclasses.replace(recipe, steps=round(steps))
+    check(dataclasses.replace(made, epochs=0.0))
+    return made
 
 
 def find(path: Path) -> Path:
@@ -138,23 +173,68 @@ def find(path: Path) -> Path:
 def _from_file(path: Path) -> dict[str, Any]:
     path = find(path)
     try:
-        found = runpy.run_path(str(path))
-        config = found["get_config"]() if callable(found.get("get_config")) else None
-    except Exception as error:  # whatever the person's file raises, they need its name and line, not ours
+        with contextlib.redirect_stdout(sys.stderr):  # a command's own output may be read by a program
+            found = runpy.run_path(str(path))
+            config = found["get_config"]() if callable(found.get("get_config")) else None
+            values = config.to_dict() if isinstance(config, ConfigDict) else None
+    except (Exception, SystemExit) as error:  # whatever the person's file raises, they need its name and line, not ours
         own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else (own or [None])[-1]
         what = error.msg if isinstance(error, SyntaxError) else error
-        raise UserError(f"{path}{f':{line}' if line else ''}: {type(error).__name__}: {what}") from error
-    if not isinstance(config, ConfigDict):
+        ended = "; a recipe must not end the program" if isinstance(error, SystemExit) else ""
+        raise UserError(f"{path}{f':{line}' if line else ''}: {type(error).__name__}: {what}{ended}") from error
+    if values is None:
         raise UserError(f"{path}: expected a function get_config() that returns an ml_collections.ConfigDict")
-    return config.to_dict()
+    return {str(name): value for name, value in values.items()}
+
+
+def _place_in(path: Path, name: str) -> str:
+    """ "FILE:LINE: NAME" of an entry in a recipe file: where it is last assigned, or stands in a dict."""
+    path = find(path)
+    tree = ast.parse(path.read_bytes())  # it has run: it can be parsed
+    lines = [0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr == name:
+            lines.append(node.lineno)
+        elif isinstance(node, ast.Dict):
+            lines += [key.lineno for key in node.keys if isinstance(key, ast.Constant) and key.value == name]
+        elif isinstance(node, ast.keyword) and node.arg == name:
+            lines.append(node.value.lineno)
+    return f"{path}:{max(lines)}: {name}" if max(lines) else f"{path}: {name}"
 
 
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _shown(value: Any) -> str:
+    """A value for a message, however long or deep it is."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 60
+    short.maxlevel = 2
+    try:
+        return short.repr(value)
+    except ValueError:  # a number with more digits than Python writes out
+        return f"a {type(value).__name__} too long to show"
+
+
+def _made(values: Mapping[str, Any], where: Callable[[str], str]) -> Recipe:
+    """The recipe of these values, checked; `where` says of an entry where its value comes from."""
+    kinds = typing.get_type_hints(Recipe)
+    if unknown := sorted(set(values) - set(kinds)):
+        raise UserError(f"{where(unknown[0])}: a recipe has no such entry; there are: {', '.join(kinds)}")
+    read = {name: _as(kinds[name], value, where(name)) for name, value in values.items()}
+    # Outer white space is no part of a question or an answer, in data and here.
+    if "prompt" in read:
+        read["prompt"] = read["prompt"].strip()
+    if "answers" in read:
+        read["answers"] = tuple(answer.strip() for answer in read["answers"])
+    recipe = Recipe(**read)
+    check(recipe, where)
+    return recipe
 
 
 def _as(kind: Any, value: Any, where: str) -> Any:
@@ -167,23 +247,50 @@ def _as(kind: Any, value: Any, where: str) -> Any:
     right = isinstance(value, wanted) and (kind is bool or not isinstance(value, bool))
     if not right:
         name = kind.__name__ if not isinstance(wanted, types.UnionType) else "number"
-        raise UserError(f"{where}: {value!r} is not a {name}")
-    return kind(value)
+        raise UserError(f"{where}: {_shown(value)} is not a {name}")
+    if kind is str and (unwritable := _unwritable(value)):
+        raise UserError(f"{where}: {_shown(value)} holds {unwritable}: type the text anew")
+    try:
+        return kind(value)
+    except OverflowError as error:
+        raise UserError(f"{where}: {_shown(value)} is too large a number") from error
 
 
-def _check(r: Recipe) -> None:
-    """Raises UserError for values that no training can have."""
+def _unwritable(text: str) -> str:
+    """What keeps a text from being written into a file, or a path from being one; empty: nothing."""
+    if "\0" in text:
+        return "a zero character"
+    return "half a character (a lone surrogate)" if any("\ud800" <= sign <= "\udfff" for sign in text) else ""
+
+
+MOST_STEPS = 1_000_000_000
+SEEDS = 2**32  # a random key is made of 32 bits
+RANGES = {  # of whole numbers: from, to. What lies beyond is a slip of the finger, and would end in another's error.
+    **dict.fromkeys(("rank", "batch", "accumulate", "evaluate_batch", "answer_tokens"), (1, 65_536)),
+    **dict.fromkeys(("steps", "log_every"), (1, MOST_STEPS)),
+    **dict.fromkeys(("save_every", "keep_last", "evaluate_every"), (0, MOST_STEPS)),
+    **dict.fromkeys(("first_layer", "redraws", "draws"), (0, 65_536)),
+    "max_tokens": (1, 2**24),
+    "seed": (0, SEEDS - 1),
+}
+
+
+def check(r: Recipe, where: Callable[[str], str] = str) -> None:
+    """Raises UserError for values that no training can have; `where` says of an entry what to call it."""
     from rolltune.evaluation.figures import names  # brings scikit-learn, which `--help` must not wait for
 
     def need(right: bool, name: str, expected: str) -> None:
         if not right:
-            raise UserError(f"{name}: {getattr(r, name)!r}; expected {expected}")
+            raise UserError(f"{where(name)}: {_shown(getattr(r, name))}; expected {expected}")
 
     need(r.method in (*adapters.METHODS, "rules"), "method", f"one of {', '.join(adapters.METHODS)}, rules")
     pairs = bool(r.rules) and all(len(rule) == 2 for rule in r.rules)
     need(pairs or (r.method != "rules" and not r.rules), "rules", "a list of (path regex, frozen | lora | full)")
-    optim.transform(r.optimizer, None)
-    optim.Schedule(r.schedule, 1, 0)
+    for pattern, word in r.rules:
+        need(word in ("frozen", "lora", "full"), "rules", f"frozen, lora or full after {_shown(pattern)}")
+        rules.compiled(pattern, where("rules"))
+    need(r.optimizer in optim.OPTIMIZERS, "optimizer", f"one of {', '.join(optim.OPTIMIZERS)}")
+    need(r.schedule in optim.SCHEDULES, "schedule", f"one of {', '.join(optim.SCHEDULES)}")
     metrics = names(AUTO)
     need(r.metric in ("", *metrics), "metric", f"one of {', '.join(metrics)}")
     need(r.task in (*KINDS, AUTO), "task", f"{', '.join(KINDS)} or {AUTO}")
@@ -192,10 +299,11 @@ def _check(r: Recipe) -> None:
     need(r.balance in ("none", "sample", "weight"), "balance", "none, sample or weight")
     need(r.fold_by in ("auto", "id"), "fold_by", "auto or id")
     need(r.dtype in ("auto", "float32", "bfloat16"), "dtype", "auto, float32 or bfloat16")
-    for name in ("rank", "batch", "accumulate", "steps", "log_every", "evaluate_batch", "max_tokens", "answer_tokens"):
-        need(getattr(r, name) >= 1, name, "a number from 1")
-    for name in ("seed", "first_layer", "redraws", "draws", "clip", "weight_decay", "table_gib"):
-        need(getattr(r, name) >= 0, name, "a number from 0")
+    need(all(r.answers) and len(set(r.answers)) == len(r.answers), "answers", "different texts, none of them empty")
+    for name, (low, high) in RANGES.items():
+        need(low <= getattr(r, name) <= high, name, f"a number from {low} to {high}")
+    for name in ("clip", "weight_decay", "table_gib", "epochs", "explosion_margin"):
+        need(0 <= getattr(r, name) < math.inf, name, "a number from 0")
     for name in ("rate", "alpha", "explosion_factor"):
         need(0 < getattr(r, name) < math.inf, name, "a number above 0")
     for name in ("rates", "alphas"):
@@ -203,8 +311,13 @@ def _check(r: Recipe) -> None:
     need(all(0 <= value < math.inf for value in r.weight_decays), "weight_decays", "numbers from 0")
     need(len(r.rate_range) in (0, 2), "rate_range", "two numbers, low and high")
     need(not r.rate_range or 0 < r.rate_range[0] <= r.rate_range[1] < math.inf, "rate_range", "0 < low <= high")
+    need(0 <= r.stall <= 1, "stall", "a share of the steps from 0 to 1")
     need(0 <= r.dropout < 1, "dropout", "a share from 0, below 1")
-    need(0 <= r.warmup < 1, "warmup", "a share of the steps from 0, below 1")
+    whole_number = r.warmup >= 1 and r.warmup == r.warmup // 1
+    need(
+        0 <= r.warmup < 1 or whole_number, "warmup", "a share of the steps from 0, below 1, or a whole number of steps"
+    )
+    need(r.epochs > 0 or r.warmup < max(r.steps, 2), "warmup", f"less than the {r.steps} steps of the training")
     need(0 < r.redraw_factor <= 1, "redraw_factor", "a factor above 0, at most 1")
     need(list(r.rungs) == sorted(set(r.rungs)) and all(0 < x < 1 for x in r.rungs), "rungs", "rising shares in 0..1")
     need(0 < r.keep_share < 1, "keep_share", "a share between 0 and 1")

@@ -80,8 +80,7 @@ def arrange(params: dict, stacks: Stacks, first: int = 0, listed: bool = False, 
         text["layers"] = in_order[first:]
         if first:
             text["lower"] = in_order[:first]
-    text.setdefault("layers", {})
-    return tree
+    return tree | {"text": {"layers": {}} | text}
 
 
 def by_layer(trainable: dict[str, Any], stacks: Stacks) -> dict[str, Any]:

@@ -7,9 +7,10 @@ import jax
 import pytest
 
 from rolltune import memory
+from rolltune.jobs.learn import prepare
 from rolltune.recipe import Recipe
 from rolltune.tiny.ads import write_sample_ads
-from rolltune.training import session
+from rolltune.training.dataset import Wanted, read_data
 
 
 def test_rolls_fill_the_free_memory_and_no_more(tmp_path, monkeypatch):
@@ -19,8 +20,8 @@ def test_rolls_fill_the_free_memory_and_no_more(tmp_path, monkeypatch):
     few = [row for row in rows if row["suffix"] == "yes"][:2] + [row for row in rows if row["suffix"] == "no"][:2]
     (tmp_path / "few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in few))
     recipe = Recipe()
-    data = session.read_data({"train": tmp_path / "few.jsonl"}, recipe, lambda text: None)
-    run = session.prepare(recipe, data, 1).run
+    data = read_data({"train": tmp_path / "few.jsonl"}, Wanted("auto"), lambda text: None)
+    run = prepare(recipe, data, 1).run
     one, two = memory.step_bytes(run, 1), memory.step_bytes(run, 2)
     assert one < two < 3 * one
     room = (one + 4.5 * (two - one)) / memory.HEADROOM

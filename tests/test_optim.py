@@ -11,18 +11,35 @@ from rolltune.errors import UserError
 
 
 def test_the_schedule_of_the_published_demo():
-    cosine = optim.Schedule("cosine", 65, 6)
+    cosine = optim.Schedule("cosine", 64, 0.1)
     known = {1: 0.005, 6: 0.03, 16: 0.027923, 32: 0.017779, 64: 2.1e-5, 65: 0}
     for step, rate in known.items():
         assert float(0.03 * cosine(step)) == pytest.approx(rate, abs=1e-6), step
-    assert f"{0.03 * float(optim.Schedule('cosine', 256, 26)(32)):.5f}" == "0.02995"
+    printed = optim.Schedule("cosine", 256, 0.1)
+    assert printed.warmup_steps == 26
+    assert [f"{0.03 * float(printed(step)):.5f}" for step in range(32, 257, 32)] == [
+        "0.02995", "0.02804", "0.02370", "0.01774", "0.01127", "0.00549", "0.00149", "0.00000",
+    ]  # fmt: skip
+    assert float(0.03 * printed(256)) == pytest.approx(1.4e-6, rel=0.02)
 
 
 def test_linear_and_constant():
-    linear, constant = optim.Schedule("linear", 11, 1), optim.Schedule("constant", 10, 4)
-    np.testing.assert_allclose([linear(s) for s in (1, 2, 6, 11, 20)], [1, 0.9, 0.5, 0, 0], atol=1e-6)
+    linear, constant = optim.Schedule("linear", 10, 1), optim.Schedule("constant", 10, 4)
+    np.testing.assert_allclose([linear(s) for s in (1, 2, 6, 10, 11, 20)], [1, 0.9, 0.5, 0.1, 0, 0], atol=1e-6)
     np.testing.assert_allclose([constant(s) for s in (1, 2, 4, 9)], [0.25, 0.5, 1, 1], atol=1e-6)
-    assert optim.Schedule("constant", 1, 0)(1) == 1
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize("warmup", [0, 0.1, 0.9, 1])
+def test_no_schedule_wastes_an_update(kind, warmup):
+    for steps in (1, 2, 3, 100):
+        schedule = optim.Schedule(kind, steps, warmup)
+        assert min(float(schedule(step)) for step in range(1, steps + 1)) > 1e-5, steps
+
+
+def test_warmup_is_a_share_or_a_number_of_steps():
+    counted = {0: 0, 0.001: 1, 0.1: 10, 1: 1, 20: 20}
+    assert {warmup: optim.Schedule("cosine", 99, warmup).warmup_steps for warmup in counted} == counted
 
 
 @pytest.mark.parametrize("clip", [None, 0.5])

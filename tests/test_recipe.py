@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rolltune import recipe
 from rolltune.errors import UserError
@@ -14,6 +17,17 @@ from ml_collections import ConfigDict
 
 def get_config():
     return ConfigDict({"steps": 8, "rate": 1, "rates": [0.1, 0.2], "answers": ("yes", "no")})
+"""
+
+
+SET = """
+from ml_collections import ConfigDict
+
+def get_config():
+    config = ConfigDict()
+    config.steps = 8
+    config.rank = 3
+    return config
 """
 
 
@@ -48,7 +62,21 @@ def test_overrides_are_python_values_or_words():
         ("--config.rate='fast'", r"--config\.rate: 'fast' is not a number"),
         ("--config.step=3", r"--config\.step: a recipe has no such entry; there are: model, "),
         ("--config.steps", r"write --config\.name=value"),
-        ("--config.steps=0", r"steps: 0; expected a number from 1"),
+        ("--config.steps=0", r"--config\.steps: 0; expected a number from 1"),
+        ("--config.steps=10**9", r"steps: '10\*\*9' is not a int"),
+        ("--config.steps=1000000000000", r"steps: 1000000000000; expected a number from 1 to 1000000000"),
+        ("--config.seed=4294967296", r"seed: 4294967296; expected a number from 0 to 4294967295"),
+        ("--config.rate=" + "9" * 400, r"rate: 9+\.\.\.9+ is too large a number"),
+        ("--config.steps=" + "9" * 5000, r"steps: '9+\.\.\.9+' is not a int"),
+        ("--config.prompt=half \ud83d", r"prompt: 'half \\ud83d' holds half a character"),
+        ("--config.model='a\\0b'", r"model: .* a zero character"),
+        ("--config.rules=(('text/(', 'full'),)", r"rules: the rule 'text/\(' is no regular expression: missing \), "),
+        ("--config.rules=(('.*', 'warm'),)", r"rules: .*expected frozen, lora or full after '\.\*'"),
+        ("--config.warmup=1.5", r"warmup: 1\.5; expected a share of the steps from 0, below 1, or a whole number"),
+        ("--config.warmup=512", r"warmup: 512\.0; expected less than the 512 steps"),
+        ("--config.epochs=-1", r"epochs: -1\.0; expected a number from 0"),
+        ("--config.answers=('a', ' a')", r"answers: .*different texts"),
+        ("--config.clip=1e999", r"clip: inf; expected a number from 0"),
         ("--config.rate=-1", r"rate: -1\.0; expected a number above 0"),
         ("--config.rate=float('nan')", r"rate: "),
         ("--config.rate=1e999", r"rate: inf"),
@@ -80,8 +108,12 @@ def test_a_bad_value_names_its_entry(text, message):
         ("x = 1\ny = (\n", r"mine\.py:2: SyntaxError"),
         ("x = 1\n", r"mine\.py: expected a function get_config"),
         ("def get_config():\n    return {'steps': 1}\n", r"mine\.py: expected a function get_config"),
-        (FILE.replace('"steps": 8', '"steps": "8"'), r"mine\.py: steps: '8' is not a int"),
-        (FILE.replace('"steps"', '"stepz"'), r"mine\.py: stepz: a recipe has no such entry"),
+        (FILE.replace('"steps": 8', '"steps": "8"'), r"mine\.py:5: steps: '8' is not a int"),
+        (SET.replace("= 3", "= -3"), r"mine\.py:7: rank: -3; expected a number from 1"),
+        (SET.replace("= 3", "= 10**400"), r"mine\.py:7: rank: "),
+        ("import sys\nsys.exit(0)\n", r"mine\.py:2: SystemExit: 0; a recipe must not end the program"),
+        ("def get_config():\n    raise SystemExit\n", r"mine\.py:2: SystemExit"),
+        (FILE.replace('"steps"', '"stepz"'), r"mine\.py:5: stepz: a recipe has no such entry"),
     ],
 )
 def test_a_bad_file_names_itself_and_its_line(written, text, message):
@@ -91,7 +123,91 @@ def test_a_bad_file_names_itself_and_its_line(written, text, message):
         recipe.load("nowhere.py")
 
 
+def test_a_recipe_that_prints_leaves_the_output_to_the_command(written, capsys):
+    assert recipe.load(written("print('loud')\n" + FILE)).steps == 8
+    assert capsys.readouterr() == ("", "loud\n")
+
+
 def test_a_roll_gives_its_recipe_back():
     made = Recipe(rates=(0.1,), rules=((".*", "full"),), method="rules")
     kept = json.loads(json.dumps(dataclasses.asdict(made) | {"of_a_later_version": 1}))
     assert recipe.from_card(kept) == made
+
+
+def test_steps_that_are_given_turn_epochs_off(written):
+    epochs = SET.replace("config.steps = 8", "config.epochs = 2")
+    assert recipe.load(written(epochs)).epochs == 2
+    assert recipe.load(written(epochs), ["--config.steps=9"]) == Recipe(rank=3, steps=9)
+    assert recipe.load(written(SET), ["--config.epochs=2"]) == Recipe(rank=3, steps=8, epochs=2)
+    assert recipe.stated(written(SET), ["--config.alpha=4"], seed=None) == {"steps", "epochs", "rank", "alpha"}
+    assert recipe.stated(written(epochs)) == {"epochs", "rank"}
+
+
+def test_epochs_become_steps_when_the_rows_are_known():
+    asked = recipe.load(None, ["--config.epochs=3", "--config.batch=4", "--config.accumulate=2", "--config.warmup=20"])
+    assert recipe.with_steps(asked, 81).steps == round(3 * 81 / 8) == 30
+    assert recipe.with_steps(Recipe(steps=5), 81) == Recipe(steps=5)
+    with pytest.raises(UserError, match=r"warmup: 20\.0; expected less than the 15 steps"):
+        recipe.with_steps(asked, 40)
+    for epochs, rows in ((0.01, 3), (1e300, 3)):
+        with pytest.raises(UserError, match=r"epochs: .* of 3 rows, 2 at a time, are \S+ steps; expected 1 to"):
+            recipe.with_steps(Recipe(epochs=epochs), rows)
+
+
+def test_outer_white_space_of_prompt_and_answers_is_taken_off():
+    made = recipe.load(None, ["--config.prompt= is it  ok?\n", "--config.answers=('yes ', ' no')"])
+    assert (made.prompt, made.answers) == ("is it  ok?", ("yes", "no"))
+
+
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.sampled_from(["\ud83d", "\0"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=5,
+)
+
+
+@given(
+    st.sampled_from([entry.name for entry in dataclasses.fields(Recipe)]), ODD | st.just(10**400) | st.just("x" * 10**6)
+)
+@settings(max_examples=300, derandomize=True, deadline=None)
+def test_a_card_with_any_value_is_a_recipe_or_advice(name, value):
+    """What passes is a recipe that could have been typed, too."""
+    try:
+        made = recipe.from_card({name: value}, "a.npz")
+    except UserError as error:
+        assert str(error).startswith(f"a.npz: {name}: ") and len(str(error)) < 1000
+    else:
+        typed = recipe.load(None, [f"--config.{name}={getattr(made, name)!r}"])
+        assert typed == made
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"evaluate_batch": -5}, r"a\.npz: evaluate_batch: -5; expected a number from 1"),
+        ({"rank": 0}, r"a\.npz: rank: 0"),
+        ({"rules": [["(", "full"]], "method": "rules"}, r"a\.npz: rules: the rule '\(' is no regular expression"),
+        ({"seed": 2**32}, r"a\.npz: seed: 4294967296"),
+        ([], r"a\.npz: \[\] is no recipe"),
+        ("lora", r"a\.npz: 'lora' is no recipe"),
+    ],
+)
+def test_a_card_is_checked_as_a_recipe_is(values, message):
+    with pytest.raises(UserError, match=message):
+        recipe.from_card(values, "a.npz")
+
+
+def test_a_damaged_file_is_a_recipe_or_advice(tmp_path):
+    path, draw = tmp_path / "mine.py", random.Random(4)
+    for number in range(60):
+        bad = bytearray(SET.encode())
+        at = draw.randrange(len(bad))
+        if number % 3:
+            bad[at : at + number % 3] = draw.randbytes(1)
+        else:
+            del bad[at:]
+        path.write_bytes(bad)
+        try:
+            assert isinstance(recipe.load(path), Recipe)
+        except UserError as error:
+            assert str(error).startswith(str(path))

@@ -27,3 +27,8 @@ def test_a_rule_that_an_earlier_one_covers_is_no_mistake():
 def test_what_is_left_over_is_named(given, message):
     with pytest.raises(UserError, match=message):
         rules.match(given, PATHS, "rates")
+
+
+def test_a_broken_pattern_is_named_with_its_place():
+    with pytest.raises(UserError, match=r"rates: the rule 'text/\(q\|o' is no regular expression: missing \), .* 5\."):
+        rules.match([("text/(q|o", 1), (".*", 2)], PATHS, "rates")

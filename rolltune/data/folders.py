@@ -31,7 +31,7 @@ def scan_folder(path: Path, *, question: str | None = None, names: Mapping[str, 
     # The same letters, however the disk and the keyboard put accents together.
     names = {_composed(folder): answer for folder, answer in (names or {}).items()}
     classes = sorted(place.name for place in path.iterdir() if place.is_dir() and not place.name.startswith("."))
-    answers = {folder: names.get(_composed(folder), folder.replace("_", " ").strip()) for folder in classes}
+    answers = {folder: names.get(_composed(folder), folder.replace("_", " ")).strip() for folder in classes}
     unused = sorted(set(names) - set(map(_composed, classes)))
     if unused and len(unused) == len(names):
         message = f"no class folder has a name of the name map ({', '.join(unused[:5])})"
@@ -91,7 +91,8 @@ def _scan_class(scan: Scan, path: Path, folder: str, answer: str, question: str,
             )
             continue
         count += 1
-        scan.examples.append(Example(name, (real,), (Turn("user", question), Turn("assistant", answer)), where))
+        turns = (Turn("user", question.strip()), Turn("assistant", answer))
+        scan.examples.append(Example(name, (real,), turns, where))
         scan.rows.append({"prefix": question, "suffix": answer, "image": name, "id": name})
     if odd:
         message = f"{len(odd)} files are no pictures by their names and were left out, such as {quoted(odd[0])}"

@@ -135,7 +135,7 @@ def _accepted(row: dict) -> tuple[str, ...]:
     answers = row.get("answers", [])
     if not isinstance(answers, list) or not all(isinstance(answer, str) and not is_blank(answer) for answer in answers):
         raise RowProblem('"answers" is a list of texts that are not empty')
-    return tuple(answers)
+    return tuple(answer.strip() for answer in answers)
 
 
 def _stated_images(row: dict) -> list:
@@ -261,7 +261,12 @@ def _joined(parts: list, number: int, images: list) -> str:
 
 
 def _alternating(said: list[tuple[str, str]]) -> tuple[Turn, ...]:
-    """What the system says, in one turn, where it says anything; then user, assistant, ..."""
+    """What the system says, in one turn, where it says anything; then user, assistant, ...
+
+    Outer white space is no part of what anybody says: no answer counts as another for it, and every model's tokenizer
+    is asked the same.
+    """
+    said = [(role, text.strip()) for role, text in said]
     system = [text for role, text in said if role == "system" and not is_blank(text)]
     turns = [Turn(role, text) for role, text in said if role != "system"]
     for place, turn in enumerate(turns):
@@ -282,7 +287,7 @@ def _without_leading_marks(turns: tuple[Turn, ...], images: int) -> tuple[Turn, 
     place = 1 if turns[0].role == "system" else 0
     before, asked, after = turns[:place], turns[place].text, turns[place + 1 :]
     led = _LEADING_MARKS.match(asked)
-    first = asked[led.end() :] if led else asked
+    first = asked[led.end() :] if led else asked  # stripped before, and the marks take the space behind them along
     # Where only part of the marks lead, their places matter, and all of them stay.
     if any(MARK.search(text) for text in (first, *(turn.text for turn in (*before, *after)))):
         return tuple(Turn(turn.role, MARK.sub("<image>", turn.text)) for turn in turns)

@@ -62,8 +62,9 @@ def scan_tfds(
     for index in range(len(source)):
         where = f"{address}[{index}]"
         row = source[index]
-        answers = _answers(row[chosen["suffix"]], features[chosen["suffix"]], names or {})
-        asked = _text(row[chosen["prefix"]]) if "prefix" in chosen else question or QUESTION
+        found = _answers(row[chosen["suffix"]], features[chosen["suffix"]], names or {})
+        answers = [answer.strip() for answer in found]  # as in every source, see rows
+        asked = (_text(row[chosen["prefix"]]) if "prefix" in chosen else question or QUESTION).strip()
         if not answers or is_blank(answers[0]):
             scan.findings.append(Finding(ERROR, "bad row", where, f"the answer {chosen['suffix']!r} is empty"))
             continue

@@ -47,7 +47,7 @@ def read_config(entries: Mapping[str, Any] | None, shapes: Mapping[str, Shape], 
     """
     if entries is None:
         raise UserError(f"{source}: LLaVA-NeXT is read from a folder with its config.json, not from one file")
-    text, tower = entries.get("text_config") or {}, entries.get("vision_config")
+    text, tower = (published.part(entries, name, source) for name in ("text_config", "vision_config"))
     allowed = {
         "vision_feature_layer": (-2,),
         "vision_feature_select_strategy": ("default",),
@@ -61,14 +61,16 @@ def read_config(entries: Mapping[str, Any] | None, shapes: Mapping[str, Shape], 
     if kind not in ("llama", "mistral"):
         raise UserError(f"{source}: text_config.model_type is {kind!r}; known are 'llama' and 'mistral'")
     part = f"{source}: vision_config"
-    found = published.clip_tower(tower or {}, published.CLIP_BASE if tower else published.CLIP_LARGE, part)
+    found = published.clip_tower(tower, published.CLIP_BASE if tower else published.CLIP_LARGE, part)
     canvases = entries.get("image_grid_pinpoints") or [list(size) for size in CANVASES]
-    if not all(len(size) == 2 and all(n > 0 and n % found.image_size == 0 for n in size) for size in canvases):
+    is_side = lambda n: isinstance(n, int) and n > 0 and n % found.image_size == 0
+    are_sides = lambda size: isinstance(size, list) and len(size) == 2 and all(map(is_side, size))
+    if not isinstance(canvases, list) or not all(map(are_sides, canvases)):
         raise UserError(
             f"{source}: image_grid_pinpoints is {canvases!r}, expected pairs of height and width, each a multiple of "
             f"vision_config.image_size ({found.image_size})"
         )
-    pictures = entries.get("preprocessor_config") or {}
+    pictures = published.part(entries, "preprocessor_config", source)
     published.clip_pictures(pictures, f"{source}: preprocessor_config")
     published.allow(pictures, {"image_grid_pinpoints": (canvases,)}, f"{source}: preprocessor_config")
     return Config(

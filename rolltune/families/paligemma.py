@@ -21,6 +21,7 @@ from rolltune.models import decoder, vision
 from rolltune.models import layers as nn
 from rolltune.models.family import Family, Size, Tiles
 from rolltune.text.templates import PLAIN_PREFIX
+from rolltune.weights import whole
 from rolltune.weights.names import Shape
 
 
@@ -58,13 +59,16 @@ CONFIGS["tiny"] = Config(
 
 
 def read_config(config: Mapping[str, Any] | None, shapes: Mapping[str, Shape], source: str) -> Config:
-    """From config.json or, beside a npz, from the shapes of its tensors."""
-    sizes = names.sizes_from(shapes, config, source)
-    text = dict(sizes["text"])
-    if config is None:  # big_vision, whose format this is, applies neither in training
-        text |= {"final_softcap": None, "sliding_window": None}
-    resize = "bilinear" if config is None else "bicubic"
-    return Config(vision.Config(**sizes["vision"]), decoder.Config(**text), resize)
+    """From config.json or, beside a npz, from the shapes of its tensors and what a whole model has beside it."""
+    if config is not None and config.get("format") == whole.FORMAT:
+        sizes, resize = names.with_unsaid(names.sizes_from_npz(shapes, source), config["config"], source)
+    elif config is not None:
+        sizes, resize = names.sizes_from_hf(config, source), "bicubic"
+    else:
+        sizes, resize = names.sizes_from_npz(shapes, source), "bilinear"
+        # big_vision, whose format this is, applies neither in training.
+        sizes["text"] |= {"final_softcap": None, "sliding_window": None}
+    return Config(vision.Config(**sizes["vision"]), decoder.Config(**sizes["text"]), resize)
 
 
 def picture(config: Config, image: Image.Image) -> Tiles:
@@ -113,6 +117,7 @@ FAMILY = Family(
     tokenizers=("tokenizer.model", "paligemma_tokenizer.model"),
     towers=("vision",),
     npz=names.npz_rows,
+    unsaid=names.unsaid,
     picture=picture,
     tiles=lambda config, size: 1,
     tile_rows=lambda config: config.vision.patches,

@@ -65,7 +65,7 @@ def read_config(entries: Mapping[str, Any] | None, shapes: Mapping[str, Shape], 
         "use_hd_transform": (True,),
         "with_learnable_separator": (True,),
     }
-    published.allow(entries.get("embd_layer") or {}, embedding, f"{source}: embd_layer")
+    published.allow(published.part(entries, "embd_layer", source), embedding, f"{source}: embd_layer")
     reading = {
         "name": ("clip_vision_model",),
         "image_dim_out": (tower.width,),
@@ -73,7 +73,7 @@ def read_config(entries: Mapping[str, Any] | None, shapes: Mapping[str, Shape], 
         "layer_idx": (-2,),
         "type_feature": ("patch",),
     }
-    published.allow(entries.get("img_processor") or {}, reading, f"{source}: img_processor")
+    published.allow(published.part(entries, "img_processor", source), reading, f"{source}: img_processor")
     if tower.image_size // tower.patch % 2:
         raise UserError(f"{source}: vision_config has {tower.patches} patches a tile, which are no squares of four")
     pictures, where = entries.get("preprocessor_config") or {}, f"{source}: preprocessor_config"

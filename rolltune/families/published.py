@@ -47,10 +47,18 @@ ROPE = {  # the entries that each kind has, beside theta and its name: any other
 }
 
 
+def part(entries: Entries, name: str, source: str) -> Entries:
+    """The object under that name; empty where there is none. Raises UserError for what is no object."""
+    value = entries.get(name)
+    if value is not None and not isinstance(value, Mapping):
+        raise UserError(f"{source}: {name} is {value!r:.60}, expected an object")
+    return value or {}
+
+
 def allow(entries: Entries, allowed: Mapping[str, Sequence[Any]], source: str) -> None:
     """That each of these entries, if it is there, has one of its values; else a UserError names all that have not."""
     problems = [
-        f"{name} is {entries[name]!r}, and only {' or '.join(map(repr, values))} is known here"
+        f"{name} is {entries[name]!r:.200}, and only {' or '.join(map(repr, values))} is known here"
         for name, values in allowed.items()
         if name in entries and entries[name] not in values
     ]
@@ -61,21 +69,26 @@ def allow(entries: Entries, allowed: Mapping[str, Sequence[Any]], source: str) -
 
 
 def sizes(entries: Entries, defaults: Entries, names: Sequence[str], source: str) -> dict[str, int]:
-    """Positive integers by name."""
+    """Positive integers by name, none larger than any model's."""
     found = {name: entries.get(name, defaults.get(name)) for name in names}
     if problems := [
-        f"{name} is {value!r}, expected a positive integer"
+        f"{name} is {value!r:.60}, expected a positive integer"
         for name, value in found.items()
-        if not isinstance(value, int) or isinstance(value, bool) or value <= 0
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _largest(name)
     ]:
         raise UserError(f"{source}:\n  " + "\n  ".join(problems))
     return found
 
 
+def _largest(name: str) -> int:
+    """What a size is at most: a slip or a damaged file must not fill the memory with names of layers."""
+    return 1024 if name.endswith("_layers") else 2**24
+
+
 def number(entries: Entries, name: str, default: float | None, source: str) -> float:
     value = entries.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-        raise UserError(f"{source}: {name} is {value!r}, expected a positive number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e300:
+        raise UserError(f"{source}: {name} is {value!r:.60}, expected a positive number")
     return float(value)
 
 
@@ -105,7 +118,7 @@ def llama_text(entries: Entries, kind: str, source: str) -> decoder.Config:
     }
     allow(entries, allowed, source)
     window, longest = ({**defaults, **entries}.get(name) for name in ("sliding_window", MAX))
-    if window is not None and not (isinstance(longest, int) and window >= longest):
+    if window is not None and not (isinstance(longest, int) and isinstance(window, int) and window >= longest):
         raise UserError(
             f"{source}: sliding_window is {window!r}, shorter than {MAX} ({longest!r}): only models whose layers all "
             f"see the whole text are known here. Set it to null if your texts stay shorter than the window."
@@ -128,15 +141,15 @@ def llama_text(entries: Entries, kind: str, source: str) -> decoder.Config:
 
 def rope(entries: Entries, head_dim: int, source: str) -> Rope:
     """Rotary embedding: `rope_theta` and `rope_scaling` as published, or both in `rope_parameters` (transformers 5)."""
-    nested = entries.get("rope_parameters") or {}
-    scaling = {**(entries.get("rope_scaling") or {}), **nested}
+    nested = part(entries, "rope_parameters", source)
+    scaling = {**part(entries, "rope_scaling", source), **nested}
     theta = number({**entries, **nested}, "rope_theta", 10000.0, source)
     named = scaling.get("rope_type", scaling.get("type")) or "default"
-    kind = {"default": "plain", "llama3": "llama3", "su": "su", "longrope": "su"}.get(named)
+    kind = {"default": "plain", "llama3": "llama3", "su": "su", "longrope": "su"}.get(str(named))
     if kind is None:
         raise UserError(f"{source}: rope_scaling is of type {named!r}; known are default, llama3, su and longrope")
-    for part in (entries, scaling):
-        allow(part, {"partial_rotary_factor": (1, None)}, source)
+    for each in (entries, scaling):
+        allow(each, {"partial_rotary_factor": (1, None)}, source)
     if unknown := sorted(scaling.keys() - ROPE[kind] - {"rope_theta", "rope_type", "type", "partial_rotary_factor"}):
         raise UserError(f"{source}: rope_scaling of type {named!r} has {', '.join(unknown)}, which are not known here")
     where = f"{source}: rope_scaling"
@@ -157,6 +170,25 @@ def rope(entries: Entries, head_dim: int, source: str) -> Rope:
     stretch = both[MAX] / both[ORIGINAL_MAX]
     amplitude = math.sqrt(1 + math.log(stretch) / math.log(both[ORIGINAL_MAX])) if stretch > 1 else 1.0
     return Rope(theta, kind, both[ORIGINAL_MAX], short=factors[0], long=factors[1], amplitude=amplitude)
+
+
+def saved_rope(saved: Entries, source: str) -> Rope:
+    """A Rope that was written as an object. Raises UserError for a value that none has."""
+    kind = str(saved.get("kind"))
+    if kind not in ROPE:
+        raise UserError(f"{source}: rope is of kind {kind:.60}, expected one of {', '.join(ROPE)}")
+    factors = {name: saved.get(name) for name in ("short", "long")}
+    if not all(isinstance(values, list) for values in factors.values()):
+        raise UserError(f"{source}: short and long of rope are {factors!r:.60}, expected lists")
+    return Rope(
+        kind=kind,
+        original_max=sizes(saved, {}, ("original_max",), source)["original_max"],
+        **{name: number(saved, name, None, source) for name in ("theta", "factor", "low", "high", "amplitude")},
+        **{
+            name: tuple(number({name: value}, name, None, source) for value in values or ())
+            for name, values in factors.items()
+        },
+    )
 
 
 def clip_tower(entries: Entries, defaults: Entries, source: str) -> vision.Config:

@@ -81,9 +81,10 @@ class TileFeed:
             return batch, NOTHING
         opened = [[self._open(key) for key in row.pictures] for row in rows]
         filled = [*opened, *[opened[-1]] * (size - len(rows))]
-        one = next(tiles for some in opened for tiles in some)
-        kinds = [tiles.pixels.dtype for some in opened for tiles in some]
-        values = np.zeros((size, shape.tiles, *one.pixels.shape[1:]), np.result_type(*kinds))
+        # Rows without pictures in a shape that has tiles bring empty ones, as large as any picture's.
+        some_picture = lambda: self._open(next(iter(self.pictures.places))).pixels
+        shown = [tiles.pixels for some in opened for tiles in some] or [some_picture()]
+        values = np.zeros((size, shape.tiles, *shown[0].shape[1:]), np.result_type(*shown))
         aspect = np.zeros((size, shape.pictures), np.int32)
         for place, some in enumerate(filled):
             if some:

@@ -2,23 +2,25 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from rolltune import trees
+from rolltune.adapters import CLASSES
 from rolltune.base import Model
 from rolltune.data.examples import Example
 from rolltune.evaluation import compiled
 from rolltune.evaluation.evaluator import Evaluator, candidates_of
-from rolltune.evaluation.tasks import WRITE, Task
+from rolltune.evaluation.tasks import CLASSIFY, WRITE, Task
 from rolltune.inputs import features, rows
 from rolltune.inputs.pictures import keys_of, read_pictures
 from rolltune.models.forward import Network
 from rolltune.recipe import Recipe
 from rolltune.training import setup
-from rolltune.weights.roll_file import RollCard, RollFile, nested_lora
+from rolltune.weights.roll_file import RollFile, check_arrays, nested_lora
 
 
 class Bench:
@@ -52,9 +54,13 @@ class Bench:
 class Scorer:
     """One roll on its base. The prompt and the answers are the roll's own."""
 
-    def __init__(self, bench: Bench, roll: RollFile, recipe: Recipe):
+    def __init__(self, bench: Bench, path: Path, roll: RollFile, recipe: Recipe):
         self.bench, self.card, self.recipe = bench, roll.card, dataclasses.replace(recipe, prompt=roll.card.prompt)
         trained = nested_lora(trees.flatten(roll.tree))
+        shapes = trees.shapes(bench.params)
+        if CLASSES in trained:  # which the roll brings with it
+            shapes |= {CLASSES: tuple(trained[CLASSES].shape)}
+        check_arrays(path, trained, shapes, bench.model.stacks, recipe.first_layer, recipe.rank)
         full = [path for path, leaf in trained.items() if not isinstance(leaf, dict)]
         words = {path: "full" if path in full else "lora" for path in trained}
         self.plan = setup.plan_of(bench.model, words, recipe.first_layer)
@@ -78,17 +84,15 @@ class Scorer:
         made = lambda purpose: rows.encoded(
             rows.encode_rows(model, pictures, examples, asked, purpose)[0], feed, examples
         )
-        network = Network(model.family, model.config, self.plan.projected)
+        template = model.family.classifier if task.kind == CLASSIFY else model.family.template
+        network = Network(model.family, model.config, self.plan.projected, causal=not template.prefix_lm)
         candidates, stacks = candidates_of(task, examples), self.plan.stacks
         score = self.bench.program(
-            (network, self.plan.first, candidates), lambda: compiled.compile_score(network, stacks, candidates)
+            (network, task.kind, self.plan.first, candidates),
+            lambda: compiled.compile_score(setup.scoring_network(network, task, candidates), stacks, candidates),
         )
         writer = None
         if task.kind == WRITE:
             writer = setup.make_writer(model, network, stacks, made(rows.WRITE), tokens or recipe.answer_tokens)
         evaluator = Evaluator(task, examples, made(rows.SCORE), self.base, score, recipe.evaluate_batch, writer)
         return evaluator.predict(self.trainables, self.scales)[0]
-
-
-def card_task(card: RollCard) -> str:
-    return str(card.recipe.get("task", "choose"))

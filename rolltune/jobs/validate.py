@@ -19,6 +19,7 @@ from rolltune.evaluation.cross_table import Cell
 from rolltune.evaluation.figures import block, check_name, measured, no_better
 from rolltune.evaluation.metrics import stage
 from rolltune.evaluation.written import Written, first_rows
+from rolltune.jobs.learn import asked_text
 from rolltune.jobs.scorer import Bench, Scorer
 from rolltune.recipe import Recipe
 from rolltune.weights.roll_file import RollCard, load_roll, read_card
@@ -67,7 +68,7 @@ def validate(options: Options, rolls: Sequence[Path], say: Say) -> int:
         wanted = _base_of(one, options)
         if bench is None or wanted != loaded:
             bench, loaded = Bench(*base.load(wanted, one.recipe.tokenizer, one.recipe.dtype)), wanted
-        scorer = Scorer(bench, load_roll(one.path, bench.model.base), one.recipe)
+        scorer = Scorer(bench, one.path, load_roll(one.path, bench.model.base), one.recipe)
         cells += [_scored(scorer, one.path, data, options.generate, say) for data in sets]
     if cells:
         order = {shown(path): number for number, path in enumerate(rolls)}
@@ -104,10 +105,10 @@ def _base_of(one: Saved, options: Options) -> str:
 def _scored(scorer: Scorer, path: Path, data: DataSet, tokens: int | None, say: Say) -> Cell:
     facts = scorer.card.metrics
     chosen = apply_frame_policy(list(data.examples), scorer.recipe.frames)
+    say(f"{shown(path)}: {asked_text(chosen, scorer.recipe.prompt)}")
     prediction = scorer.predict(chosen, tokens)
     figures = measured(prediction, facts.get("positive"))
     known = sum(learned(data.marks, facts.get("learned", ())))
-    say(f"{shown(path)}:")
     say(block(f"{shown(data.path)} {stage(int(facts.get('passes', 1)))}", figures))
     say(f"  {figures.frequencies()}")
     if known:

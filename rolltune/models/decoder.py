@@ -54,6 +54,7 @@ class Context(NamedTuple):
     local: Bool[Array, "b t s"] | None  # the mask of sliding-window layers
     keys: Float[Array, "b x d"] | None = None  # picture rows that cross layers attend to
     sees: Bool[Array, "b t x"] | None = None  # which of them each token sees
+    causal: bool = False  # the mask is causal and nothing else, padding at the end apart
 
 
 def visible(blocks: Int[Array, "b t"], segments: Int[Array, "b t"]) -> Bool[Array, "b t t"]:
@@ -78,6 +79,7 @@ def context(
     segments: Int[Array, "b t"],
     keys: Float[Array, "b x d"] | None = None,
     sees: Bool[Array, "b t x"] | None = None,
+    causal: bool = False,
 ) -> Context:
     mask = visible(blocks, segments)
     local = None
@@ -86,7 +88,7 @@ def context(
         prompt = (blocks[:, :, None] == 0) & (blocks[:, None, :] == 0)
         local = mask & (near | prompt)
     angles = nn.rope_angles(config.rope, positions, config.head_dim, jnp.sum(segments == 0, 1))
-    return Context(angles, mask, local, keys, sees)
+    return Context(angles, mask, local, keys, sees, causal and local is None)
 
 
 def places(x: Num[Array, "b t *x"], at: Int[Array, "b m"]) -> Num[Array, "b m *x"]:
@@ -131,7 +133,7 @@ def _mlp(config: Config, p: dict, x: Float[Array, "b t d"]) -> Float[Array, "b t
     return _norm(config, p["post_mlp_norm"], y) if config.post_norms else y
 
 
-def layer(config: Config, p: dict, x: Float[Array, "b t d"], angles, mask, past=None, at=None):
+def layer(config: Config, p: dict, x: Float[Array, "b t d"], angles, mask, past=None, at=None, causal=False):
     """One block. `past` is (keys, values, slot) of this layer; returns the states and the keys and values seen.
 
     With `at` [B, M], the states at these places only: nothing but keys and values is computed elsewhere.
@@ -147,7 +149,7 @@ def layer(config: Config, p: dict, x: Float[Array, "b t d"], angles, mask, past=
         keys, values, slot = past
         k = jax.lax.dynamic_update_slice_in_dim(keys, k.astype(keys.dtype), slot, 1)
         v = jax.lax.dynamic_update_slice_in_dim(values, v.astype(values.dtype), slot, 1)
-    y = nn.attend(q, k, v, mask, config.attn_scale, config.attn_softcap)
+    y = nn.attend(q, k, v, mask, config.attn_scale, config.attn_softcap, causal and at is None)
     y = nn.linear(p["attn"]["o"], y.reshape(*y.shape[:2], -1))
     x = x + (_norm(config, p["post_attn_norm"], y) if config.post_norms else y)
     return x + _mlp(config, p, x), (k, v)
@@ -202,7 +204,8 @@ def run(
             x, kv = cross_layer(config, p, x, context.keys, context.sees, past, at)
         else:
             mask = context.mask if context.local is None else jnp.where(sliding, context.local, context.mask)
-            x, kv = layer(config, p, x, context.angles, mask, None if past is None else (*past, slot), at)
+            own = None if past is None else (*past, slot)
+            x, kv = layer(config, p, x, context.angles, mask, own, at, context.causal)
         return x, kv if keep_kv else None
 
     block = jax.checkpoint(block) if remat else block

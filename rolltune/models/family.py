@@ -51,6 +51,7 @@ class Family:
         0  # E: vectors that stand between picture rows (newlines, separators), in `slots` before all rows
     )
     npz: Callable[[Any], list[TensorMap]] | None = None  # the map of big_vision's layout, where the family has one
+    unsaid: Callable[[Any], dict[str, Any]] | None = None  # what that layout doesn't say of a Config, as plain JSON
     # On the host. A text-only family has none of these.
     picture: Callable[[Any, Image.Image], Tiles] | None = None
     tiles: Callable[[Any, Size], int] | None = None  # how many tiles `picture` gives of a picture of that size

@@ -20,6 +20,7 @@ class Network:
     projected: bool = False  # the source's rows are past the projector; False where a projector is trained
     first: int = 0  # the lowest layer that is run; above 0 the source's rows are states of the layers below it
     remat: bool = False
+    causal: bool = False  # rows are one causal text each: no candidates side by side, no prompt seen both ways
 
     @property
     def text(self) -> decoder.Config:
@@ -89,7 +90,7 @@ def context(net: Network, params: dict, batch: Batch, rows: PictureRows | None) 
     keys = seen = None
     if batch.keys.shape[1] and rows is not None:
         keys, seen = _pick(net, params, rows, batch.keys), sees(batch.seen, batch.keys)
-    return decoder.context(net.text, batch.positions, batch.blocks, batch.segments, keys, seen)
+    return decoder.context(net.text, batch.positions, batch.blocks, batch.segments, keys, seen, net.causal)
 
 
 def hidden(

@@ -240,6 +240,10 @@ def rotate(x: Float[Array, "b t n h"], angles: tuple[Array, Array]) -> Float[Arr
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1).astype(x.dtype)
 
 
+FUSED_FROM, FUSED_HEAD = 1024 * 1024, 128  # T * T, and the width of a head
+LOGITS_AT_ONCE = 2**28  # float32 logits [B, N, T, S]: 1 GiB
+
+
 def attend(
     q: Float[Array, "b t n h"],
     k: Float[Array, "b s k h"],
@@ -247,8 +251,31 @@ def attend(
     mask: Bool[Array, "b t s"] | None,
     scale: float,
     softcap: float | None = None,
+    causal: bool = False,
 ) -> Float[Array, "b t n h"]:
-    """Grouped-query attention: each key head serves n/k consecutive query heads. Logits and softmax in float32."""
+    """Grouped-query attention: each key head serves n/k consecutive query heads. Logits and softmax in float32.
+
+    `causal` says that the mask lets every token see those before it and itself, padding at the end apart, which nobody
+    reads: then long sequences on a GPU take cuDNN's kernel, which holds no [T, S] of logits (FlashAttention: Dao et al.
+    2022, arXiv:2205.14135). It knows no soft cap, and heads of up to 128. Where logits would be large otherwise, they
+    come for some queries at a time.
+    """
+    b, t, n, h = q.shape
+    fits = softcap is None and h <= FUSED_HEAD and q.dtype != jnp.float32
+    if causal and fits and t * t >= FUSED_FROM and jax.default_backend() == "gpu":
+        return jax.nn.dot_product_attention(q, k, v, is_causal=True, scale=scale, implementation="cudnn")
+    parts = -(-b * n * t * k.shape[1] // LOGITS_AT_ONCE)
+    if parts == 1:
+        return _attend_whole(q, k, v, mask, scale, softcap)
+    size = -(-t // parts)
+    fill = ((0, 0), (0, parts * size - t), (0, 0))
+    cut = lambda x: x.reshape(b, parts, size, *x.shape[2:]).swapaxes(0, 1)
+    asked = cut(jnp.pad(q, (*fill, (0, 0)))), None if mask is None else cut(jnp.pad(mask, fill))
+    out = jax.lax.map(lambda some: _attend_whole(some[0], k, v, some[1], scale, softcap), asked)
+    return out.swapaxes(0, 1).reshape(b, parts * size, n, h)[:, :t]
+
+
+def _attend_whole(q, k, v, mask, scale, softcap):
     b, t, _, h = q.shape
     heads = k.shape[2]
     # A key head's queries of all tokens are the rows of one matrix: with one key head, as they lie there.

@@ -51,7 +51,7 @@ class SentencePiece:
         self._model = sentencepiece.SentencePieceProcessor()
         try:
             self._model.Load(str(path))
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f"{path}: not a SentencePiece model that can be read{_kind_of(path)} ({error})") from error
         self._added = dict(added or {})
         self._pieces = self._model.GetPieceSize()
@@ -86,6 +86,7 @@ class HuggingFace:
         self.path = path
         try:
             self._model = tokenizers.Tokenizer.from_file(str(path))
+            self._model.encode("a \ue000")  # some files can be opened, and fail at the first word they don't know
         except Exception as error:  # the library raises no kind of its own
             raise UserError(f"{path}: not a tokenizer.json that can be read{_kind_of(path)} ({error})") from error
         # What was set when the file was written is no business of ours: rows are never cut or padded here.
@@ -117,6 +118,23 @@ class HuggingFace:
         return found
 
 
+class Remembering:
+    """A tokenizer that keeps the ids of every text it was asked for: answers come again in every row, questions once to
+    be trained on and once to be scored."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.bos, self.eos, self.pad, self.size = tokenizer.bos, tokenizer.eos, tokenizer.pad, tokenizer.size
+        self.path, self.decode, self.special = tokenizer.path, tokenizer.decode, tokenizer.special
+        self._encode = tokenizer.encode
+        self._known: dict[str, list[int]] = {}
+
+    def encode(self, text: str) -> list[int]:
+        known = self._known.get(text)
+        if known is None:
+            known = self._known[text] = self._encode(text)
+        return known
+
+
 def load(path: str | Path, added: Mapping[str, int] | None = None) -> Tokenizer:
     """Opens a tokenizer file: tokenizer.json (Hugging Face) by its ending, else a SentencePiece model.
 
@@ -124,7 +142,11 @@ def load(path: str | Path, added: Mapping[str, int] | None = None) -> Tokenizer:
     a kind not known.
     """
     path = Path(path)
-    if path.is_dir():
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise UserError(f"{str(path)[:200]}: {error.strerror}; correct the tokenizer's path") from error
+    if is_folder:
         held = [name for name in ("tokenizer.model", "tokenizer.json") if (path / name).is_file()]
         advice = f"name the file: {path / held[0]}" if held else "and no tokenizer.model or tokenizer.json is in it"
         raise UserError(f"{path}: a tokenizer is a file, this is a folder; {advice}")
@@ -151,7 +173,11 @@ def check(tokenizer: Tokenizer, vocab: int, specials: Mapping[str, int], source:
     """
     problems = []
     if not 0 <= vocab - tokenizer.size <= ROW_PADDING:
-        problems.append(f"the model has {vocab} rows of embedding, the tokenizer {tokenizer.size} tokens")
+        least = max(vocab - ROW_PADDING, 1)
+        problems.append(
+            f"the model has {vocab} rows of embedding, the tokenizer {tokenizer.size} tokens "
+            f"(expected {least} to {vocab})"
+        )
     for name, wanted in specials.items():
         try:
             found = id_of(tokenizer, name)
@@ -187,8 +213,10 @@ def _stated_names(folder: Path) -> dict[str, str]:
             continue
         try:
             held = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{file}: not JSON ({error}); fetch it again") from error
+        except OSError as error:
+            raise UserError(f"{file}: can't be read ({error.strerror}); look whose it is") from error
         for role in KNOWN_NAMES:
             token = held.get(f"{role}_token") if isinstance(held, dict) else None
             text = token.get("content") if isinstance(token, dict) else token

@@ -1,8 +1,10 @@
 """An interrupted run on the disk, by orbax: arrays, and beside them what only Python knows, as JSON."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rolltune.errors import UserError
-from rolltune.training.loop import FinishedRoll, Slot, State
+from rolltune.training.loop import Best, FinishedRoll, Slot, State
 from rolltune.training.rolls import Draw
 
 
@@ -30,7 +32,10 @@ def save(folder: Path, state: State, settings: Mapping[str, Any], judged: Any) -
         "drawn": state.drawn,
         "redraws": state.redraws,
         "reached": {str(rung): figures for rung, figures in state.reached.items()},
-        "slots": [dataclasses.asdict(slot) for slot in state.slots],
+        "slots": [
+            dataclasses.asdict(dataclasses.replace(slot, best=None)) | {"best": _best_notes(slot, judged)}
+            for slot in state.slots
+        ],
         "ended": [
             dataclasses.asdict(dataclasses.replace(one, trainable=None, judged=None))
             | {"judged": judged(one.judged), "whole": one.trainable is not None}
@@ -40,63 +45,131 @@ def save(folder: Path, state: State, settings: Mapping[str, Any], judged: Any) -
     arrays = {
         "rolls": state.rolls._asdict(),
         "ended": {str(n): one.trainable for n, one in enumerate(state.ended) if one.trainable is not None},
+        "best": {str(n): slot.best.trainable for n, slot in enumerate(state.slots) if slot.best is not None},
     }
+    text = json.dumps(notes)
+    sealed = {"text": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
     with ocp.CheckpointManager(folder.resolve(), options=ocp.CheckpointManagerOptions(max_to_keep=1)) as manager:
+        # Orbax's "step" is the number of the saving here: it never replaces one, and a step may well be saved twice, by
+        # a run that is gone on with and stopped at once.
+        number = (manager.latest_step() or 0) + 1
         manager.save(
-            state.step,
-            args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), notes=ocp.args.JsonSave(notes)),
+            number,
+            args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), notes=ocp.args.JsonSave(sealed)),
             force=True,
         )
+    (folder / str(number) / CHECKS).write_text(json.dumps(_checks_of(folder / str(number))))
+
+
+def _best_notes(slot: Slot, judged: Any) -> dict[str, Any] | None:
+    if slot.best is None:
+        return None
+    return {"figure": slot.best.figure, "step": slot.best.step, "judged": judged(slot.best.detail)}
+
+
+CHECKS = "rolltune.json"  # in the folder of a saving: size and CRC-32 of each of its files
+
+
+def _checks_of(folder: Path) -> dict[str, list[int]]:
+    made = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKS):
+        crc = 0
+        with path.open("rb") as file:
+            while part := file.read(1 << 24):
+                crc = zlib.crc32(part, crc)
+        made[path.relative_to(folder).as_posix()] = [path.stat().st_size, crc]
+    return made
+
+
+def _check_files(folder: Path) -> None:
+    """Raises ValueError for files that are not as they were saved.
+
+    Orbax would notice, too, but over damaged arrays it leaves reads behind that print tracebacks at the end. A kill
+    just after a saving may have left it without this list; then orbax is all there is.
+    """
+    if not (folder / CHECKS).exists():
+        return
+    then, now = json.loads((folder / CHECKS).read_text()), _checks_of(folder)
+    if odd := sorted(name for name in {**then, **now} if then.get(name) != now.get(name)):
+        raise ValueError(f"{odd[0]} is not as it was saved")
 
 
 def exists(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
-    with ocp.CheckpointManager(folder.resolve()) as manager:
-        return manager.latest_step() is not None
+    """Whether a run was left there, whole or damaged."""
+    return folder.is_dir() and any(child.name.isdecimal() for child in folder.iterdir())
 
 
 def load(folder: Path, settings: Mapping[str, Any], fresh: State, judged: Any) -> State:
-    """The saved state, in the form of `fresh`. Raises UserError where a setting is not the one it was saved with."""
-    with ocp.CheckpointManager(folder.resolve()) as manager:
-        step = manager.latest_step()
-        if step is None:
-            raise UserError(f"{folder}: nothing to resume; start without --resume")
-        notes = manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
-        now, then = json.loads(json.dumps(dict(settings))), notes["settings"]
-        changed = [name for name in {**now, **then} if now.get(name) != then.get(name)]
-        if changed:
-            was = ", ".join(f"{name} was {then.get(name)!r}, is {now.get(name)!r}" for name in changed)
-            raise UserError(
-                f"{folder}: the interrupted run differs ({was}); resume with the same, or delete the folder and start "
-                "anew"
-            )
-        if notes["width"] != fresh.width:
-            raise UserError(
-                f"{folder}: begun with {notes['width']} rolls at once, not {fresh.width}; resume with the same"
-            )
-        ended = [
-            FinishedRoll(
-                **{k: v for k, v in one.items() if k != "whole"}
-                | {"draw": Draw(**one["draw"]), "judged": judged(one["judged"])}
-            )
-            for one in notes["ended"]
-        ]
-        shape = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), fresh.rolls.trainable)
-        kept = {str(n): shape for n, one in enumerate(ended) if notes["ended"][n]["whole"]}
-        # Slots that were left out on the way are not there any more.
-        rolls = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                (len(notes["slots"]), *leaf.shape[1:]), leaf.dtype, sharding=leaf.sharding
-            ),
-            fresh.rolls._asdict(),
+    """The saved state, in the form of `fresh`.
+
+    Raises UserError where a setting is not the one it was saved with, or where the files are damaged.
+    """
+    if not exists(folder):
+        raise UserError(f"{folder}: nothing to resume; start without --resume")
+    try:
+        with ocp.CheckpointManager(folder.resolve()) as manager:
+            step = manager.latest_step()
+            _check_files(folder / str(step))
+            sealed = manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
+            if hashlib.sha256(sealed["text"].encode()).hexdigest() != sealed["sha256"]:
+                raise ValueError("the notes do not have their checksum")
+            notes = json.loads(sealed["text"])
+            _check_same(folder, settings, notes, fresh)
+            return _restored(manager, step, notes, fresh, judged)
+    except UserError:
+        raise
+    except Exception as error:  # orbax and what it stands on raise all kinds over damaged files
+        first = str(error).strip().partition("\n")[0][:200]
+        raise UserError(
+            f"{folder}: the interrupted run can't be read, its files are damaged ({type(error).__name__}: {first}). "
+            "Restore the folder from a copy, or delete it and start anew, without --resume"
+        ) from error
+
+
+def _check_same(folder: Path, settings: Mapping[str, Any], notes: dict[str, Any], fresh: State) -> None:
+    now, then = json.loads(json.dumps(dict(settings))), notes["settings"]
+    changed = [name for name in {**now, **then} if now.get(name) != then.get(name)]
+    if changed:
+        was = ", ".join(f"{name} was {then.get(name)!r}, is {now.get(name)!r}" for name in changed)
+        raise UserError(
+            f"{folder}: the interrupted run differs ({was}); resume with the same, or delete the folder and start anew"
         )
-        template = {"rolls": rolls, "ended": kept}
-        arrays = manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(template)))["arrays"]
-    finished = {n: jax.tree.map(np.asarray, tree) for n, tree in arrays["ended"].items()}
+    if notes["width"] != fresh.width:
+        raise UserError(f"{folder}: begun with {notes['width']} rolls at once, not {fresh.width}; resume with the same")
+
+
+def _restored(
+    manager: ocp.CheckpointManager, step: int | None, notes: dict[str, Any], fresh: State, judged: Any
+) -> State:
+    ended = [
+        FinishedRoll(
+            **{k: v for k, v in one.items() if k != "whole"}
+            | {"draw": Draw(**one["draw"]), "judged": judged(one["judged"])}
+        )
+        for one in notes["ended"]
+    ]
+    shape = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), fresh.rolls.trainable)
+    kept = {str(n): shape for n, one in enumerate(ended) if notes["ended"][n]["whole"]}
+    # Slots that were left out on the way are not there any more.
+    rolls = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((len(notes["slots"]), *leaf.shape[1:]), leaf.dtype, sharding=leaf.sharding),
+        fresh.rolls._asdict(),
+    )
+    bests = {str(n): shape for n, slot in enumerate(notes["slots"]) if slot["best"]}
+    template = {"rolls": rolls, "ended": kept, "best": bests}
+    arrays = manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(template)))["arrays"]
+    on_host = lambda trees: {n: jax.tree.map(np.asarray, tree) for n, tree in trees.items()}
+    finished, best = on_host(arrays["ended"]), on_host(arrays["best"])
+
+    def slot_of(number: int, told: dict[str, Any]) -> Slot:
+        kept = told["best"] and Best(
+            told["best"]["figure"], told["best"]["step"], best[str(number)], judged(told["best"]["judged"])
+        )
+        return Slot(Draw(**told["draw"]) if told["draw"] else None, told["step"], told["rungs"], kept)
+
     return State(
         rolls=type(fresh.rolls)(**arrays["rolls"]),
-        slots=[Slot(Draw(**s["draw"]) if s["draw"] else None, s["step"], s["rungs"]) for s in notes["slots"]],
+        slots=[slot_of(number, told) for number, told in enumerate(notes["slots"])],
         width=notes["width"],
         step=notes["step"],
         drawn=notes["drawn"],

@@ -50,7 +50,8 @@ class Lottery:
         else:
             rate = in_turn(self.rates)
         rate *= self.redraw_factor**attempt
-        return Draw(roll, self.seed + roll, rate, in_turn(self.alphas), in_turn(self.weight_decays), attempt, fold)
+        seed = (self.seed + roll) % 2**32  # a random key is made of 32 bits
+        return Draw(roll, seed, rate, in_turn(self.alphas), in_turn(self.weight_decays), attempt, fold)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +103,8 @@ def _begin(fresh: Fresh, transform, full, trained, seeds, numbers):
             decay=own[2],
             fast=number(0),
             best=number(0),
+            slow=number(0),
+            stalled=number(0, jnp.int32),
             state=number(ALIVE, jnp.int32),
         )
 

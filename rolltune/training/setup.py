@@ -3,7 +3,9 @@
 Setting up costs time linear in the rows. What must be said is said in the first steps: before hours of work, not after.
 """
 
+import collections
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +29,7 @@ from rolltune.inputs.rows import Asking
 from rolltune.models.forward import Network
 from rolltune.recipe import Recipe
 from rolltune.text import encode as encoding
+from rolltune.text.tokenizer import Remembering
 from rolltune.training import step
 from rolltune.training.dataset import Data
 from rolltune.training.loop import Looks, Run
@@ -113,6 +116,7 @@ def asking(recipe: Recipe, task: Task) -> Asking:
 def encode(model: Model, recipe: Recipe, data: Data) -> Inputs:
     """Tokens of all rows; pictures are looked at, none is decoded. All rows that are too long come in one UserError."""
     pictures = read_pictures(model.family, model.config, data.examples)
+    model = dataclasses.replace(model, tokenizer=Remembering(model.tokenizer))
     asked, seen = asking(recipe, data.task), [data.examples[place] for place in data.seen]
     training, cut = rows.encode_rows(model, pictures, seen, asked, rows.TRAIN)
     scoring, _ = rows.encode_rows(model, pictures, data.examples, asked, rows.SCORE)
@@ -127,7 +131,7 @@ class Cached:
     """What is computed before the first step: the frozen tree as it runs, and rows that point at what is kept."""
 
     base: dict
-    network: Network  # of training and scoring
+    network: Network  # of training, and but for `causal` of scoring
     whole: Network  # of generation, which runs all layers
     training: Encoded
     scoring: Encoded
@@ -147,7 +151,10 @@ def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, in
             params.pop(tower)  # its work is done; the memory is the rolls'
     start = initial_weights(model, params, plan)
     frozen = trees.arrange(params, model.stacks, plan.first, is_gpu(), plan.paths("full"))
-    whole = network = Network(model.family, model.config, plan.projected, remat=recipe.remat)
+    template = model.family.classifier if data.task.kind == CLASSIFY else model.family.template
+    whole = network = Network(
+        model.family, model.config, plan.projected, remat=recipe.remat, causal=not template.prefix_lm
+    )
     if plan.first:
         keep = lambda encoded: states.keep(
             model, network, frozen, encoded, plan.first, recipe.evaluate_batch, recipe.table_gib
@@ -201,20 +208,30 @@ def compile(
     folds: int | None = None,
 ) -> tuple[Run, Evaluator]:
     """The step and the evaluation; XLA compiles each when it is called first."""
-    warmup = round(recipe.warmup * recipe.steps)
     config = StepConfig(
         cached.network,
         plan.stacks,
-        optim.Schedule(recipe.schedule, recipe.steps, warmup),
+        optim.Schedule(recipe.schedule, recipe.steps, recipe.warmup),
         optim.transform(recipe.optimizer, recipe.clip or None),
         dropout=recipe.dropout,
         average=recipe.average,
         explosion_factor=recipe.explosion_factor,
         explosion_margin=recipe.explosion_margin,
+        guess=guessing_loss(data, cached.training, recipe.average),
     )
     run = Run(
         lottery(recipe),
-        Looks(recipe.steps, recipe.log_every, recipe.rungs, recipe.keep_share, recipe.redraws),
+        Looks(
+            recipe.steps,
+            recipe.log_every,
+            recipe.rungs,
+            recipe.keep_share,
+            recipe.redraws,
+            round(recipe.stall * recipe.steps),
+            recipe.save_every,
+            recipe.evaluate_every,
+            recipe.keep_best,
+        ),
         config,
         cached.start,
         step.compile_step(config),
@@ -224,12 +241,28 @@ def compile(
         draws,
         folds,
     )
-    score = compiled.compile_score(cached.network, plan.stacks, candidates_of(data.task, data.examples))
+    candidates = candidates_of(data.task, data.examples)
+    score = compiled.compile_score(scoring_network(cached.network, data.task, candidates), plan.stacks, candidates)
     writer = None
     if cached.prompts is not None:
         writer = make_writer(model, cached.whole, plan.stacks, cached.prompts, recipe.answer_tokens)
     evaluator = Evaluator(data.task, data.examples, cached.scoring, cached.base, score, recipe.evaluate_batch, writer)
     return run, evaluator
+
+
+def guessing_loss(data: Data, training: Encoded, average: str) -> float:
+    """The training loss, in nats, of who knows the shares of the answers and no more; 0 for open answers."""
+    if data.task.kind == WRITE:
+        return 0.0
+    counts = collections.Counter(training.labels)
+    lost = np.array([math.log(len(training) / counts[label]) for label in training.labels])
+    lengths = np.array([len(row.targets) for row in training.rows])
+    return float(lost.sum() / lengths.sum() if average == "token" else np.mean(lost / lengths))
+
+
+def scoring_network(network: Network, task: Task, candidates: int) -> Network:
+    """Candidate answers stand side by side in a row, those of a head in no place of their own."""
+    return dataclasses.replace(network, causal=network.causal and (task.kind == CLASSIFY or candidates == 1))
 
 
 def make_writer(model: Model, network: Network, stacks: Stacks, prompts: Encoded, tokens: int) -> Writer:

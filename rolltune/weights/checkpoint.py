@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rolltune.errors import UserError
+from rolltune.weights import whole
 from rolltune.weights.hf import CONFIG, INDEX, PREPROCESSOR, read_hf, read_json
 from rolltune.weights.names import Lazy, Shape
 from rolltune.weights.npz import read_npz
@@ -13,7 +14,7 @@ from rolltune.weights.npz import read_npz
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Opened, not read. `config` is config.json's content, None beside a npz.
+    """Opened, not read. `config` is config.json's content; None beside a npz, but for a whole model's (see `whole`).
 
     What the folder's preprocessor_config.json says stands in it under that name: some families' sizes are there.
     """
@@ -34,7 +35,11 @@ class Checkpoint:
 
 def open_checkpoint(path: Path | str) -> Checkpoint:
     path = Path(path)
-    if not path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise UserError(f"{str(path)[:200]}: {error.strerror}; correct the path of the model") from error
+    if not there:
         raise UserError(f"{path} does not exist. Download it with 01-download_models.py, or correct the path.")
     if path.is_dir() and not (path / CONFIG).exists() and not (path / INDEX).exists():
         found = sorted(path.glob("*.npz"))
@@ -42,7 +47,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
             raise UserError(f"{path} holds several models: name one of {', '.join(file.name for file in found)}")
         path = found[0] if found else path
     if path.suffix == ".npz":
-        return Checkpoint(path, read_npz(path), None)
+        return Checkpoint(path, read_npz(path), whole.beside(path) if whole.is_whole(path) else None)
     if path.is_file() and path.suffix != ".safetensors":
         raise UserError(f"{path}: expected a .npz, a .safetensors file or a folder with {CONFIG}")
     folder = path if path.is_dir() else path.parent

@@ -45,14 +45,17 @@ class StoredTensor:
         if out is None:
             out = np.empty(stop - start, self.dtype)
         into = out.view(np.uint8)
-        with open(self.path, "rb", buffering=0) as file:
-            file.seek(self.offset + start * self.dtype.itemsize)
-            at = 0
-            while at < into.size:
-                count = file.readinto(into[at:])
-                if not count:
-                    raise UserError(f"{self.path} ends too early: it was cut off. Download or save it again.")
-                at += count
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                file.seek(self.offset + start * self.dtype.itemsize)
+                at = 0
+                while at < into.size:
+                    count = file.readinto(into[at:])
+                    if not count:
+                        raise UserError(f"{self.path} ends too early: it was cut off. Download or save it again.")
+                    at += count
+        except OSError as error:
+            raise UserError(f"{self.path} can't be read any more ({error}): look whether its disk is there") from error
         return out
 
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from rolltune.errors import UserError
 from rolltune.weights.files import StoredTensor, folder_written_aside
 from rolltune.weights.names import DTYPES, Lazy, Pieces, collapse
-from rolltune.weights.npz import whole
+from rolltune.weights.npz import as_pieces
 
 CODES = {"F32": DTYPES["float32"], "F16": DTYPES["float16"], "BF16": DTYPES["bfloat16"]}
 SHARD = 5_000_000_000  # bytes, as the published files
@@ -79,9 +79,10 @@ def _shards(path: Path) -> dict[Path, list[str] | None]:
         raise UserError(f"{path} does not exist. Download it with 01-download_models.py, or correct the path.")
     if (path / INDEX).exists():
         listed = read_json(path / INDEX).get("weight_map")
-        names = set(listed.values()) if isinstance(listed, dict) else set()
-        if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        files = list(listed.values()) if isinstance(listed, dict) else []
+        if not isinstance(listed, dict) or not files or not all(_is_name(file) for file in files):
             raise UserError(f"{path / INDEX}: expected a weight_map of tensor names to file names in the same folder")
+        names = set(files)
         if lost := sorted(name for name in names if not (path / name).is_file()):
             raise UserError(
                 f"{path} lacks {', '.join(lost)}: the download was not finished. Run 01-download_models.py again."
@@ -98,6 +99,11 @@ def _shards(path: Path) -> dict[Path, list[str] | None]:
         + (f" ({', '.join(old)} are pickles, which are never loaded)" if old else "")
         + ". Download the safetensors form with 01-download_models.py."
     )
+
+
+def _is_name(value: Any) -> bool:
+    """Whether it is the name of a file that lies in the folder itself."""
+    return isinstance(value, str) and value not in ("", "..") and Path(value).name == value
 
 
 def read_safetensors(path: Path) -> dict[str, StoredTensor]:
@@ -130,14 +136,19 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises UserError for a file that can't be read or is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no text in UTF-8: {error}") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
+        raise UserError(f"{path}: no JSON that can be read: {error}. Download it again.") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
@@ -147,7 +158,7 @@ def write_hf(
     folder: Path | str, tensors: Mapping[str, np.ndarray | Pieces], config: Mapping[str, Any], shard: int = SHARD
 ) -> None:
     """A new folder: the tensors in safetensors files of at most `shard` bytes each, their index, and config.json."""
-    pieces = {name: value if isinstance(value, Pieces) else whole(value) for name, value in tensors.items()}
+    pieces = {name: value if isinstance(value, Pieces) else as_pieces(value) for name, value in tensors.items()}
     sizes = {name: math.prod(value.shape) * value.dtype.itemsize for name, value in pieces.items()}
     groups: list[list[str]] = [[]]
     room = shard

@@ -1,7 +1,9 @@
 """big_vision's npz files: names joined by "/", layers stacked, bfloat16 as two raw bytes. Read and written in parts."""
 
+import lzma
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -19,6 +21,13 @@ from rolltune.weights.names import DTYPES, Lazy, Pieces
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 META = "__rolltune__"  # the entry that marks a roll
+# All that NumPy, zipfile and json raise over bytes that they didn't write themselves: cut headers, flags that say
+# encrypted, unknown compression, shapes past any memory, JSON that is nested too deep.
+DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError, SyntaxError),
+    *(ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError),
+    *(OSError, EOFError, RuntimeError, MemoryError),
+)
 
 
 @dataclass
@@ -54,7 +63,7 @@ class CompressedTensor:
                     raise EOFError
                 done += count
             self.at += done
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except DAMAGE as error:
             self.close()
             raise UserError(f"{self.path}: {self.member} is damaged. Download or save it again.") from error
         if stop == math.prod(self.shape):
@@ -113,9 +122,10 @@ def read_npz(path: Path | str) -> dict[str, Lazy]:
         raise UserError(f"{path} is a folder, expected a .npz file") from error
     except PermissionError as error:
         raise UserError(f"{path} may not be read (no permission)") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, struct.error, NotImplementedError) as error:
+    except DAMAGE as error:
         raise UserError(
-            f"{path} is no readable npz ({error}): damaged, cut off or of another kind. Download or save it again."
+            f"{path} is no readable npz ({str(error)[:200]}): damaged, cut off or of another kind. Download or save it "
+            "again."
         ) from error
     if problems:
         raise UserError(f"{path} holds what is no weight:\n  " + "\n  ".join(problems))
@@ -137,6 +147,8 @@ def _tensor(path: Path, file: Any, archive: zipfile.ZipFile, info: zipfile.ZipIn
         dtype = BFLOAT16
     if dtype not in DTYPES.values():
         return f"dtype {dtype}, expected {', '.join(DTYPES)}"
+    if any(size < 0 for size in shape):
+        return f"a shape with a negative size, {list(shape)}"
     if header + math.prod(shape) * dtype.itemsize != info.file_size:
         return f"{info.file_size - header} bytes, expected {math.prod(shape) * dtype.itemsize} for shape {list(shape)}"
     stored = shape[::-1] if fortran and len(shape) > 1 else shape
@@ -160,7 +172,7 @@ def write_npz(path: Path | str, tensors: Mapping[str, np.ndarray | Pieces], pref
     """
     with written_aside(Path(path)) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, tensor in tensors.items():
-            pieces = tensor if isinstance(tensor, Pieces) else whole(tensor)
+            pieces = tensor if isinstance(tensor, Pieces) else as_pieces(tensor)
             descr = "|V2" if pieces.dtype == BFLOAT16 else npy.dtype_to_descr(pieces.dtype)
             with archive.open(f"{prefix}{name}.npy", "w", force_zip64=True) as member:
                 head = {"descr": descr, "fortran_order": False, "shape": tuple(pieces.shape)}
@@ -174,7 +186,7 @@ def _write(member: Any, chunk: np.ndarray) -> int:
     return member.write(memoryview(chunk.reshape(-1).view(np.uint8)))
 
 
-def whole(array: Any) -> Pieces:
+def as_pieces(array: Any) -> Pieces:
     """An array that is there already, as one piece."""
     array = np.asarray(array)
     return Pieces(array.shape, array.dtype, lambda: iter([np.ascontiguousarray(array).reshape(-1)]))

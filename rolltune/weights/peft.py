@@ -12,7 +12,7 @@ from rolltune.errors import UserError
 from rolltune.weights.files import folder_written_aside
 from rolltune.weights.hf import write_safetensors
 from rolltune.weights.names import Pieces, TensorMap, flatten
-from rolltune.weights.npz import whole
+from rolltune.weights.npz import as_pieces
 
 
 def export_peft(
@@ -66,7 +66,7 @@ def _named(lora: Mapping, table: Sequence[TensorMap]) -> Iterator[tuple[str, Pie
         for layer in range(max(row.layers, 1)):
             ours = np.asarray(array[layer] if row.layers else array)
             module = row.name(layer).removesuffix(".weight")
-            yield f"{module}.lora_{side.upper()}.weight", whole(np.ascontiguousarray(ours.T))
+            yield f"{module}.lora_{side.upper()}.weight", as_pieces(np.ascontiguousarray(ours.T))
 
 
 def _module_tree(name: str) -> str:

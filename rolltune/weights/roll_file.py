@@ -5,42 +5,19 @@ JSON as bytes. `np.load` opens it; pickle is never involved.
 """
 
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rolltune import trees
 from rolltune.errors import UserError
+from rolltune.weights import whole
+from rolltune.weights.card import VERSION, Base, RollCard, card_of, is_whole_number
 from rolltune.weights.names import DTYPES, Pieces, flatten, nest
-from rolltune.weights.npz import BFLOAT16, META, whole, write_npz
-
-VERSION = 1
-
-
-@dataclass(frozen=True)
-class Base:
-    """The model a roll belongs to: what it was called, and the digest of its weights (`identity.base_hash`)."""
-
-    name: str
-    hash: str
-
-
-@dataclass(frozen=True)
-class RollCard:
-    """All about a roll but its arrays. `method` is "lora", "attention", ...: it says what the arrays mean."""
-
-    base: Base
-    method: str
-    recipe: dict[str, Any]
-    prompt: str = ""
-    answers: list[str] = field(default_factory=list)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    version: int = VERSION
+from rolltune.weights.npz import BFLOAT16, DAMAGE, META, as_pieces, write_npz
 
 
 @dataclass(frozen=True)
@@ -67,22 +44,29 @@ def save_roll(path: Path | str, tree: Mapping, card: RollCard, dtype: Any = None
         raise UserError(f"{path} was not written: NaN or infinity in {', '.join(broken)}. The training diverged.")
     listed = {name: [kinds[array.dtype], list(array.shape)] for name, array in arrays.items()}
     try:
-        text = json.dumps({**asdict(card), "arrays": listed}, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(
+            {**asdict(card), "arrays": listed}, allow_nan=False
+        )  # in ASCII: half a character is JSON, too
     except (TypeError, ValueError) as error:
         raise ValueError(f"the card of {path} is not plain JSON: {error}") from error
-    meta = np.frombuffer(text.encode("utf-8"), np.uint8)
-    entries: dict[str, np.ndarray | Pieces] = {name: whole(array) for name, array in arrays.items()}
+    meta = np.frombuffer(text.encode("ascii"), np.uint8)
+    entries: dict[str, np.ndarray | Pieces] = {name: as_pieces(array) for name, array in arrays.items()}
     write_npz(path, {META: meta, **entries})
 
 
 def read_card(path: Path | str) -> RollCard:
-    """Only the card: what a list of checkpoints shows."""
-    return _read(Path(path), arrays=False)[1]
+    """Only the card: what a list of checkpoints shows. A whole model's is beside it."""
+    path = Path(path)
+    return whole.card_beside(path) if whole.is_whole(path) else _read(path, arrays=False)[1]
 
 
 def load_roll(path: Path | str, base: Base | None = None) -> RollFile:
-    """The roll, checked to be whole (each array's CRC, the card's list of arrays) and to belong to `base`."""
-    tree, card = _read(Path(path), arrays=True)
+    """The roll, checked to be whole (each array's CRC, the card's list of arrays) and to belong to `base`.
+
+    A whole model is a roll without arrays, whose base it is itself.
+    """
+    path = Path(path)
+    tree, card = ({}, whole.card_beside(path)) if whole.is_whole(path) else _read(path, arrays=True)
     if base is not None:
         check_base(path, card, base)
     return RollFile(tree, card)
@@ -111,9 +95,8 @@ def _read(path: Path, arrays: bool) -> tuple[dict, RollCard]:
             listed, card = _card(path, bytes(file[META].astype(np.uint8, casting="equiv")))
             if sorted(file.files) != sorted([META, *listed]):
                 odd = sorted(set(file.files) ^ {META, *listed})
-                raise UserError(
-                    f"{damaged}: its card and its arrays differ in {', '.join(odd)}. Train or copy it again."
-                )
+                told = ", ".join(name[:80] for name in odd[:8]) + ", ..." * (len(odd) > 8)
+                raise UserError(f"{damaged}: its card and its arrays differ in {told}. Train or copy it again.")
             if not arrays:
                 return {}, card
             loaded = {}
@@ -126,40 +109,83 @@ def _read(path: Path, arrays: bool) -> tuple[dict, RollCard]:
                         f"{damaged}: {name} is {array.dtype} {list(array.shape)}, its card says {kind} {shape}."
                     )
                 loaded[name] = array
+            tree = nest(loaded.items())
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
     except IsADirectoryError as error:
         raise UserError(f"{path} is a folder, expected a roll (.npz)") from error
     except PermissionError as error:
         raise UserError(f"{path} may not be read (no permission)") from error
-    except (
-        *(zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError, TypeError, AttributeError),
-        *(OSError, NotImplementedError, SyntaxError, MemoryError),
-    ) as error:
-        # All that NumPy and zipfile raise over bytes they didn't write themselves. NumPy takes what it doesn't know for
-        # pickled objects and says how to load these unsafely: nobody should.
+    except DAMAGE as error:
+        # NumPy takes what it doesn't know for pickled objects and says how to load these unsafely: nobody should.
         if "pickle" in str(error):
             raise UserError(
                 f"{path} is no roll: no npz at all, or one with Python objects (pickle), which are never loaded."
             ) from error
-        raise UserError(f"{damaged} ({type(error).__name__}: {error}). Train or copy it again.") from error
-    return nest(loaded.items()), card
+        raise UserError(f"{damaged} ({type(error).__name__}: {str(error)[:200]}). Train or copy it again.") from error
+    return tree, card
 
 
 def _card(path: Path, text: bytes) -> tuple[dict[str, list], RollCard]:
     values = json.loads(text)
-    if not isinstance(values, dict) or not isinstance(values.get("version"), int):
+    if not isinstance(values, dict) or not is_whole_number(values.get("version")):
         raise UserError(f"{path}: the card in {META} has no version number: another program wrote it.")
     if values["version"] > VERSION:
         raise UserError(
             f"{path} has format {values['version']}; this rolltune reads up to {VERSION}. Update rolltune to use it."
         )
-    base, listed = values.get("base"), values.get("arrays")
-    known = {entry.name for entry in fields(RollCard)}
-    if not isinstance(base, dict) or not isinstance(listed, dict) or not {"method", "recipe"} <= values.keys():
+    listed = values.get("arrays")
+    if not isinstance(listed, dict):
         raise UserError(f"{path}: the card in {META} lacks base, method, recipe or arrays: another program wrote it.")
-    kept = {name: value for name, value in values.items() if name in known and name != "base"}
-    return listed, RollCard(base=Base(str(base.get("name")), str(base.get("hash"))), **kept)
+    return listed, card_of(values, f"{path}: the card in {META}")
+
+
+def check_arrays(
+    path: Path | str,
+    trained: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    stacks: trees.Stacks,
+    first_layer: int,
+    rank: int,
+) -> None:
+    """That each array of a roll fits the model: all that do not are named in one UserError.
+
+    `trained` is `nested_lora` of the roll's flat tree: path -> array, or {"a", "b"}. `shapes` are those of the model's
+    parameters, by path, with that of a head that the roll brings with it. `stacks` are the model's, all layers of it;
+    a roll holds those from `first_layer` up.
+    """
+    if problems := [
+        f"{name}: {problem}"
+        for name, leaf in sorted(trained.items())
+        if (problem := _misfit(name, leaf, shapes, stacks, first_layer, rank))
+    ]:
+        raise UserError(
+            f"{path} does not fit the model:\n  " + "\n  ".join(problems) + "\n  Give the model that it was trained on."
+        )
+
+
+def _misfit(
+    name: str, leaf: Any, shapes: Mapping[str, tuple[int, ...]], stacks: trees.Stacks, first_layer: int, rank: int
+) -> str:
+    """What is wrong with one array, or pair of factors; empty: nothing."""
+    if name not in shapes:
+        return "the model has no such parameter"
+    wanted = tuple(shapes[name])
+    if below := trees.cut_of(name, stacks, first_layer):
+        wanted = (wanted[0] - below, *wanted[1:])
+        if not wanted[0]:
+            return f"all its layers lie below first_layer ({first_layer}), yet it was trained"
+    if not isinstance(leaf, Mapping):
+        found = tuple(leaf.shape)
+        return "" if found == wanted else f"{list(found)}, the model has {list(wanted)}"
+    if set(leaf) != {"a", "b"}:
+        return f"an adapter with {' and '.join(sorted(leaf))} only, expected a and b"
+    if len(wanted) < 2:
+        return f"an adapter of what is no matrix, {list(wanted)}"
+    factors = {"a": (*wanted[:-1], rank), "b": (*wanted[:-2], rank, wanted[-1])}
+    odd = [side for side in factors if tuple(leaf[side].shape) != factors[side]]
+    told = [f"{side} {list(leaf[side].shape)}, expected {list(factors[side])}" for side in odd]
+    return f"{' and '.join(told)} (rank {rank})" if told else ""
 
 
 def nested_lora(flat: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """The main job from end to end with the built-in model: what is printed, what is left on the disk, how it ends."""
 
-import argparse
 import json
-import math
 import os
 import re
 import shutil
@@ -15,11 +13,7 @@ import numpy as np
 import pytest
 
 from rolltune.__main__ import main
-from rolltune.commands.learn import Log, Outputs
-from rolltune.recipe import Recipe
 from rolltune.tiny import ads
-from rolltune.training.loop import Ended, Judgement, Slot, State
-from rolltune.training.rolls import Draw
 from rolltune.weights.names import flatten
 from rolltune.weights.roll_file import load_roll, read_card
 
@@ -218,24 +212,3 @@ def test_more_rounds_of_rolls_give_the_spread_over_their_seeds(here, capsys):
     figures = [roll["valid"]["accuracy"] for roll in alive]
     assert f"over the seeds of the {len(alive)} rolls that are alive" in said and len(board["rolls"]) > 2
     assert f"accuracy:  {round(sum(figures) / len(figures), 4)} ({min(figures)} to {max(figures)}, " in said
-
-
-def test_rolls_are_ranked_while_others_go_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    args = argparse.Namespace(tensorboard=False, wandb=None, write="ads")
-    slots = [Slot(Draw(number, number, 1e-3, 8.0, 0.0)) for number in range(4)]
-    state = State(rolls=None, slots=slots, width=4, step=8)
-    verdict = lambda figure, collapsed=False: Judgement(figure, collapsed)
-    with Log(Outputs("ads"), args, Recipe(metric="log-loss"), state, fresh_log=True) as log:
-        log.judged(state, {0: verdict(-0.5), 1: verdict(-0.25), 2: verdict(-0.125, True), 3: verdict(-math.inf)}, False)
-        assert capsys.readouterr().out == "log-loss so far: roll 1 0.25, roll 0 0.5\n"
-        state.ended.append(Ended(slots[1].draw, 8, "stopped early", False, None))
-        state.ended.append(Ended(slots[0].draw, 16, "", False, {}))
-        state.slots, state.step = [Slot(None), Slot(None), slots[2], slots[3]], 16
-        log.judged(state, {2: verdict(-0.75)}, True)
-        assert capsys.readouterr().out == "log-loss so far: roll 0 0.5, roll 2 0.75\n"
-        log.judged(state, {2: verdict(-0.75), 3: verdict(-0.375)}, True)
-        assert capsys.readouterr().out == ""  # the leaderboard says it
-    logged = [json.loads(line) for line in Path("reports/ads.metrics.jsonl").read_text().splitlines()]
-    assert logged[0] == {"step": 8, "roll 0/log-loss": 0.5, "roll 1/log-loss": 0.25, "roll 2/log-loss": 0.125}
-    assert logged[1] == {"step": 16, "roll 2/log-loss": 0.75}

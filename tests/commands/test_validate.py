@@ -59,11 +59,11 @@ def test_each_roll_is_scaled_by_its_own_alpha(trained):
     assert len(losses) == 2
 
 
-def test_pictures_are_worked_out_once_for_all_rolls(trained, capsys, monkeypatch):
+def test_pictures_are_computed_once_for_all_rolls(trained, capsys, monkeypatch):
     from rolltune.inputs import features
 
-    seen = []
-    monkeypatch.setattr(features, "on_disk", lambda model, keys, decode: seen.append(len(keys)))
+    seen, real = [], features.files
+    monkeypatch.setattr(features, "files", lambda *given: seen.append(len(given[2].places)) or real(*given))
     assert main(["validate", "-m", "checkpoints/*.npz", "drawn/few.jsonl", "drawn/asked.jsonl"]) == 0
     assert seen == [12]  # two rolls, and two files with the same pictures
 

@@ -1,130 +1,176 @@
-"""Batches hold every row whole, in an order that is a function of seed and step alone."""
+"""Batches hold every row whole, in an order that is a function of seed and step alone, at a cost linear in the rows."""
 
 import threading
+import time
 from collections import Counter
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from rolltune.batch import NOTHING, Row
+from rolltune.data import batches
 from rolltune.data.batches import (
+    Encoded,
     Loader,
-    Row,
-    Rows,
-    Shapes,
-    balanced_order,
-    bucket_of,
-    buckets,
-    class_weights,
     collate,
     evaluation_batches,
-    order,
+    joint_batch,
     prefetch,
-    shapes_of,
+    renumbered,
 )
-from rolltune.data.examples import Example, Turn
+from rolltune.data.shapes import Shape, shape_of, shapes_for
 from rolltune.errors import UserError
 
 
-def encoded(tokens, targets=1, images=1, value=7):
-    ones = np.full(tokens, value, np.int32)
-    answer = np.full(targets, value, np.int32)
-    pixels = np.full((images, 2, 2, 3), value, np.uint8)
-    return Row(ones, ones, ones, np.zeros(tokens, np.int32), answer, answer, answer, 0, pixels)
+def encoded(tokens, targets=1, value=7, pictures=(), keys=0) -> Row:
+    """A row whose every number is `value`; each of its pictures has two rows, which stand at its beginning."""
+    ones, answer = np.full(tokens, value, np.int32), np.full(targets, value, np.int32)
+    slots = np.full(tokens, -1, np.int32)
+    slots[: 2 * len(pictures)] = np.arange(2 * len(pictures))
+    own_keys = np.arange(keys, dtype=np.int32)
+    seen = np.tile(np.array([[0, keys]], np.int32), (tokens, 1))
+    return Row(
+        ones, ones, ones, np.zeros(tokens, np.int32), slots, answer, answer, answer, 0, own_keys, seen,
+        tuple(pictures), (2,) * len(pictures),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Makes batches of text, and counts how often it was asked for a row's shape."""
+
+    asked: list = field(default_factory=list)
+    made: list = field(default_factory=list)
+
+    def shape(self, row):
+        self.asked.append(1)
+        return shape_of(row)
+
+    def make(self, rows, shape, size):
+        self.made.append(shape)
+        return collate(rows, shape, size), NOTHING
+
+
+def rows_of(n, answers=("yes", "no")) -> Encoded:
+    rows, feed = [encoded(4 + k, value=k) for k in range(n)], Counting()
+    made = Encoded(
+        rows, feed, shapes_for([shape_of(row) for row in rows]), [answers[k % len(answers)] for k in range(n)]
+    )
+    return made
 
 
 def test_collate_pads_and_fills():
-    batch = collate([encoded(3, 1, 1), encoded(5, 2, 2)], tokens=6, targets=3, rows=3)
-    assert batch.tokens.shape == (3, 6) and batch.images.shape == (3, 2, 2, 2, 3)
+    rows = [encoded(3, 1, keys=1), encoded(5, 2, pictures="p", keys=2)]
+    batch = collate(rows, Shape(6, 3, keys=3), 3)
+    assert batch.tokens.shape == (3, 6) and batch.tiles.shape == (3, 0, 1, 1, 3)
     assert batch.segments[0].tolist() == [0, 0, 0, -1, -1, -1] and batch.positions[0, 3:].tolist() == [0] * 3
     assert batch.weights.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 0]] and batch.valid.tolist() == [True, True, False]
-    assert not batch.images[0, 1].any() and batch.images[1].all()
+    assert batch.slots.tolist()[:2] == [[-1] * 6, [0, 1, -1, -1, -1, -1]]
+    assert batch.keys.tolist() == [[0, -1, -1], [0, 1, -1], [0, 1, -1]]
+    assert batch.seen.shape == (3, 6, 2) and batch.seen[1].tolist() == [[0, 2]] * 5 + [[0, 0]]
     assert batch.segments[2, 0] == 0  # the row that fills up can be attended to: no softmax over nothing
-    with pytest.raises(ValueError, match="nothing is ever cut"):
-        collate([encoded(7)], tokens=6, targets=3, rows=1)
+    for shape in (Shape(7, 3), Shape(6, 3, keys=3), Shape(7, 1, keys=3)):
+        with pytest.raises(ValueError, match="nothing is ever cut"):
+            collate([encoded(7, 2, keys=3)], shape, 1)
+    with pytest.raises(ValueError, match="2 rows for a batch of 1"):
+        collate(rows, Shape(6, 3, keys=3), 1)
 
 
-def test_buckets_are_few_and_waste_little():
-    assert buckets([3, 9, 16]) == (16,)
-    assert buckets([10] * 90 + [500]) == (16, 512)
-    lengths = np.random.default_rng(0).integers(1, 400, 500).tolist()
-    sizes = buckets(lengths, most=3)
-    assert len(sizes) == 3 and sizes[-1] == 400
-    padded = sum(bucket_of(length, sizes) for length in lengths)
-    best = min(
-        sum(bucket_of(length, (a, b, 400)) for length in lengths)
-        for a in range(16, 400, 16)
-        for b in range(a + 16, 400, 16)
-    )
-    assert padded == best
-    with pytest.raises(ValueError, match="over the largest"):
-        bucket_of(401, sizes)
-    assert shapes_of([10, 500], [9, 2]) == Shapes((16, 512), (12, 12))
+def test_a_row_finds_its_pictures_where_they_are():
+    rows = [encoded(5, pictures="ab", keys=4), encoded(5), encoded(5, pictures="b")]
+    starts = {"a": 10, "b": 20}
+    places = lambda row: np.concatenate([starts[key] + np.arange(2) for key in row.pictures])
+    batch = collate(rows, Shape(5, 1, keys=4), 4, 0, places)
+    assert batch.slots.tolist() == [[10, 11, 20, 21, -1], [-1] * 5, [20, 21, -1, -1, -1], [20, 21, -1, -1, -1]]
+    assert batch.keys.tolist() == [[10, 11, 20, 21], *[[-1] * 4] * 3]
 
 
-def test_order_is_the_same_everywhere():
-    # Written down, so that another platform or NumPy is held to it.
-    assert order(8, 0, 42).tolist() == ORDER_42
-    assert sorted(order(100, 3, 1)) == list(range(100))
-    assert order(100, 3, 1).tolist() != order(100, 4, 1).tolist()
+def test_numbers_beyond_the_pictures_are_refused():
+    """On the device a number above the end would mean the last row, without a word."""
+    places = np.array([5, 6, 9])
+    assert renumbered(np.array([-1, 0, 1, 2, 3, 4]), 2, places).tolist() == [-1, 0, 1, 7, 8, 11]
+    assert renumbered(np.array([-1, 3]), 2, None).tolist() == [-1, 3] and not len(renumbered(np.zeros(0), 2, places))
+    with pytest.raises(ValueError, match="a row points at 3, but its pictures have 3 rows"):
+        renumbered(np.array([-1, 5]), 2, places)
+    with pytest.raises(ValueError, match="a row points at 2"):
+        collate([encoded(5, pictures="p", keys=3)], Shape(5, 1, keys=3), 1, 0, lambda row: np.array([3, 4]))
 
 
-ORDER_42 = [7, 1, 6, 4, 3, 5, 0, 2]
-
-
-def examples(n, answers=("yes", "no")):
-    turns = lambda k: (Turn("user", "q"), Turn("assistant", answers[k % len(answers)]))
-    return [Example(str(k), (Path(f"{k}.png"),), turns(k), f"set/data.jsonl:{k + 1}") for k in range(n)]
-
-
-def rows_of(n, **options):
-    def encode(example, images):
-        return encoded(4 + int(example.id), value=int(example.id))
-
-    return Rows(examples(n), encode, open_image=lambda path, frame: Image.new("RGB", (2, 2)), **options)
+def stream(loader, steps):
+    return [[int(row.tokens[0]) for row in loader.rows(step)[0]] for step in steps]
 
 
 def test_any_step_can_be_gone_on_from():
     rows = rows_of(10)
-    loader = Loader(rows, batch=4, seed=3, shapes=rows.shapes())
-    whole = [batch.tokens[:, 0].tolist() for batch in loader.stream(0, 10)]
-    assert [batch.tokens[:, 0].tolist() for batch in loader.stream(6, 10)] == whole[6:]
+    whole = stream(Loader(rows, np.arange(10), 4, 3), range(10))
+    assert stream(Loader(rows, np.arange(10), 4, 3), range(6, 10)) == whole[6:]
     seen = [index for batch in whole for index in batch]
     for epoch in range(4):  # every row once an epoch, though batches cross its end
         assert sorted(seen[epoch * 10 : epoch * 10 + 10]) == list(range(10))
-    assert loader.make(0, (32, 4)).tokens.shape == (4, 32)
+    some = Loader(rows, np.array([9, 4, 2]), 2, 3)
+    assert {number for batch in stream(some, range(3)) for number in batch} == {9, 4, 2}
+    with pytest.raises(ValueError, match="0 rows"):
+        Loader(rows, np.arange(0), 4, 3)
+
+
+def test_a_batch_may_be_larger_than_an_epoch():
+    (batch,) = stream(Loader(rows_of(3), np.arange(3), 7, 0), [0])
+    assert sorted(Counter(batch).values()) == [2, 2, 3]
+
+
+def test_every_roll_brings_its_own_rows_at_its_own_step():
+    rows = rows_of(10)
+    loaders = [Loader(rows, np.arange(10), 4, seed) for seed in (0, 1)]
+    batch, source = joint_batch(loaders, [0, 5], 2)
+    assert batch.tokens.shape == (2, 2, 2, 16) and batch.label.shape == (2, 2, 2) and source is NOTHING
+    for place, (loader, step) in enumerate(zip(loaders, (0, 5), strict=True)):
+        assert batch.tokens[place, :, :, 0].reshape(-1).tolist() == stream(loader, [step])[0]
+
+
+def test_class_weights_reach_the_joint_batch():
+    rows = rows_of(9, ("yes", "no", "no"))
+    plain, weighted = (Loader(rows, np.arange(9), 9, 0, weighted=flag) for flag in (False, True))
+    batch, _ = joint_batch([plain, weighted], [0, 0], 1)
+    assert set(batch.weights[0, 0, :, 0].tolist()) == {1.0} and not batch.weights[..., 1:].any()
+    for number, weight in zip(batch.tokens[1, 0, :, 0], batch.weights[1, 0, :, 0], strict=True):
+        assert weight == pytest.approx(1.5 if rows.labels[number] == "yes" else 0.75)
+    assert batch.weights[1].sum() == pytest.approx(9)
+
+
+def test_a_balanced_loader_shares_alike():
+    rows = rows_of(9)
+    balanced = Loader(rows, np.arange(9), 2, 0, balance=True)
+    assert Counter(rows.labels[i] for step in range(9) for i in balanced.indices(step)) == {"no": 10, "yes": 8}
 
 
 def test_evaluation_has_every_row_once():
     rows = rows_of(21)
-    shapes = Shapes((16, 32), (4, 4))
+    assert [shape.tokens for shape in rows.shapes] == [16, 32]
     seen = []
-    for places, batch in evaluation_batches(rows, 4, shapes):
+    for places, batch, _ in evaluation_batches(rows, 4):
         assert batch.tokens.shape in {(4, 16), (4, 32)} and batch.valid.sum() == len(places)
         assert batch.tokens[: len(places), 0].tolist() == places.tolist()
         seen += places.tolist()
     assert sorted(seen) == list(range(21))
 
 
-def test_over_long_rows_are_all_named():
-    with pytest.raises(UserError, match=r"2 rows are longer than 11.*\n.*jsonl:9: 12 tokens\n.*jsonl:10: 13 tokens"):
-        rows_of(10).shapes(max_tokens=11)
-
-
-def test_pixels_are_kept_within_the_limit():
-    opened = []
-
-    def opening(path, frame):
-        opened.append(path)
-        return Image.new("RGB", (2, 2))
-
-    rows = Rows(examples(4), lambda example, images: encoded(4), limit_bytes=0, open_image=opening)
-    rows.shapes(), rows.shapes()
-    assert len(opened) == 8
-    rows = Rows(examples(4), lambda example, images: encoded(4), open_image=opening)
-    rows.shapes(), rows.shapes()
-    assert len(opened) == 12
+def test_costs_are_linear_in_the_rows(monkeypatch):
+    counted, real = [], batches.class_weights
+    monkeypatch.setattr(batches, "class_weights", lambda labels: counted.append(len(labels)) or real(labels))
+    rows = rows_of(40)
+    loader = Loader(rows, np.arange(40), 4, 0, weighted=True)
+    for step in range(30):
+        joint_batch([loader, loader], [step, step], 1)
+    assert counted == [40]  # once a loader, not once a batch
+    assert len(rows.feed.asked) == 30 * 8  # each batch asks for the shapes of its own rows
+    rows.feed.asked.clear()
+    assert len(list(evaluation_batches(rows, 4))) == 11
+    assert len(rows.feed.asked) == 40
+    orders, permute = [], batches.order
+    monkeypatch.setattr(batches, "order", lambda *given: orders.append(1) or permute(*given))
+    stream(Loader(rows, np.arange(40), 4, 0), range(30))
+    assert len(orders) == 3  # once an epoch
 
 
 def test_prefetch_keeps_order_and_raises_in_turn():
@@ -144,17 +190,13 @@ def test_prefetch_keeps_order_and_raises_in_turn():
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("rows")]
 
 
-def test_balanced_order_shares_alike_and_leaves_nothing_out():
-    labels = ["a"] * 9 + ["b"] * 2 + ["c"]
-    drawn = [balanced_order(labels, epoch, 5) for epoch in range(9)]
-    for epoch in drawn:
-        assert Counter(labels[place] for place in epoch) == {"a": 4, "b": 4, "c": 4}
-    counts = Counter(int(place) for epoch in drawn for place in epoch)
-    assert [counts[place] for place in range(12)] == [4] * 9 + [18] * 2 + [36]
-    assert class_weights(["a", "a", "a", "b"]).tolist() == pytest.approx([2 / 3] * 3 + [2])
-    rows = rows_of(9)
-    batch = Loader(rows, 9, 0, rows.shapes(), weighted=True).make(0)
-    assert batch.weights.sum() == pytest.approx(9) and len(set(batch.weights[:, 0].tolist())) == 2
-    balanced = Loader(rows, 2, 0, rows.shapes(), balance=True)
-    answers = Counter(rows.examples[i].answer for step in range(9) for i in balanced.indices(step))
-    assert answers == {"no": 10, "yes": 8}
+@pytest.mark.parametrize(("each", "most"), [(1, 8), (30, 3), (10_000, 2)])
+def test_prefetch_has_few_large_things_waiting(monkeypatch, each, most):
+    monkeypatch.setattr(batches, "AHEAD_BYTES", 100)
+    made, waiting = [], []
+    for number, item in enumerate(prefetch(lambda item: made.append(item) or item, range(30), 4, lambda item: each)):
+        assert item == number
+        time.sleep(0.002)
+        waiting.append(len(made) - number - 1)
+    assert max(waiting[:20]) <= most
+    assert max(waiting) >= min(most, 2)

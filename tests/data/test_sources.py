@@ -348,3 +348,25 @@ def test_real_sets(shared):
     rows = read_examples(data / "preferences" / "valid_lmsys_columns.csv")
     assert len(rows) == 189 and {row.answer for row in rows} == {"a", "b", "tie"}
     assert len({row.answer for row in read_examples(data / "plantdoc" / "images256")}) == 27
+
+
+def test_outer_white_space_is_no_part_of_what_is_said(folder, tmp_path):
+    said = [{"role": "system", "content": " be short\n"}, {"role": "user", "content": "\tis  it?\n"},
+            {"role": "assistant", "content": " yes \n"}]  # fmt: skip
+    turns = [{"from": "human", "value": "<image>\n is  it? "}, {"from": "gpt", "value": "\u3000yes\n"}]
+    rows = (
+        {"prefix": "\tis  it? \n", "suffix": " yes ", "answers": ["yes ", "ja"]},
+        {"messages": said},
+        {"conversations": turns, "image": A},
+        {"question": "is  it? ", "answer": "yes\r\n"},
+    )
+    read = read_examples(write(folder, *rows))
+    assert {one.answer for one in read} == {"yes"} and {one.prompt for one in read} == {"is  it?"}
+    assert read[0].accepted == ("yes", "ja") and read[1].turns[0] == Turn("system", "be short")
+    (tmp_path / "table.csv").write_text('prefix,suffix\n" is  it?","yes "\n')
+    assert read_examples(tmp_path / "table.csv")[0].turns == (Turn("user", "is  it?"), Turn("assistant", "yes"))
+    for name in ("yes_", "no"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 6)).save(tmp_path / "photos" / name / "a.png")
+    asked = read_examples(tmp_path / "photos", question=" is  it? ", names={"no": " nein "})
+    assert {one.answer for one in asked} == {"yes", "nein"} and {one.prompt for one in asked} == {"is  it?"}

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rolltune.data.batches import IMAGE, Batch
+from rolltune.batch import NOTHING, Batch
 from rolltune.families import paligemma, paligemma_names
-from rolltune.models import decoder, vision
+from rolltune.models import decoder, forward, vision
+from rolltune.models.forward import Network
 from rolltune.weights.checkpoint import open_checkpoint
 from rolltune.weights.names import flatten, load_tree, nest, to_file
 from rolltune.weights.npz import write_npz
@@ -23,6 +24,8 @@ OURS = paligemma.Config(
     vision.Config(image_size=SIZE, patch=PATCH, width=32, layers=2, heads=4, mlp=48),
     decoder.Config(vocab=VOCAB, width=40, layers=3, heads=4, kv_heads=1, head_dim=16, mlp=64),
 )
+
+NET = Network(paligemma.FAMILY, OURS)
 
 
 @pytest.fixture
@@ -60,18 +63,24 @@ def batch_of(tokens, pixels, rising) -> Batch:
     b, length = len(tokens), IMAGE_TOKENS + TEXT
     blocks = np.pad(np.cumsum(rising, 1), ((0, 0), (IMAGE_TOKENS, 0)))
     predict = np.arange(IMAGE_TOKENS + PROMPT - 1, length - 1)
+    place = np.tile(np.arange(length), (b, 1))
+    nothing = lambda *shape: np.zeros((b, *shape), np.int32)
     return Batch(
-        tokens=np.pad(tokens, ((0, 0), (IMAGE_TOKENS, 0)), constant_values=IMAGE),
-        positions=np.tile(np.arange(length), (b, 1)),
+        tokens=np.pad(tokens, ((0, 0), (IMAGE_TOKENS, 0))),
+        positions=place,
         blocks=blocks,
-        segments=np.zeros((b, length), np.int32),
+        segments=nothing(length),
+        slots=np.where(place < IMAGE_TOKENS, place, -1),
         predict=np.tile(predict, (b, 1)),
         targets=tokens[:, PROMPT:],
-        candidates=np.zeros((b, len(predict)), np.int32),
+        candidates=nothing(len(predict)),
         weights=np.ones((b, len(predict)), np.float32),
-        label=np.zeros(b, np.int32),
+        label=nothing(),
         valid=np.ones(b, bool),
-        images=pixels[:, None],
+        keys=nothing(0),
+        seen=nothing(0, 2),
+        tiles=pixels[:, None],
+        aspect=nothing(1),
     )
 
 
@@ -90,7 +99,7 @@ def test_logits_and_gradients_equal_those_of_big_vision(theirs, inputs, tmp_path
     batch = batch_of(tokens, pixels, rising)
 
     def our_loss(params):
-        return -jnp.mean(paligemma.log_probs(OURS, params, batch))
+        return -jnp.mean(forward.log_probs(NET, params, batch, NOTHING))
 
     def their_loss(params):
         logits, _ = theirs.apply({"params": params}, image, tokens, rising)
@@ -99,8 +108,8 @@ def test_logits_and_gradients_equal_those_of_big_vision(theirs, inputs, tmp_path
 
     tree = nest((name.removeprefix("params/"), leaf) for name, leaf in names.items())
     logits, _ = theirs.apply({"params": tree}, image, tokens, rising)
-    states = paligemma.hidden(OURS, params, batch)[:, IMAGE_TOKENS:]
-    np.testing.assert_allclose(paligemma.logits(OURS, params, states), logits, atol=1e-4, rtol=1e-4)
+    states = forward.hidden(NET, params, batch, NOTHING)[:, IMAGE_TOKENS:]
+    np.testing.assert_allclose(forward.logits(NET, params, states), logits, atol=1e-4, rtol=1e-4)
 
     our_value, ours = jax.value_and_grad(our_loss)(params)
     their_value, gradients = jax.value_and_grad(their_loss)(tree)

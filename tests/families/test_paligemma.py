@@ -10,9 +10,11 @@ import pytest
 from small_model import Letters
 
 from rolltune import base
-from rolltune.data.batches import IMAGE, Batch
+from rolltune.batch import Batch, Source
 from rolltune.families import paligemma, paligemma_names
-from rolltune.training.step import Plan, targets_loss
+from rolltune.models import forward, generate
+from rolltune.models.forward import Network
+from rolltune.training.step import StepConfig, targets_loss
 from rolltune.weights.names import flatten, to_file
 
 FAMILIES = ["paligemma1", "paligemma2", "paligemma2_sliding"]
@@ -22,8 +24,12 @@ close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
 
 @pytest.fixture
 def load(oracle, monkeypatch, tmp_path):
-    """`load("paligemma1/hf")`: the model as a person's run opens it. The oracles come without a tokenizer."""
+    """`load("paligemma1/hf")`: the model and its parameters, as a person's run opens it.
+
+    The oracles come without a tokenizer.
+    """
     monkeypatch.setattr(base.text, "load", lambda path: Letters())
+    monkeypatch.setattr(base.text, "check", lambda *given: None)
     monkeypatch.setenv("ROLLTUNE_CACHE", str(tmp_path))
     return lambda name: base.load(str(oracle(name)), tokenizer="any", dtype="float32")
 
@@ -40,18 +46,24 @@ def answers(oracle):
 def batch_of(images, tokens, rising, seen, targets) -> Batch:
     """Rows of one answer each, the first `images` tokens a picture's; `targets` [B, T], -1 where none is."""
     b, t = tokens.shape
+    place = np.tile(np.arange(t, dtype=np.int32), (b, 1))
+    nothing = lambda *shape, kind=np.int32: np.zeros((b, *shape), kind)
     return Batch(
-        tokens=np.where(np.arange(t) < images, IMAGE, tokens).astype(np.int32),
-        positions=np.tile(np.arange(t, dtype=np.int32), (b, 1)),
+        tokens=np.where(place < images, 0, tokens).astype(np.int32),
+        positions=place,
         blocks=np.cumsum(rising * seen, 1).astype(np.int32),
         segments=np.where(seen == 1, 0, -1).astype(np.int32),
-        predict=np.tile(np.arange(t - 1, dtype=np.int32), (b, 1)),
+        slots=np.where(place < images, place + images * np.arange(b, dtype=np.int32)[:, None], -1),
+        predict=place[:, :-1],
         targets=np.maximum(targets[:, 1:], 0).astype(np.int32),
-        candidates=np.zeros((b, t - 1), np.int32),
+        candidates=nothing(t - 1),
         weights=(targets[:, 1:] >= 0).astype(np.float32),
-        label=np.zeros(b, np.int32),
+        label=nothing(),
         valid=np.ones(b, bool),
-        images=np.arange(b, dtype=np.int32)[:, None],
+        keys=nothing(0),
+        seen=nothing(0, 2),
+        tiles=nothing(0, 1, 1, 3, kind=np.uint8),
+        aspect=nothing(0),
     )
 
 
@@ -63,26 +75,43 @@ def hf_pixels(told: dict) -> np.ndarray:
     return (told["in/pixel_values"].transpose(0, 2, 3, 1) + 1) * 127.5
 
 
+def rows_of(net: Network, params: dict, pixels) -> jax.Array:
+    """Each picture's rows past the projector, [B, P, D]."""
+    rows = forward.feature_rows(net, params, pixels[:, None], np.zeros((len(pixels), 1), np.int32))
+    return paligemma.project(net.config, params, rows)
+
+
+def source_of(rows: jax.Array) -> Source:
+    return Source(rows.reshape(-1, rows.shape[-1]))
+
+
+def network(config) -> Network:
+    return Network(paligemma.FAMILY, config, projected=True)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def everything(config, params, batch, pixels):
     """(image features, logits, losses (token mean, example mean), gradients of both with a leading axis of 2)."""
+    net = network(config)
 
     def losses(params):
-        features = paligemma.image_features(config, params, pixels[:, None])
-        states = paligemma.hidden(config, params, batch, paligemma.Features(features))
-        at = paligemma.decoder.places(states, batch.predict)
-        lp = paligemma.decoder.target_log_probs(config.text, params["text"], at, batch.targets)
-        sums = [targets_loss(Plan(None, None, average=kind), lp, batch) for kind in ("token", "example")]
+        rows = rows_of(net, params, pixels)
+        states = forward.hidden(net, params, batch, source_of(rows))
+        lp = forward.log_probs(net, params, batch, source_of(rows))
+        kinds = (StepConfig(net, {}, None, None, average=kind) for kind in ("token", "example"))
+        sums = [targets_loss(kind, lp, batch) for kind in kinds]
         found = jnp.stack([loss / weight for loss, weight in sums])
-        return found, (features, paligemma.logits(config, params, states), found)
+        return found, (rows, forward.logits(net, params, states), found)
 
-    gradients, (features, logits, found) = jax.jacrev(losses, has_aux=True)(params)
-    return features, logits, found, gradients
+    gradients, (rows, logits, found) = jax.jacrev(losses, has_aux=True)(params)
+    return rows, logits, found, gradients
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def logits_of(config, params, batch, pixels):
-    return paligemma.logits(config, params, paligemma.hidden(config, params, batch, paligemma.Pixels(pixels)))
+    net = network(config)
+    source = source_of(rows_of(net, params, pixels))
+    return forward.logits(net, params, forward.hidden(net, params, batch, source))
 
 
 def in_file_names(tree: dict, rows: list) -> dict[str, np.ndarray]:
@@ -95,28 +124,28 @@ def in_file_names(tree: dict, rows: list) -> dict[str, np.ndarray]:
 def test_all_layouts_load_as_one_model(load, oracle, family):
     oracle(f"{family}/hf_published")
     models = {layout: load(f"{family}/{layout}") for layout in LAYOUTS if oracle(f"{family}/{layout}")}
-    first = models["hf_published"]
+    first, params = models["hf_published"]
     assert (first.config.text.final_softcap, first.config.resize) == (None if family[-1] == "1" else 3.0, "bicubic")
-    published = flatten(first.params)
+    published = flatten(params)
     # What no shape in a npz says is as in the published models, and as big_vision trains them.
     softcap = 50.0 if first.config.text.attn_softcap else None
     unsaid = {"attn_softcap": softcap, "final_softcap": None, "sliding_window": None}
     text = dataclasses.replace(first.config.text, vocab=288, **unsaid)
     in_npz = dataclasses.replace(first.config, text=text, resize="bilinear")
-    for layout, model in models.items():
+    for layout, (model, params) in models.items():
         npz = layout.endswith("npz")
         assert model.config == (in_npz if npz else first.config), layout
         assert model.base.hash == first.base.hash  # the same weights are the same base, however they are stored
-        for path, leaf in flatten(model.params).items():
+        for path, leaf in flatten(params).items():
             expected = published[path][:288] if npz and path == "text/embed/embedding" else published[path]
             np.testing.assert_array_equal(leaf, expected, err_msg=f"{layout} {path}")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_losses_and_gradients_equal_those_of_transformers(load, answers, family):
-    model, told = load(f"{family}/hf_published"), answers(f"{family}/expected.npz")
+    (model, params), told = load(f"{family}/hf_published"), answers(f"{family}/expected.npz")
     batch, pixels = hf_batch(told), hf_pixels(told)
-    features, logits, losses, gradients = everything(model.config, model.params, batch, pixels)
+    features, logits, losses, gradients = everything(model.config, params, batch, pixels)
     seen = told["in/attention_mask"] == 1
     close(features, told["out/image_embeds"])
     close(np.asarray(logits)[seen], told["out/logits"][seen])
@@ -132,32 +161,35 @@ def test_logits_losses_and_gradients_equal_those_of_transformers(load, answers, 
             )
     if model.config.text.final_softcap:
         bare = dataclasses.replace(model.config, text=dataclasses.replace(model.config.text, final_softcap=None))
-        logits = np.asarray(logits_of(bare, model.params, batch, pixels))
+        logits = np.asarray(logits_of(bare, params, batch, pixels))
         close(logits[seen], told["out/logits_no_final_softcap"][seen])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_answers_equal_those_of_transformers(load, answers, family):
-    model, told = load(f"{family}/hf_published"), answers(f"{family}/expected.npz")
+    (model, params), told = load(f"{family}/hf_published"), answers(f"{family}/expected.npz")
     batch, lengths = hf_batch(told), told["in/prefix_len"]
     prompts = np.arange(batch.tokens.shape[1]) < lengths[:, None]
     asked = batch._replace(blocks=0 * batch.blocks, segments=np.where(prompts, 0, -1))
-    run = jax.jit(functools.partial(paligemma.generate, model.config, steps=8, eos=1))
-    found = run(model.params, asked, table=paligemma.Pixels(hf_pixels(told)))
+    net = network(model.config)
+    rows = rows_of(net, params, hf_pixels(told))
+    found = jax.jit(lambda params, batch: generate.generate(net, params, batch, source_of(rows), 8, (1,)))(
+        params, asked
+    )
     np.testing.assert_array_equal(found, told["out/generated"])
 
 
 def test_the_npz_answers_as_big_vision(load, answers):
-    model = load("paligemma1/bv_f32.npz")
+    model, params = load("paligemma1/bv_f32.npz")
     told, theirs = answers("paligemma1/expected.npz"), answers("paligemma1/big_vision_out.npz")
     pixels = (told["in/image_hwc"] + 1) * 127.5
-    image = model.config.image_tokens
+    image = model.config.vision.patches
     left = lambda x, fill: np.pad(x, ((0, 0), (image, 0)), constant_values=fill)
     text, rising, lost, seen = (told[f"in/bv_{n}"] for n in ("text", "mask_ar", "mask_loss", "mask_input"))
     targets = left(np.where(lost == 1, text, -1), -1)
     # Padding is seen there, by the end of sequence only, which predicts nothing.
     batch = batch_of(image, left(text, 0), left(rising, 0), np.ones_like(left(seen, 1)), targets)
-    features, logits, losses, gradients = everything(model.config, model.params, batch, pixels)
+    features, logits, losses, gradients = everything(model.config, params, batch, pixels)
     close(features, theirs["out/zimg"])
     close(np.asarray(logits)[:, image:][seen == 1], theirs["out/text_logits"][seen == 1])
     close(losses[1], theirs["out/loss"])

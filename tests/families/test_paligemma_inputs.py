@@ -6,9 +6,8 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from small_model import make_row
+from small_model import drawn, encoded, make_row
 
-from rolltune.data.batches import IMAGE
 from rolltune.families import paligemma
 from rolltune.text import tokenizer
 
@@ -23,7 +22,8 @@ def resized(shared):
 
     def resize(name: str, kind: str) -> np.ndarray:
         config = dataclasses.replace(paligemma.CONFIGS["paligemma-3b-224"], resize=kind)
-        return paligemma.pixels(config, Image.fromarray(pictures[name]))
+        (tile,) = paligemma.picture(config, Image.fromarray(pictures[name])).pixels
+        return tile
 
     return resize
 
@@ -53,13 +53,14 @@ def test_token_ids_equal_those_of_the_published_tokenizers(shared):
     known = tokenizer.load(shared("tokenizers/paligemma_derived/tokenizer.model"))
     stored = json.loads(shared("oracle/tokens.json").read_text())
     config = paligemma.CONFIGS["paligemma-3b-224"]
-    compared = 0
+    pictures, compared = drawn(paligemma.FAMILY, config, count=1), 0
+    as_given = dataclasses.replace(paligemma.FAMILY.template, strip=False)  # theirs takes no white space off
     for name, ids in stored.items():
         family, *texts = name.split(" | ")
         if family != "big_vision":
             continue
         prompt, answer = (text[1:-1].replace("\\n", "\n") for text in texts)
-        row = paligemma.encode(config, known, prompt, [answer], 0, np.zeros((1, 224, 224, 3), np.uint8))
+        row = encoded(pictures, known, prompt, [answer], [0], template=as_given)
         assert [*row.tokens[256:], row.targets[-1]] == ids, name
         # Every answer token, and the end of sequence, is predicted from the place before it.
         start = 256 + len(ids) - len(row.targets)
@@ -76,7 +77,8 @@ def test_token_ids_equal_those_of_the_published_tokenizers(shared):
 def test_candidates_share_the_prompt_and_go_on_from_it():
     row = make_row("abc", "de", "f")
     length = 4 + 1 + 3 + 1  # image, bos, three letters, newline
-    assert row.tokens[:length].tolist() == [IMAGE, IMAGE, IMAGE, IMAGE, 2, 4, 5, 6, 3]
+    assert row.tokens[:length].tolist() == [0, 0, 0, 0, 2, 4, 5, 6, 3]
+    assert row.slots.tolist() == [0, 1, 2, 3] + [-1] * (len(row.tokens) - 4)
     np.testing.assert_array_equal(row.segments, [0] * length + [1, 1, 2])
     np.testing.assert_array_equal(row.blocks, [0] * length + [1, 2, 1])
     np.testing.assert_array_equal(row.positions, [*range(length), length, length + 1, length])

@@ -1,14 +1,14 @@
 """PaliGemma beside transformers itself, where that and torch are installed: random sizes and weights every time."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_model import Letters
-from test_paligemma import batch_of, everything, in_file_names
+from test_paligemma import batch_of, everything, in_file_names, network, rows_of, source_of
 
 from rolltune import base
-from rolltune.families import paligemma, paligemma_names
+from rolltune.families import paligemma_names
+from rolltune.models import generate
 from rolltune.weights.hf import published_names
 
 torch = pytest.importorskip("torch", reason="torch is not installed: CONTRIBUTING.md says how")
@@ -53,8 +53,8 @@ def theirs(request):
 def test_logits_loss_gradients_and_answers_equal_those_of_transformers(theirs, monkeypatch, tmp_path):
     theirs.save_pretrained(tmp_path / "saved")
     monkeypatch.setattr(base.text, "load", lambda path: Letters())
-    monkeypatch.setenv("ROLLTUNE_CACHE", str(tmp_path))
-    model = base.load(str(tmp_path / "saved"), tokenizer="any", dtype="float32")
+    monkeypatch.setattr(base.text, "check", lambda *given: None)
+    model, params = base.load(str(tmp_path / "saved"), tokenizer="any", dtype="float32")
 
     prompt, length = 9, 14
     ids = np.array([[IMAGE] * 4 + [2, *range(10 + 9 * n, 19 + 9 * n)] for n in range(2)])
@@ -71,7 +71,7 @@ def test_logits_loss_gradients_and_answers_equal_those_of_transformers(theirs, m
     out.loss.backward()
 
     batch, pixels = batch_of(4, ids, types, seen, labels), (image + 1) * 127.5
-    _, logits, losses, gradients = everything(model.config, model.params, batch, pixels)
+    _, logits, losses, gradients = everything(model.config, params, batch, pixels)
     valid = seen == 1
     np.testing.assert_allclose(np.asarray(logits)[valid], out.logits.detach().numpy()[valid], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(losses[0], out.loss.item(), rtol=1e-4)
@@ -88,7 +88,8 @@ def test_logits_loss_gradients_and_answers_equal_those_of_transformers(theirs, m
     with torch.no_grad():
         generated = theirs.generate(**asked, pixel_values=tensors["pixel_values"], max_new_tokens=6, do_sample=False)
     cut = batch_of(4, ids[:, :prompt], types[:, :prompt], seen[:, :prompt], labels[:, :prompt])
-    found = paligemma.generate(model.config, model.params, cut, 6, -1, paligemma.Pixels(jnp.asarray(pixels)))
+    net = network(model.config)
+    found = generate.generate(net, params, cut, source_of(rows_of(net, params, pixels)), 6, (-1,))
     for row, expected in zip(np.asarray(found).tolist(), generated[:, prompt:].tolist(), strict=True):
         upto = expected.index(1) if 1 in expected else len(expected)  # theirs pads after the end
         assert row[:upto] == expected[:upto]

@@ -1,117 +1,158 @@
-"""Image features on the disk: the same as worked out anew, never of another picture or model, never half a file."""
+"""Image features on the disk: the same as computed anew, never of another picture or model, never half a file."""
 
 import dataclasses
-import shutil
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from small_families import PALIGEMMA, Small, score_all
 from small_model import CONFIG
 
-from rolltune.data.batches import evaluation_batches
 from rolltune.errors import UserError
-from rolltune.families import paligemma
-from rolltune.inputs import disk, features
-from rolltune.training import inputs
+from rolltune.evaluation.tasks import CHOOSE, Task
+from rolltune.inputs import features, rows
+from rolltune.inputs.feeds import DiskFeed, TableFeed, TileFeed
+from rolltune.inputs.pictures import read_pictures
+from rolltune.inputs.rows import Asking
+from rolltune.models.family import Tiles
+from rolltune.models.forward import Network
+from rolltune.weights.roll_file import Base
+
+ASKING = Asking(Task(CHOOSE, ("no", "yes")))
 
 
-def kept_files(folder):
-    return sorted(file for file in (folder / "cache/features").rglob("*") if file.is_file() and file.suffix != ".json")
+def model_of(small: Small, hash="weights", **changes):
+    """(the model, its parameters) with another hash, resize, dtype, ..."""
+    config = dataclasses.replace(small.config, **changes)
+    params = jax.tree.map(lambda leaf: leaf.astype(config.dtype), small.params)
+    return dataclasses.replace(small.model, config=config, base=Base(small.name, hash)), params
 
 
-def run_counted(monkeypatch) -> list[int]:
-    """Grows by the number of pictures worked out, each time that some are."""
-    counts, real = [], features.work_out
+def feed_of(model, params, examples, limit, projected=False, in_step=False):
+    pictures = read_pictures(model.family, model.config, examples)
+    return features.feed(model, params, pictures, projected, in_step, limit)
 
-    def counting(model, pictures, count):
-        counts.append(count)
-        return real(model, pictures, count)
 
-    monkeypatch.setattr(features, "work_out", counting)
+def scored(model, params, examples, feed, projected=False):
+    pictures = read_pictures(model.family, model.config, examples)
+    encoded, _ = rows.encode_rows(model, pictures, examples, ASKING, rows.SCORE)
+    return score_all(Network(model.family, model.config, projected), params, encoded, feed)
+
+
+@pytest.fixture
+def counts(monkeypatch) -> list[int]:
+    """Grows by the number of pictures computed, each time that some are."""
+    counts, real = [], features.compute
+
+    def counting(model, params, pictures, keys, projected):
+        counts.append(len(keys))
+        return real(model, params, pictures, keys, projected)
+
+    monkeypatch.setattr(features, "compute", counting)
     return counts
 
 
-def log_probs(model, images, examples, without_tower=False):
-    rows = inputs.make_rows(model, images, examples, answers=("yes", "no"))
-    params = {k: v for k, v in model.params.items() if not (without_tower and k in ("vision", "projector"))}
-    run = jax.jit(lambda batch: paligemma.log_probs(model.config, params, batch, images.table))
-    found = {}
-    for places, batch in evaluation_batches(rows, 2, rows.shapes()):
-        found |= dict(zip(places.tolist(), np.asarray(run(batch)), strict=False))
-    return [found[place] for place in range(len(rows))]
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_stored_features_equal_those_of_the_table_and_of_pixels(make_model, examples, monkeypatch, dtype):
-    model = make_model(dtype=dtype)
+@pytest.mark.parametrize(("dtype", "projected"), [("float32", False), ("float32", True), ("bfloat16", False)])
+def test_features_on_the_disk_equal_those_of_the_table_and_of_tiles(small, examples, counts, dtype, projected):
+    model, params = model_of(small, dtype=dtype)
+    without = {
+        k: v for k, v in params.items() if k not in (*small.family.towers, *(["projector"] if projected else []))
+    }
     slack = dict(rtol=1e-5, atol=1e-5) if dtype == "float32" else dict(rtol=0.05, atol=0.05)
-    table = log_probs(model, inputs.prepare_images(model, examples, False, 1.0), examples)
-    counts = run_counted(monkeypatch)
-    images = inputs.prepare_images(model, examples, False, 0.0)
-    assert images.table is None and images.opened and counts == [4]
-    first = log_probs(model, images, examples, without_tower=True)
-    again = log_probs(model, inputs.prepare_images(model, examples, False, 0.0), examples, without_tower=True)
-    assert counts == [4]  # the second time, all of them are read
-    pixels = log_probs(model, inputs.Images({}), examples)
-    for one, other, whole, anew in zip(first, again, table, pixels, strict=True):
+    feeds = [feed_of(model, params, examples, limit, projected) for limit in (1.0, 0.0)]
+    assert isinstance(feeds[0], TableFeed) and isinstance(feeds[1], DiskFeed) and counts == [4, 4]
+    table, first = (scored(model, without, examples, feed, projected) for feed in feeds)
+    again = scored(model, without, examples, feed_of(model, params, examples, 0.0, projected), projected)
+    assert counts == [4, 4, 0]  # the second time, all of them are read
+    tiles = scored(
+        model,
+        params,
+        examples,
+        TileFeed(small.family.learned_count, read_pictures(small.family, model.config, examples)),
+    )
+    for one, other, whole, anew in zip(first, again, table, tiles, strict=True):
         np.testing.assert_array_equal(one, other)
         np.testing.assert_allclose(one, whole, **slack)
         np.testing.assert_allclose(one, anew, **slack)
+    assert len({row.tobytes() for row in first}) == 6
 
 
-def test_another_picture_or_setting_never_meets_an_older_entry(make_model, examples, tmp_path, monkeypatch):
-    counts = run_counted(monkeypatch)
-    prepare = lambda **changes: inputs.prepare_images(make_model(**changes), examples, False, 0.0)
-    prepare()
-    assert counts == [4] and len(kept_files(tmp_path)) == 4
-    other_sizes = dataclasses.replace(CONFIG.vision, image_size=42)
-    for changes in ({"hash": "others"}, {"resize": "bicubic"}, {"dtype": "bfloat16"}):
-        prepare(**changes)
+@pytest.fixture
+def paligemma(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROLLTUNE_CACHE", str(tmp_path / "cache"))
+    return PALIGEMMA
+
+
+def test_another_picture_or_setting_never_meets_an_older_entry(paligemma, examples, tmp_path, counts, kept_files):
+    on_disk = lambda projected=False, **changes: (
+        feed_of(*model_of(paligemma, **changes), examples, 0.0, projected).files
+    )
+    on_disk()
+    assert counts == [4] and len(kept_files("features")) == 4
+    for changes in ({"hash": "others"}, {"resize": "bicubic"}, {"dtype": "bfloat16"}, {"projected": True}):
+        on_disk(**changes)
         assert counts[-1] == 4, changes
     assert len({features.frame_name("x", frame) for frame in (None, 0, 1, -4)}) == 4
-    made_by = features.made_by(make_model())
-    assert features.made_by(make_model(vision=other_sizes)) != made_by
+    model = model_of(paligemma)[0]
+    made_by = features.made_by(model, False)
+    other_sizes = dataclasses.replace(CONFIG.vision, image_size=42)
+    assert features.made_by(model_of(paligemma, vision=other_sizes)[0], False) != made_by
+    assert features.made_by(dataclasses.replace(model, exact="below bfloat16"), False) != made_by
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())  # now what a.png is
-    before = list(counts)
-    images = prepare()
-    assert counts == before
-    a, b = (np.asarray(images.stored[tmp_path / name, None]) for name in ("a.png", "b.png"))
+    files = on_disk()
+    assert counts[-1] == 0
+    a, b = (files.read((tmp_path / name, None)) for name in ("a.png", "b.png"))
     np.testing.assert_array_equal(a, b)
-    Image.new("RGB", (20, 30)).save(tmp_path / "b.png")
-    assert not np.array_equal(np.asarray(prepare().stored[tmp_path / "b.png", None]), a) and counts[-1] == 1
+    Image.new("RGB", (30, 20)).save(tmp_path / "b.png")
+    assert not np.array_equal(on_disk().read((tmp_path / "b.png", None)), a) and counts[-1] == 1
 
 
-def test_a_torn_file_is_made_again_and_a_deleted_one_is_said(make_model, examples, tmp_path, monkeypatch):
-    model = make_model()
-    images = inputs.prepare_images(model, examples, False, 0.0)
-    whole = {file: file.read_bytes() for file in kept_files(tmp_path)}
-    torn = kept_files(tmp_path)[0]
-    torn.write_bytes(whole[torn][:-4])
-    with pytest.raises(UserError, match="deleted or changed during the run"):
-        [np.asarray(one) for one in images.stored.values()]
-    counts = run_counted(monkeypatch)
-    images = inputs.prepare_images(model, examples, False, 0.0)
-    assert counts == [1] and {file: file.read_bytes() for file in kept_files(tmp_path)} == whole
-    torn.unlink()
-    with pytest.raises(UserError, match=torn.name):
-        [np.asarray(one) for one in images.stored.values()]
-
-    def fails(path, data):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(disk.atomic, "write_bytes", fails)
-    with pytest.raises(UserError, match="ROLLTUNE_CACHE"):
-        inputs.prepare_images(model, examples, False, 0.0)
+def test_a_damaged_file_is_computed_again_and_said_where_it_is_met(paligemma, examples, counts, kept_files, capsys):
+    feed = feed_of(*model_of(paligemma), examples, 0.0)
+    whole = {file: file.read_bytes() for file in kept_files("features")}
+    torn = kept_files("features")[0]
+    torn.write_bytes(bytes([whole[torn][0] ^ 1]) + whole[torn][1:])
+    model, params = model_of(paligemma)
+    with pytest.raises(UserError, match=f"{torn.name}.*deleted or damaged during the run"):
+        scored(model, params, examples, feed)
+    capsys.readouterr()
+    feed_of(model, params, examples, 0.0)
+    assert counts[-1] == 1 and {file: file.read_bytes() for file in kept_files("features")} == whole
+    assert "1 files of image features are damaged" in capsys.readouterr().err
 
 
-def test_without_room_on_the_disk_rows_bring_pixels_and_it_is_said(make_model, examples, tmp_path, monkeypatch, capsys):
-    model = make_model()
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=disk.SPARE + 100))
-    images = inputs.prepare_images(model, examples, False, 0.0)
-    assert not images.opened and not kept_files(tmp_path)
+def test_without_room_on_the_disk_rows_bring_tiles_and_it_is_said(paligemma, examples, kept_files, monkeypatch, capsys):
+    monkeypatch.setattr(features.disk, "SPARE", 2**60)
+    assert isinstance(feed_of(*model_of(paligemma), examples, 0.0), TileFeed) and not kept_files("features")
     said = capsys.readouterr().err
     assert "4 files" in said and "ROLLTUNE_CACHE" in said
-    assert not inputs.prepare_images(model, examples, True, 0.0).opened  # a tower that is trained sees pixels
+    assert isinstance(feed_of(*model_of(paligemma), examples, 0.0, in_step=True), TileFeed)  # a tower that is trained
     assert capsys.readouterr().err == ""
+
+
+def test_text_alone_needs_no_tower(paligemma, examples, counts):
+    feed = feed_of(*model_of(paligemma), [examples[2]], 0.0)
+    assert isinstance(feed, TableFeed) and not feed.source.rows.shape[0] and not counts
+
+
+def test_pictures_of_different_numbers_of_tiles_are_computed_each_with_its_like(paligemma, tmp_path):
+    """A family that cuts wide pictures in two; of each tile's four rows, it reads the first three."""
+    halves = lambda size: 2 if size[1] > size[0] else 1
+
+    def picture(config, image):
+        one = PALIGEMMA.family.picture(config, image).pixels
+        return Tiles(np.concatenate([one + n for n in range(halves((image.height, image.width)))]))
+
+    slots = lambda config, size: np.concatenate([4 * n + np.arange(3, dtype=np.int32) for n in range(halves(size))])
+    family = dataclasses.replace(
+        PALIGEMMA.family, picture=picture, tiles=lambda config, size: halves(size), slots=slots
+    )
+    small = Small("halves", family, CONFIG, lambda: PALIGEMMA.params, sizes=((28, 28), (20, 30)))
+    assert [len(small.pictures.places[key].used) for key in range(2)] == [3, 6]
+    some = [small.row("a b", "cd", shown=shown) for shown in ([0], [1], [1, 2], [], [3, 0, 5])]
+    tiles = score_all(small.net, small.params, some, small.tiles)
+    table = score_all(small.net, small.params, some, features.table(small.model, small.params, small.pictures, False))
+    for one, other in zip(tiles, table, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+    assert len({row[0] for row in tiles}) == 5

@@ -1,4 +1,4 @@
-"""States below the first trained layer: on the device, on the disk and worked out anew they are the same."""
+"""States below the first trained layer: on the device, on the disk and computed anew they are the same."""
 
 import dataclasses
 import gc
@@ -9,98 +9,139 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from small_families import PALIGEMMA, score_all
 
-from rolltune import adapters
-from rolltune.data.batches import evaluation_batches
+from rolltune import trees
 from rolltune.errors import UserError
-from rolltune.families import paligemma
-from rolltune.inputs import disk
-from rolltune.training import inputs
+from rolltune.evaluation.tasks import CHOOSE, Task
+from rolltune.inputs import disk, features, rows, states
+from rolltune.inputs.feeds import DiskFeed, TableFeed
+from rolltune.inputs.pictures import read_pictures
+from rolltune.inputs.rows import Asking
+from rolltune.models.forward import Network
+from rolltune.weights.roll_file import Base
 
 FIRST = 2
+ASKING = Asking(Task(CHOOSE, ("no way", "yes")))
 
 
-def log_probs(model, params, table, rows, shapes):
-    run = jax.jit(lambda batch: paligemma.log_probs(model.config, params, batch, table))
-    found = {}
-    for places, batch in evaluation_batches(rows, 2, shapes):
-        found |= dict(zip(places.tolist(), np.asarray(run(batch)), strict=False))
-    return [found[place] for place in range(len(rows))]
+@dataclasses.dataclass(frozen=True)
+class Made:
+    network: Network
+    base: dict
+    encoded: object  # as it is without
+    kept: object  # rows that point at states, or None
+
+    @property
+    def upper(self) -> tuple[Network, dict]:
+        """What training runs: neither tower nor projector nor the layers below."""
+        text = {name: part for name, part in self.base["text"].items() if name not in ("lower", "embed")}
+        head = {"embed": self.base["text"]["embed"]}  # tied: the logits need it
+        return dataclasses.replace(self.network, first=self.first, projected=True), {"text": text | head}
+
+    @property
+    def first(self) -> int:
+        lower = self.base["text"]["lower"]
+        return len(lower) if isinstance(lower, list) else len(jax.tree.leaves(lower)[0])
 
 
 @pytest.fixture
-def prepare(make_model, examples):
-    """`prepare(limit)`: (the model, its tree split at FIRST, rows, shapes, what `keep_states` gives)."""
+def keep(tmp_path, monkeypatch, examples):
+    """`keep(small, limit)`: rows of the examples, their states kept below FIRST, by the limit on the device or the disk."""
+    monkeypatch.setenv("ROLLTUNE_CACHE", str(tmp_path / "cache"))
 
-    def run(limit, images_limit=1.0, examples=examples, first=FIRST, **changes):
-        model = make_model(**changes)
-        images = inputs.prepare_images(model, examples, False, images_limit)
-        rows = inputs.make_rows(model, images, examples, answers=("yes", "no way"))
-        shapes = rows.shapes()
-        params = adapters.split_layers(model.params, first)
-        kept = inputs.keep_states(model, params, images, rows, shapes, first_layer=first, batch=2, limit_gib=limit)
-        return model, params, images, rows, shapes, kept
+    def run(small, limit, feed_limit=1.0, some=examples, first=FIRST, listed=False, hash="weights", dtype="float32"):
+        config = dataclasses.replace(small.config, dtype=dtype)
+        model = dataclasses.replace(small.model, config=config, base=Base(small.name, hash))
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), small.params)
+        pictures = read_pictures(model.family, config, some)
+        feed = features.feed(model, params, pictures, True, False, feed_limit)
+        made = rows.encoded(rows.encode_rows(model, pictures, some, ASKING, rows.SCORE)[0], feed, some)
+        base = trees.arrange(params, model.stacks, first, listed)
+        network = Network(model.family, config, projected=True)
+        return Made(network, base, made, states.keep(model, network, base, made, first, 2, limit))
 
     return run
 
 
-def upper_of(params):
-    text = {name: part for name, part in params["text"].items() if name != "lower"}
-    return {"text": text}  # neither tower nor projector nor the layers below
+def scores(network, base, encoded):
+    return score_all(network, base, encoded.rows, encoded.feed)
 
 
-@pytest.mark.parametrize("images_limit", [1.0, 0.0])  # features out of the table, and from the disk
-def test_states_from_the_device_and_the_disk_equal_the_whole_way(prepare, images_limit):
-    model, params, images, rows, shapes, on_device = prepare(1.0, images_limit)
-    anew = log_probs(model, params, images.table, rows, shapes)
-    table, pointing = on_device
-    assert table.values is not None
-    near = log_probs(model, upper_of(params), table, pointing, shapes)
-    table, pointing = prepare(0.0, images_limit)[-1]
-    assert table.values is None and isinstance(pointing[0].pixels, disk.Stored)
-    far = log_probs(model, upper_of(params), table, pointing, shapes)
-    for one, other, whole in zip(near, far, anew, strict=True):
-        np.testing.assert_allclose(one, whole, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(other, whole, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("feed_limit", [1.0, 0.0])  # features out of the table, and from the disk
+@pytest.mark.parametrize("first", [1, 2])
+def test_states_from_the_device_and_the_disk_equal_the_whole_way(small, keep, feed_limit, first):
+    near = keep(small, 1.0, feed_limit, first=first, listed=first == 2)
+    far = keep(small, 0.0, feed_limit, first=first)
+    assert isinstance(near.kept.feed, TableFeed) and isinstance(far.kept.feed, DiskFeed)
+    whole = scores(near.network, near.base, near.encoded)
+    assert len({row.tobytes() for row in whole}) == 6
+    for made in (near, far):
+        for one, other in zip(scores(*made.upper, made.kept), whole, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
-def test_rows_of_states_keep_no_image_features_alive(prepare):
-    pointing = (found := prepare(1.0))[-1][1]
-    features = weakref.ref(found[2].table.values)
-    del found
+def test_rows_of_states_keep_no_image_features_alive(keep):
+    made = keep(PALIGEMMA, 1.0)
+    table, kept = weakref.ref(made.encoded.feed.source.rows), made.kept
+    del made
     gc.collect()
-    assert features() is None and len(pointing[0].pixels) == 1
+    assert table() is None and [len(row.pictures) for row in kept.rows] == [1] * 6
 
 
-def test_a_row_finds_its_own_states_and_no_others(prepare, examples, tmp_path):
-    files = lambda: {
-        file for file in (tmp_path / "cache/states").rglob("*") if file.suffix != ".json" and file.is_file()
-    }
-    prepare(0.0)
-    first = files()
+def test_a_row_finds_its_own_states_and_no_others(keep, examples, tmp_path, kept_files):
+    keep(PALIGEMMA, 0.0)
+    first = kept_files("states")
     assert len(first) == len(examples)
     times = {file: file.stat().st_mtime_ns for file in first}
-    prepare(0.0)
-    assert {file: file.stat().st_mtime_ns for file in files()} == times  # read, not made again
+    keep(PALIGEMMA, 0.0)
+    assert {file: file.stat().st_mtime_ns for file in kept_files("states")} == times  # read, not made again
     asked = [
         dataclasses.replace(one, turns=(dataclasses.replace(one.turns[0], text="or so?"), one.turns[1]))
         for one in examples
     ]
-    for number, change in enumerate(
-        (dict(examples=asked), dict(first=1), dict(hash="others"), dict(dtype="bfloat16")), 2
-    ):
-        prepare(0.0, **change)
-        assert len(files()) == number * len(examples), change
+    changes = (dict(some=asked), dict(first=1), dict(hash="others"), dict(dtype="bfloat16"))
+    for number, change in enumerate(changes, 2):
+        keep(PALIGEMMA, 0.0, **change)
+        assert len(kept_files("states")) == number * len(examples), change
     (tmp_path / "a.png").write_bytes((tmp_path / "b.png").read_bytes())
-    prepare(0.0)
-    assert len(files()) == 5 * len(examples) + 1  # b, b is new; b alone is known
+    keep(PALIGEMMA, 0.0)
+    assert len(kept_files("states")) == 5 * len(examples) + 1  # b, b is new; b alone is known
 
 
-def test_without_room_the_layers_stay_and_it_is_said(prepare, monkeypatch, capsys, tmp_path):
-    _, pointing = prepare(0.0)[-1]
-    pointing[0].pixels.paths[0].unlink()
-    with pytest.raises(UserError, match="deleted or changed during the run"):
-        np.asarray(pointing[0].pixels)
+def test_without_room_the_layers_stay_and_it_is_said(keep, monkeypatch, capsys, kept_files):
+    made = keep(PALIGEMMA, 0.0)
+    kept_files("states")[0].unlink()
+    with pytest.raises(UserError, match="deleted or damaged during the run"):
+        scores(*made.upper, made.kept)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=disk.SPARE))
-    assert prepare(0.0)[-1] is None
+    assert keep(PALIGEMMA, 0.0).kept is None
     assert "states of lower layers take" in capsys.readouterr().err
+
+
+def test_rows_with_one_text_and_other_answers_have_names_of_their_own(keep, examples):
+    made = keep(PALIGEMMA, 1.0)
+    row = made.encoded.rows[0]
+    changed = [
+        row,
+        row._replace(tokens=row.tokens + 1),
+        row._replace(segments=row.segments * 2),
+        row._replace(blocks=row.blocks + 1),
+        row._replace(positions=row.positions + 1),
+        row._replace(slots=np.roll(row.slots, 1)),
+        row._replace(seen=row.seen + 1),
+        row._replace(pictures=made.encoded.rows[3].pictures),
+    ]
+    names = states.row_names(changed)
+    assert len(set(names)) == len(changed) and states.row_names([row]) == names[:1]
+
+
+def test_a_row_points_at_its_states_and_its_keys_after_them():
+    row = PALIGEMMA.row("a b", "c")._replace(keys=np.array([2, 3], np.int32))
+    length = len(row.tokens)
+    alone = states.pointing_at_states(row, "name", 2, False)
+    assert alone.slots.tolist() == list(range(2, 2 + length)) and not len(alone.keys)
+    assert (alone.pictures, alone.counts) == (("name",), (length,))
+    crossing = states.pointing_at_states(row, "name", 2, True)
+    assert crossing.keys.tolist() == [2 + length, 3 + length]
+    assert (crossing.pictures, crossing.counts) == (("name", *row.pictures), (length, *row.counts))

@@ -16,8 +16,20 @@ def plain_rms_norm(x, scale):
     return x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6) * (1 + scale)
 
 
+def plain_llama_norm(x, scale):
+    return x / jnp.sqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6) * scale
+
+
 def plain_gated(gate, up, w):
     return (0.5 * gate * (1 + jnp.tanh(jnp.sqrt(2 / jnp.pi) * (gate + 0.044715 * gate**3))) * up) @ w
+
+
+def plain_silu(gate, up, w):
+    return (gate / (1 + jnp.exp(-gate)) * up) @ w
+
+
+def gelu_gated(gate, up, w):
+    return nn.gated_product(gate, up, w, "gelu")
 
 
 def plain_attention(q, k, v):
@@ -35,7 +47,9 @@ def causal(t: int) -> jax.Array:
     ("ours", "plain", "shapes"),
     [
         (lambda x, s: nn.rms_norm(x, s, 1e-6), plain_rms_norm, [(3, 5, 8), (8,)]),
-        (nn.gelu_gated_product, plain_gated, [(3, 5, 8), (3, 5, 8), (8, 4)]),
+        (lambda x, s: nn.rms_norm(x, s, 1e-6, False), plain_llama_norm, [(3, 5, 8), (8,)]),
+        (gelu_gated, plain_gated, [(3, 5, 8), (3, 5, 8), (8, 4)]),
+        (lambda gate, up, w: nn.gated_product(gate, up, w, "silu"), plain_silu, [(3, 5, 8), (3, 5, 8), (8, 4)]),
         (
             lambda q, k, v: nn.attend(q, k, v, causal(5)[None], 0.3, 2.0),
             plain_attention,
@@ -56,7 +70,7 @@ def test_values_and_gradients_equal_the_plain_formula(ours, plain, shapes):
 
 def test_gradients_take_the_dtype_of_what_they_belong_to():
     x, scale = draw(0, 2, 8).astype(jnp.bfloat16), draw(1, 8)
-    gated = lambda x, s: nn.gelu_gated_product(x, x, s[:, None])
+    gated = lambda x, s: gelu_gated(x, x, s[:, None])
     for run in (lambda x, s: nn.rms_norm(x, s, 1e-6), gated, lambda x, s: nn.tied_logits(x, s[None])):
         dx, dscale = jax.grad(lambda x, s, run=run: jnp.sum(run(x, s).astype(jnp.float32)), (0, 1))(x, scale)
         assert (dx.dtype, dscale.dtype) == (jnp.bfloat16, jnp.float32)
@@ -73,6 +87,21 @@ def test_attention_equals_a_loop_over_heads():
         weights /= weights.sum(-1, keepdims=True)
         expected = np.einsum("bts,bsh->bth", weights, v[:, :, head // 2])
         np.testing.assert_allclose(found[:, :, head], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_logits_of_attention_are_float32_whatever_comes_in():
+    """Logits of about 64, which differ by about one: in bfloat16 they would be half of one apart."""
+    q, k, v = (draw(n, 2, 6, 2, 16) for n in range(3))
+    q, k, v = ((1 + 0.1 * q).astype(jnp.bfloat16), (4 + 0.25 * k).astype(jnp.bfloat16), v.astype(jnp.bfloat16))
+    run = lambda q, k, v: nn.attend(q, k, v, causal(6)[None].repeat(2, 0), 1.0)
+    wide = [x.astype(jnp.float32) for x in (q, k, v)]
+    expected, back = jax.vjp(run, *wide)
+    found, our_back = jax.vjp(run, q, k, v)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(jnp.float32), expected, atol=0.02)
+    dy = draw(9, *expected.shape).astype(jnp.bfloat16)
+    mine, theirs = our_back(dy)[2], back(dy.astype(jnp.float32))[2]
+    np.testing.assert_allclose(mine.astype(jnp.float32), theirs, atol=0.03)
 
 
 def lora(number: int, out: int, rank: int, **more) -> nn.LoRA:
@@ -92,7 +121,7 @@ def test_products_with_several_adapters_equal_separate_ones():
 def test_a_gated_product_with_an_adapter_equals_the_one_with_its_weight_merged():
     gate, up, w = draw(0, 2, 3, 8), draw(1, 2, 3, 8), lora(2, 5, 2)
     merged = lambda gate, up, a, b: plain_gated(gate, up, w.base + a @ b)
-    ours = lambda gate, up, a, b: nn.gelu_gated_product(gate, up, w.replace(a=a, b=b))
+    ours = lambda gate, up, a, b: gelu_gated(gate, up, w.replace(a=a, b=b))
     inputs = (gate, up, w.a, w.b)
     expected, back = jax.vjp(merged, *inputs)
     found, our_back = jax.vjp(ours, *inputs)
@@ -110,3 +139,23 @@ def test_dropout_drops_inputs_of_the_adapter_alone_and_keeps_their_mean():
     assert abs(dropped.mean() - 0.25) < 0.01 and abs(added.mean() - 1) < 0.02
     other = nn.product(x, w.replace(key=jax.random.key(2))) - x @ w.base
     assert np.any(np.abs(other - added) > 1)
+
+
+def test_what_drops_out_is_a_row_s_and_a_place_s_own_whatever_they_are_padded_to():
+    x = jnp.ones((3, 6, 8))
+    w = nn.LoRA(draw(0, 8, 8), jnp.eye(8), jnp.eye(8), jax.random.key(1), 0.5)
+    added = lambda x: np.asarray(nn.product(x, w) - x @ w.base)
+    whole = added(x)
+    np.testing.assert_array_equal(added(x[:, :4]), whole[:, :4])
+    np.testing.assert_array_equal(added(x[:2]), whole[:2])
+    rows = whole.reshape(18, 8) > 0.5
+    assert len({tuple(row) for row in rows.tolist()}) > 15  # no two places alike but by chance
+
+
+def test_dropout_reaches_the_last_product_of_the_mlp_and_its_gradient():
+    gate, up, w = jnp.ones((2, 3, 8)), jnp.ones((2, 3, 8)), lora(2, 5, 2)
+    run = lambda w: jax.value_and_grad(lambda a: jnp.sum(gelu_gated(gate, up, w.replace(a=a)) ** 2))(w.a)
+    plain = run(w)
+    dropped = [run(w.replace(key=jax.random.key(n), dropout=0.5)) for n in range(2)]
+    for one, other in ((dropped[0], plain), (dropped[1], plain), dropped):
+        assert abs(one[0] - other[0]) > 1e-3 and np.abs(one[1] - other[1]).max() > 1e-3

@@ -4,10 +4,13 @@ import json
 import shutil
 
 import pytest
-from hypothesis import given
+import sentencepiece
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rolltune import base
 from rolltune.errors import UserError
+from rolltune.families import catalogue
 from rolltune.text import tokenizer
 from rolltune.tiny.feed import TOKENIZER
 
@@ -122,3 +125,70 @@ def test_a_tokenizer_of_another_model_is_refused():
     message = str(found.value)
     assert str(TOKENIZER) in message and f"bos is 77 for the model, {TINY.bos} for the tokenizer" in message
     assert "<|user|> (32010) is not in the tokenizer" in message
+
+
+FAMILY_OF = {"paligemma": "PaliGemma", "mistral": "LLaVA-NeXT", "llama3": "mllama", "phi3": "Phi-3-vision"}
+ROWS = {"paligemma": 257216, "mistral": 32064, "llama3": 128264, "phi3": 32064}
+
+
+@pytest.mark.parametrize("model", FAMILY_OF)
+def test_each_family_takes_its_own_tokenizer_and_no_other(published, model):
+    family = next(one for one in catalogue.FAMILIES if one.name == FAMILY_OF[model])
+    tokenizer.check(published(model), ROWS[model], family.special_ids, "weights")
+    for other in {*NAMES, "tiny"} - {model}:
+        known = TINY if other == "tiny" else published(other)
+        with pytest.raises(
+            UserError, match=r"is not the tokenizer of weights: (the model has|\w+ is|the model's token)"
+        ):
+            tokenizer.check(known, ROWS[model], family.special_ids, "weights")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_tiny_model_refuses_the_tokenizers_of_others(published, name):
+    with pytest.raises(
+        UserError, match=r"of .*paligemma-tiny\.npz \(PaliGemma\): the model has 1024 rows of embedding, the"
+    ):
+        base.load("tiny", str(published(name).path), "float32")
+
+
+def test_a_tokenizer_of_fewer_pieces_is_refused(tmp_path):
+    """Its ids would all be valid, and every one of them wrong."""
+    trainer = sentencepiece.SentencePieceTrainer
+    lines = iter(["is it ok? yes no maybe", "what is in the picture"] * 50)
+    settings = {"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3, "minloglevel": 9, "hard_vocab_limit": False}
+    with (tmp_path / "small.model").open("wb") as file:
+        trainer.train(sentence_iterator=lines, model_writer=file, vocab_size=60, **settings)
+    with pytest.raises(UserError, match=r"1024 rows of embedding, the tokenizer \d\d tokens \(expected 960 to 1024\)"):
+        base.load("tiny", str(tmp_path / "small.model"), "float32")
+
+
+@given(st.integers(0, 10**6), st.integers(0, 255), st.booleans())
+@settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_file_is_advice_or_a_tokenizer(tmp_path, at, byte, cut):
+    good = TOKENIZER.read_bytes()
+    at %= len(good)
+    (tmp_path / "bad.model").write_bytes(good[:at] if cut else good[:at] + bytes([byte]) + good[at + 1 :])
+    held = (
+        b'{"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}, "added_tokens": []}'
+    )
+    at %= len(held)
+    (tmp_path / "bad.json").write_bytes(held[:at] if cut else held[:at] + bytes([byte]) + held[at + 1 :])
+    for name in ("bad.model", "bad.json"):
+        try:
+            known = tokenizer.load(tmp_path / name)
+        except UserError as error:
+            assert name in str(error)
+        else:
+            assert all(0 <= number < known.size for number in known.encode("is it ok?"))
+
+
+def test_files_beside_it_that_can_not_be_read_are_advice(shared, tmp_path):
+    shutil.copy(shared("tokenizers/phi3_vision/tokenizer.json"), tmp_path)
+    for text in ("[" * 100_000, "9" * 5000, "\x00", "[]", '{"bos_token": []}', '{"bos_token": {"content": 5}}'):
+        (tmp_path / "tokenizer_config.json").write_text(text)
+        try:
+            assert tokenizer.load(tmp_path / "tokenizer.json").bos == 1
+        except UserError as error:
+            assert "tokenizer_config.json: not JSON" in str(error)
+    with pytest.raises(UserError, match="File name too long; correct the tokenizer's path"):
+        tokenizer.load("x" * 5000)

@@ -5,6 +5,8 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_model import drawn as pictures_of
+from small_model import encoded
 
 from rolltune.families import paligemma
 from rolltune.text import tokenizer
@@ -34,16 +36,19 @@ def test_the_batch_made_on_the_device_is_what_encode_gives(tokens):
     config = paligemma.CONFIGS["tiny"]
     drawn = feed.draw(range(3), 2, tokens)
     flat = [field.reshape(-1, *field.shape[2:]) for field in drawn[1:4]]
-    batch = pretraining.batch_of(config, *(jnp.asarray(f, jnp.int32) for f in flat))
+    batch = pretraining.batch_of(config, *(jnp.asarray(f, jnp.int32) for f in flat), 2)
+    pictures, patches = pictures_of(paligemma.FAMILY, config, count=1), config.vision.patches
     for row, seed in enumerate(range(3)):
         picture = tasks.picture(seed, 2)
         for place, question in enumerate(picture.questions):
-            image = np.asarray(picture.image)[None]
-            want = paligemma.encode(config, tokens, question.prompt, [question.answer], 0, image)
+            want = encoded(pictures, tokens, question.prompt, [question.answer], [0])
             got, length = row * 2 + place, len(want.tokens)
             for name in ("tokens", "positions", "blocks", "segments"):
                 assert np.array_equal(getattr(batch, name)[got, :length], getattr(want, name)), name
             assert (batch.segments[got, length:] == -1).all()
+            slots = np.asarray(batch.slots[got])  # the picture's rows in the table of all pictures
+            assert np.array_equal(slots[:length], np.where(want.slots >= 0, want.slots + row * patches, -1))
+            assert (slots[length:] == -1).all()
             weighed = np.asarray(batch.weights[got]) > 0
             assert np.array_equal(batch.predict[got][weighed], want.predict)
             assert np.array_equal(batch.targets[got][weighed], want.targets)

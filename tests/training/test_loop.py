@@ -6,41 +6,47 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from small_model import make_example
 
 from rolltune import optim
 from rolltune.data.batches import Loader
 from rolltune.errors import UserError
-from rolltune.recipe import Recipe
+from rolltune.models import forward
 from rolltune.training import checkpoints, loop
-from rolltune.training import rolls as lottery
-from rolltune.training.loop import Judgement, Run
-from rolltune.training.step import REASONS, STOPPED, Forward, Plan, compile_step
+from rolltune.training.loop import Evaluation, Looks, Run
+from rolltune.training.rolls import Lottery
+from rolltune.training.step import REASONS, STOPPED, StepConfig, compile_step
 
-ANSWERS = ("yes", "no", "Zeb", "a", "bcd")
-RECIPE = Recipe(
-    rank=2, steps=6, batch=1, accumulate=2, log_every=4, optimizer="sgd", rate=0.05, redraws=3, dropout=0.25
-)  # fmt: skip
-PLAN = Plan(optim.Schedule("cosine", 6, 1), optim.transform("sgd", 1.0), dropout=0.25)
+ANSWERS = ("yes", "no", "Zeb", "a", "bcd", "yes", "no")
+PROMPTS = ("is it?", "is it what it seems to be?")  # of two buckets: a roll alone may have shorter rows
+LOTTERY = Lottery(seed=0, rates=(0.05,), alphas=(8.0,), weight_decays=(0.0,), rank=2)
+LOOKS = Looks(steps=6, log_every=4, redraws=3)
+ACCUMULATE = 2
 
 
 @pytest.fixture(scope="module")
-def make_run(frozen_and_start, table, forward, make_rows):
+def config(prepared):
+    schedule = optim.Schedule("cosine", 6, 1)
+    return StepConfig(prepared.network, prepared.stacks, schedule, optim.transform("sgd", 1.0), dropout=0.25)
+
+
+@pytest.fixture(scope="module")
+def make_run(config, prepared, encoded_rows):
     """`make_run(draws=2, rates=...)`: a run on seven rows; the compiled step is the same for all of them."""
-    step = compile_step(PLAN, forward)
-    frozen, start = frozen_and_start("lora")
-    rows = make_rows([make_example(n, answer=ANSWERS[n % 5]) for n in range(7)])
-    shapes = rows.shapes()
+    step, rows = compile_step(config), encoded_rows(ANSWERS, PROMPTS)
+    assert len(rows.shapes) == 2
 
     def make(draws=2, folds=None, **changes) -> Run:
-        recipe = dataclasses.replace(RECIPE, **changes)
+        own = lambda kind, values: {field.name for field in dataclasses.fields(kind)} & values.keys()
+        lottery = dataclasses.replace(LOTTERY, **{name: changes[name] for name in own(Lottery, changes)})
+        looks = dataclasses.replace(LOOKS, **{name: changes[name] for name in own(Looks, changes)})
         made = {}
 
         def loader(draw):
-            places = range(7) if folds is None else [n for n in range(7) if n % folds != draw.fold]
-            return made.setdefault((draw.seed, draw.fold), Loader(rows.some(places), 2, draw.seed, shapes))
+            places = np.array([n for n in range(7) if folds is None or n % folds != draw.fold])
+            key = (draw.seed, draw.fold)
+            return made.setdefault(key, Loader(rows, places, 1 * ACCUMULATE, draw.seed))
 
-        return Run(recipe, PLAN, start, step, frozen, table, loader, draws, folds)
+        return Run(lottery, looks, config, prepared.start, step, prepared.base, loader, ACCUMULATE, draws, folds)
 
     return make
 
@@ -52,7 +58,7 @@ def go(run, slots=2, state=None, figures=lambda draw: 0.0, collapsed=(), **more)
 
     def judge(rolls, some, final):
         drawn = {n: state.slots[n].draw for n in some}
-        return {n: Judgement(figures(d), final and d.roll in collapsed, d.roll) for n, d in drawn.items()}
+        return {n: Evaluation(figures(d), final and d.roll in collapsed, d.roll) for n, d in drawn.items()}
 
     finished, _ = loop.train(run, state, judge, lambda state, report: None, said.append, **more)
     return state, said, finished
@@ -64,13 +70,15 @@ def same(a, b):
 
 
 def test_two_rolls_equal_two_runs_of_one(make_run):
-    own = [("rate", (0.05, 0.02)), ("alpha", (4.0, 16.0)), ("weight_decay", (3.0, 0.0))]
-    together, _, _ = go(make_run(draws=2, **{f"{name}s": values for name, values in own}))
+    own = {"rates": (0.05, 0.02), "alphas": (4.0, 16.0), "weight_decays": (3.0, 0.0)}
+    together, _, _ = go(make_run(draws=2, **own))
     for number in range(2):
-        single = {name: values[number] for name, values in own}
+        single = {name: (values[number],) for name, values in own.items()}
         alone, _, _ = go(make_run(draws=1, seed=number, **single), slots=1)
         found = next(one for one in together.ended if one.draw.roll == number)
-        assert (found.reason, found.step) == ("", 6) and single.items() <= dataclasses.asdict(found.draw).items()
+        assert (found.reason, found.step) == ("", 6)
+        settings = (found.draw.rate, found.draw.alpha, found.draw.weight_decay)
+        assert settings == tuple(values[number] for values in own.values())
         for path, leaf in alone.ended[0].trainable.items():
             for name in ("a", "b"):
                 np.testing.assert_allclose(found.trainable[path][name], leaf[name], rtol=1e-4, atol=1e-6)
@@ -91,11 +99,13 @@ def test_resumed_equals_uninterrupted(make_run, tmp_path, monkeypatch, at, left,
     assert finished and len(whole.ended) == 3 and len(whole.slots) == 1
 
     state, asked = loop.new_state(run, 2), itertools.count(1)
-    keep = lambda now: checkpoints.save(tmp_path / "kept", now, run.recipe, lambda judged: judged)
+    settings = {"rate": 0.05, "rungs": (0.5,), "data/train": "ab12"}
+    keep = lambda now: checkpoints.save(tmp_path / "kept", now, settings, lambda judged: judged)
+    load = lambda settings, fresh: checkpoints.load(tmp_path / "kept", settings, fresh, lambda judged: judged)
     stop = lambda: state.step >= at and next(asked) > 0
     state, _, finished = go(run, state=state, stop=stop, save=keep)
     assert not finished and state.step == at and checkpoints.exists(tmp_path / "kept")
-    loaded = checkpoints.load(tmp_path / "kept", run.recipe, loop.new_state(run, 2), lambda judged: judged)
+    loaded = load(settings, loop.new_state(run, 2))
     assert loaded.slots == state.slots and len(loaded.slots) == left and loaded.reached == state.reached
     same(loaded.rolls, state.rolls)
     resumed, _, finished = go(run, state=loaded)
@@ -107,31 +117,32 @@ def test_resumed_equals_uninterrupted(make_run, tmp_path, monkeypatch, at, left,
         assert plain(one) == plain(other)
         same(one.trainable, other.trainable)
     with pytest.raises(UserError, match="begun with 2 rolls at once, not 3"):
-        checkpoints.load(tmp_path / "kept", run.recipe, loop.new_state(run, 3), lambda judged: judged)
-    with pytest.raises(UserError, match=r"rate was 0\.05, is 0\.1"):
-        checkpoints.load(
-            tmp_path / "kept", dataclasses.replace(run.recipe, rate=0.1), loop.new_state(run, 2), lambda j: j
-        )
+        load(settings, loop.new_state(run, 3))
+    for change, message in (
+        ({"rate": 0.1}, r"rate was 0\.05, is 0\.1"),
+        ({"data/train": "cd34"}, r"data/train was 'ab12', is 'cd34'"),  # other data
+        ({"data/valid": "ef56"}, r"data/valid was None, is 'ef56'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load(settings | change, loop.new_state(run, 2))
     checkpoints.remove(tmp_path / "kept")
     assert not checkpoints.exists(tmp_path / "kept")
 
 
-def test_empty_slots_are_left_out_and_nothing_else_changes(make_run, forward, table, monkeypatch):
-    widths, traces = [], []
+def test_empty_slots_are_left_out_and_nothing_else_changes(make_run, config, encoded_rows, monkeypatch):
+    widths, traces, real = [], [], forward.log_probs
+    monkeypatch.setattr(forward, "log_probs", lambda *inputs: traces.append(len(widths)) or real(*inputs))
+    compiled = compile_step(config)
+    rows = encoded_rows(ANSWERS)  # of one shape
 
-    def counting(params, batch, table):
-        traces.append(len(widths))
-        return forward.log_probs(params, batch, table)
-
-    compiled = compile_step(PLAN, Forward(counting))
-
-    def step(base, table, rolls, batch):
+    def step(base, source, rolls, batch):
         widths.append(len(rolls.step))
-        return compiled(base, table, rolls, batch)
+        return compiled(base, source, rolls, batch)
 
     def run_to_the_end():
         widths.clear()
-        run = dataclasses.replace(make_run(draws=4, rungs=(1 / 3, 2 / 3)), step=step)
+        loader = lambda draw: Loader(rows, np.arange(7), ACCUMULATE, draw.seed)
+        run = dataclasses.replace(make_run(draws=4, rungs=(1 / 3, 2 / 3)), step=step, loader=loader)
         return go(run, slots=4, figures=lambda draw: draw.roll)[0]
 
     kept = run_to_the_end()
@@ -157,7 +168,7 @@ def test_the_last_roll_of_several_is_still_drawn_again(make_run, monkeypatch):
 
 def test_rolls_that_diverge_are_drawn_again_at_a_lower_rate(make_run):
     healthy, _, _ = go(make_run(draws=2))
-    run = make_run(draws=2, rates=(0.05, 1e30), redraw_factor=1e-16, alphas=(RECIPE.alpha, 3.0))
+    run = make_run(draws=2, rates=(0.05, 1e30), redraw_factor=1e-16, alphas=(8.0, 3.0))
     state, said, _ = go(run)
     good = next(one for one in state.ended if one.draw.roll == 0)
     same(good.trainable, next(one for one in healthy.ended if one.draw.roll == 0).trainable)
@@ -196,23 +207,20 @@ def test_a_fold_never_trains_on_its_own_rows(make_run, monkeypatch):
     def spying(draw):
         loader = run.loader(draw)
         for step in range(6):
-            ids = {loader.rows.examples[place].id for place in loader.indices(step)}
-            seen.setdefault(draw.fold, set()).update(ids)
+            seen.setdefault(draw.fold, set()).update(loader.places[loader.indices(step)].tolist())
         return loader
 
     state, _, _ = go(dataclasses.replace(run, loader=spying), slots=3)
     assert sorted(one.draw.fold for one in state.ended) == [0, 1, 2]
     for fold in range(3):
-        assert seen[fold] == {f"row{n}" for n in range(7) if n % 3 != fold}
+        assert seen[fold] == {n for n in range(7) if n % 3 != fold}
 
 
-def test_draws_depend_on_their_number_alone():
-    spread = Recipe(rate_range=(1e-4, 1e-2), seed=7)
-    draws = [lottery.draw(spread, n) for n in range(40)]
-    assert draws == [lottery.draw(spread, n) for n in range(40)]
-    rates = np.array([one.rate for one in draws])
-    assert rates.min() >= 1e-4 and rates.max() <= 1e-2 and len(set(rates)) == 40
-    assert abs(np.log10(rates).mean() + 3) < 0.3 and [one.seed for one in draws] == list(range(7, 47))
-    assert [lottery.draw(Recipe(rates=(1.0, 2.0)), n).rate for n in range(3)] == [1.0, 2.0, 1.0]
-    listed = [lottery.draw(Recipe(alphas=(4.0, 16.0), weight_decays=(0.0, 0.1, 0.2)), n) for n in range(3)]
-    assert [(one.alpha, one.weight_decay) for one in listed] == [(4.0, 0.0), (16.0, 0.1), (4.0, 0.2)]
+def test_a_fold_stays_with_its_roll_when_it_is_drawn_again_and_later_rolls_have_their_turn(make_run):
+    """Two folds, twice: the second roll of the first round dies, and its successor is of its fold."""
+    run = make_run(draws=4, folds=2, redraws=1)
+    state, _, _ = go(run, collapsed=[1])
+    folds = {one.draw.roll: (one.draw.fold, one.draw.attempt) for one in state.ended}
+    assert folds == {0: (0, 0), 1: (1, 0), 2: (0, 0), 3: (1, 1), 4: (1, 0)}
+    whole = [one for one in state.ended if not one.redrawn]
+    assert sorted(one.draw.fold for one in whole) == [0, 0, 1, 1]

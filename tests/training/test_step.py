@@ -1,4 +1,4 @@
-"""One step: sums over micro-batches, the K axis, what a death leaves alone, the schedule."""
+"""One step: sums over micro-batches, the K axis, what a death leaves alone, dropout, decay, the schedule."""
 
 import dataclasses
 
@@ -6,56 +6,47 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_model import CONFIG, make_row
+from made_rolls import LOTTERY, drawn, started
+from small_families import PALIGEMMA
 
-from rolltune import adapters, optim
-from rolltune.data.batches import Batch, collate
-from rolltune.families import paligemma
-from rolltune.recipe import Recipe
-from rolltune.training import rolls as lottery
-from rolltune.training.rolls import Draw
-from rolltune.training.step import (
-    ALIVE,
-    EXPLODED,
-    NOT_FINITE,
-    Forward,
-    Plan,
-    compile_score,
-    compile_step,
-    gradient,
-    watch,
-)
+from rolltune import adapters, optim, trees
+from rolltune.batch import NOTHING, Batch
+from rolltune.evaluation.compiled import compile_score
+from rolltune.models import forward
+from rolltune.training import rolls as tickets
+from rolltune.training.rolls import InitialWeights
+from rolltune.training.step import ALIVE, EXPLODED, NOT_FINITE, StepConfig, compile_step, gradient, watch
 
 ANSWERS = ("a", "bcd", "efghij", "kl", "mnopq", "rs", "t", "uvw")
-RECIPE = Recipe(rank=2, alpha=4.0)
-SGD = Plan(optim.Schedule("constant", 100, 0), optim.transform("sgd", None))
-ADAM = Plan(optim.Schedule("cosine", 4, 1), optim.transform("adamw", 1.0))
+MIXED = [(r"text/layers/attn/[qv]/kernel", "lora"), (r"text/norm/scale", "full"), (r".*", "frozen")]
+SGD = dict(schedule=optim.Schedule("constant", 100, 0), transform=optim.transform("sgd", None))
+CLIPPED = dict(schedule=optim.Schedule("cosine", 4, 1), transform=optim.transform("sgd", 1.0))
+ADAM = dict(schedule=optim.Schedule("cosine", 4, 1), transform=optim.transform("adamw", 1.0))
 
 
-def drawn(roll: int, seed: int, rate: float, alpha: float = 4.0, weight_decay: float = 0.0) -> Draw:
-    return Draw(roll, seed, rate, alpha, weight_decay)
+def config_of(made, kind=SGD, **more) -> StepConfig:
+    return StepConfig(made.network, made.stacks, **kind, **more)
 
 
-def row(number: int):
-    return make_row("a b", ANSWERS[number], pixels=np.array([number], np.int32))
+def row(small, number: int):
+    """A row whose picture, answer and length are those of its number; number 7 has no picture."""
+    return small.row("a b", ANSWERS[number], shown=[number] if number < 7 else [])
 
 
-def micro(*batches: tuple[int, ...], size: int = 2) -> Batch:
+def micro(small, made, *batches: tuple[int, ...], size: int = 2, tokens: int = 16, targets: int = 8) -> Batch:
     """[A, B, ...]: rows of these numbers, filled up to `size`."""
-    made = [collate([row(n) for n in numbers], 24, 8, size) for numbers in batches]
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *made)
+    room = small.room(tokens, targets)
+    room = room if made.feed is small.tiles else room._replace(tiles=0, pictures=0)
+    filled = [made.feed.make([row(small, n) for n in numbers], room, size)[0] for numbers in batches]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *filled)
 
 
 def stacked(*batches: Batch) -> Batch:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
 
 
-def started(plan, start, *draws: Draw, recipe=RECIPE):
-    """Rolls with something in every adapter: a `b` of zeros would leave half the gradients zero."""
-    rolls = lottery.begin(recipe, plan, start, draws)
-    noise = lambda leaf, n: leaf + 0.05 * jax.random.normal(jax.random.key(n), leaf.shape[1:])
-    leaves, tree = jax.tree.flatten(rolls.trainable)
-    return rolls._replace(trainable=jax.tree.unflatten(tree, [noise(leaf, n) for n, leaf in enumerate(leaves)]))
+def source_of(made):
+    return getattr(made.feed, "source", NOTHING)
 
 
 def one(rolls, slot):
@@ -71,83 +62,83 @@ def same(a, b, **slack):
 
 
 @pytest.mark.parametrize("average", ["example", "token"])
-def test_micro_batches_equal_one_large_batch(frozen_and_start, table, forward, average):
-    frozen, start = frozen_and_start("lora")
-    plan = dataclasses.replace(SGD, average=average)
-    roll = one(started(plan, start, drawn(0, 0, 1.0)), 0)
-    run = jax.jit(lambda batch: gradient(plan, forward, frozen, table, roll, batch))
-    large, gradients = run(micro((0, 1, 2, 3, 4), size=5))
-    accumulated, sums = run(micro((0, 1), (2, 3), (4,)))  # the last window is short: one row is not valid
+def test_micro_batches_equal_one_large_batch(small, average):
+    made = small.prepare()
+    config = config_of(made, average=average)
+    roll = one(started(config, made.start, drawn(0, 0, 1.0)), 0)
+    run = jax.jit(lambda batch: gradient(config, made.base, source_of(made), roll, batch))
+    large, gradients = run(micro(small, made, (0, 1, 7, 3, 4), size=5))
+    accumulated, sums = run(micro(small, made, (0, 1), (7, 3), (4,)))  # the last window is short: one row is not valid
     np.testing.assert_allclose(accumulated, large, rtol=1e-6)
     same(sums, gradients, rtol=1e-4, atol=1e-6)
-    all_rows = collate([row(n) for n in range(5)], 24, 8, 5)
-    lp = paligemma.log_probs(CONFIG, combined(frozen, roll), all_rows, table)
-    losses = [-np.asarray(lp)[n, : len(ANSWERS[n]) + 1] for n in range(5)]
+    rows = [row(small, n) for n in (0, 1, 7, 3, 4)]
+    params = adapters.combine(made.base, roll.trainable, made.stacks, roll.scale)
+    losses = []
+    for single in rows:
+        batch, source = made.feed.make([single], made.feed.shape(single), 1)
+        losses.append(-np.asarray(forward.log_probs(made.network, params, batch, source))[0])
     expected = np.mean([loss.mean() for loss in losses]) if average == "example" else np.concatenate(losses).mean()
     np.testing.assert_allclose(large, expected, rtol=1e-5)
 
 
-def combined(frozen, roll):
-    return adapters.combine(frozen, roll.trainable, roll.scale)
-
-
-@pytest.mark.parametrize("method", ["lora", "attention", "rules"])
-def test_rolls_in_one_step_equal_separate_ones(frozen_and_start, table, forward, method):
-    frozen, start = frozen_and_start(method)
+@pytest.mark.parametrize(
+    ("method", "listed", "kind"), [("lora", False, ADAM), ("attention", False, CLIPPED), ("mixed", True, CLIPPED)]
+)
+def test_rolls_in_one_step_equal_separate_ones(small, method, listed, kind):
+    """With dropout, too, and though a roll alone has rows that are padded to less."""
+    made = small.prepare(method, listed=listed, rules=MIXED if method == "mixed" else ())
+    config = config_of(made, kind, dropout=0.25)
     draws = [drawn(0, 3, 0.01, 4.0, 0.0), drawn(1, 4, 0.03, 16.0, 2.0), drawn(2, 5, 0.002, 1.0, 9.0)]
-    batches = [micro((0, 1), (2,)), micro((3, 4), (5, 6)), micro((7, 0), (1, 2))]
-    step = compile_step(ADAM, forward)
+    batches = [((0, 1), (2, 7)), ((3, 4), (5, 6)), ((7, 0), (1, 2))]
+    step = compile_step(config)
 
-    def run(members, steps=2):
-        rolls = started(ADAM, start, *[draws[n] for n in members])
+    def run(members, steps=2, **room):
+        rolls = started(config, made.start, *[draws[n] for n in members])
         for ahead in range(steps):
-            own = stacked(*[batches[(n + ahead) % 3] for n in members])
-            rolls, report = step(frozen, table, rolls, own)
+            own = stacked(*[micro(small, made, *batches[(n + ahead) % 3], **room) for n in members])
+            rolls, report = step(made.base, source_of(made), rolls, own)
         return rolls, report
 
-    alone = [run([n]) for n in range(3)]
-    for members in ([0, 1], [0, 1, 2]) if method == "lora" else ([2, 0, 1],):
-        together, report = run(members)
-        for slot, n in enumerate(members):
-            # Adam divides by the gradient's own size: where that is near zero, rounding is a part of a whole step.
-            same(one(together, slot), one(alone[n][0], 0), rtol=2e-4, atol=5e-3 * draws[n].rate)
-            np.testing.assert_allclose(report.loss[slot], alone[n][1].loss[0], rtol=1e-5)
-    begun = one(started(ADAM, start, *draws), slice(0, 1)).trainable
+    alone = [run([n], tokens=16, targets=8) for n in range(3)]
+    together, report = run([2, 0, 1], tokens=30, targets=12)
+    for slot, n in enumerate([2, 0, 1]):
+        # Adam divides by the gradient's own size: where that is near zero, rounding is a part of a whole step.
+        same(one(together, slot), one(alone[n][0], 0), rtol=2e-4, atol=5e-3 * draws[n].rate)
+        np.testing.assert_allclose(report.loss[slot], alone[n][1].loss[0], rtol=1e-5)
+    begun = one(started(config, made.start, *draws), slice(0, 1)).trainable
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max() > 1e-5, alone[0][0].trainable, begun)
     assert all(jax.tree.leaves(moved))
 
 
 @pytest.fixture(scope="module")
-def counted(forward):
+def counted(prepared):
     """A step of three rolls, and how often it was traced."""
-    traces = []
+    traces, real = [], forward.log_probs
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forward, "log_probs", lambda *inputs: traces.append(1) or real(*inputs))
+        yield compile_step(config_of(prepared)), traces
 
-    def counting(params, batch, table):
-        traces.append(batch.tokens.shape)
-        return forward.log_probs(params, batch, table)
 
-    return compile_step(SGD, Forward(counting)), traces
+RATES = [drawn(0, 0, 0.05), drawn(1, 1, 0.05), drawn(2, 2, 0.05)]
 
 
 @pytest.fixture
-def rates():
-    return [drawn(0, 0, 0.05), drawn(1, 1, 0.05), drawn(2, 2, 0.05)]
+def three(prepared):
+    return stacked(*[micro(PALIGEMMA, prepared, numbers) for numbers in ((0, 1), (2, 3), (4, 5))])
 
 
-def test_a_roll_that_dies_stops_and_changes_nothing_for_the_others(counted, frozen_and_start, table, rates):
+def test_a_roll_that_dies_stops_and_changes_nothing_for_the_others(counted, prepared, three):
     step, traces = counted
-    frozen, start = frozen_and_start("lora")
-    batch = stacked(micro((0, 1)), micro((2, 3)), micro((4, 5)))
 
     def run(poison):
-        rolls = started(SGD, start, *rates)
+        rolls = started(config_of(prepared), prepared.start, *RATES)
         if poison:
             path = sorted(rolls.trainable)[0]
             bad = rolls.trainable[path]["a"].at[1, 0, 0, 0].set(jnp.nan)
             rolls = rolls._replace(trainable=rolls.trainable | {path: rolls.trainable[path] | {"a": bad}})
         begun = one(rolls, 1)
         for _ in range(3):
-            rolls, _ = step(frozen, table, rolls, batch)
+            rolls, _ = step(prepared.base, prepared.feed.source, rolls, three)
         return rolls, begun
 
     healthy, begun = run(False)
@@ -160,12 +151,36 @@ def test_a_roll_that_dies_stops_and_changes_nothing_for_the_others(counted, froz
     assert len(traces) == 1
 
 
+def test_a_huge_rate_ends_its_roll_alone(counted, prepared, three):
+    step, traces = counted
+    huge = dataclasses.replace(RATES[1], rate=1e30)
+    rolls = started(config_of(prepared), prepared.start, RATES[0], huge, RATES[2])
+    for _ in range(4):
+        rolls, _ = step(prepared.base, prepared.feed.source, rolls, three)
+    assert rolls.state.tolist() == [ALIVE, NOT_FINITE, ALIVE] and rolls.step.tolist() == [4, 1, 4]
+    assert len(traces) == 1
+
+
+def test_nothing_changes_after_the_last_step(prepared):
+    config = config_of(prepared, ADAM)
+    step = compile_step(config)
+    rolls = started(config, prepared.start, drawn(0, 0, 0.01))
+    for _ in range(4):
+        rolls, _ = step(prepared.base, prepared.feed.source, rolls, stacked(micro(PALIGEMMA, prepared, (0, 1))))
+    done = one(rolls, 0)
+    assert done.step == 4
+    rolls, _ = step(prepared.base, prepared.feed.source, rolls, stacked(micro(PALIGEMMA, prepared, (2, 3))))
+    same(one(rolls, 0), done)
+
+
+STILL = StepConfig(None, {}, **SGD)  # of the watch alone
+
+
 def levels(losses) -> tuple[int, int]:
     """(state, steps done) of a roll that meets these losses."""
-    roll = lottery.begin(RECIPE, SGD, lottery.Start({}, {"text/norm/scale": jnp.ones(2)}), [drawn(0, 0, 1.0)])
-    roll = one(roll, 0)
+    roll = one(tickets.begin(LOTTERY, STILL, InitialWeights({}, {"text/norm/scale": jnp.ones(2)}), RATES[:1]), 0)
     for loss in losses:
-        fast, best, state = (np.asarray(x) for x in watch(SGD, roll, jnp.float32(loss), jnp.float32(1)))
+        fast, best, state = (np.asarray(x) for x in watch(STILL, roll, jnp.float32(loss), jnp.float32(1)))
         if state != ALIVE:
             return int(state), int(roll.step)
         roll = roll._replace(fast=fast, best=best, step=roll.step + 1)
@@ -182,48 +197,82 @@ def test_the_watch_tells_an_explosion_from_a_bumpy_road():
     assert levels([np.inf]) == (NOT_FINITE, 0)
 
 
-def test_a_huge_rate_ends_its_roll_alone(counted, frozen_and_start, table, rates):
-    step, traces = counted
-    frozen, start = frozen_and_start("lora")
-    rolls = started(SGD, start, rates[0], dataclasses.replace(rates[1], rate=1e30), rates[2])
-    for _ in range(4):
-        rolls, _ = step(frozen, table, rolls, stacked(micro((0, 1)), micro((2, 3)), micro((4, 5))))
-    assert rolls.state.tolist() == [ALIVE, NOT_FINITE, ALIVE] and rolls.step.tolist() == [4, 1, 4]
-    assert len(traces) == 1
+def test_the_running_level_begins_at_the_first_loss_and_a_low_one_counts_as_one_nat():
+    """It dies over 3 * max(lowest level, 1) + 2: a level that began below the losses would rise by itself."""
+    assert levels([12.0] * 60) == (ALIVE, 60)
+    assert levels([40.0] * 60) == (ALIVE, 60)
+    assert levels([0.01] * 20 + [4.9] * 100) == (ALIVE, 120)
+    assert levels([0.01] * 20 + [5.3] * 100)[0] == EXPLODED
+    roll = one(tickets.begin(LOTTERY, STILL, InitialWeights({}, {"text/norm/scale": jnp.ones(2)}), RATES[:1]), 0)
+    seen = []
+    for loss in (4.0, 2.0, 3.0):  # the mean of what was seen, until it is ten steps old
+        fast, best, _ = (float(x) for x in watch(STILL, roll, jnp.float32(loss), jnp.float32(1)))
+        roll = roll._replace(fast=np.float32(fast), best=np.float32(best), step=roll.step + 1)
+        seen.append((fast, best))
+    np.testing.assert_allclose(seen, [(4, 4), (3, 3), (3, 3)], rtol=1e-6)
 
 
-def test_nothing_changes_after_the_last_step(frozen_and_start, table, forward):
-    frozen, start = frozen_and_start("lora")
-    step = compile_step(ADAM, forward)
-    rolls = started(ADAM, start, drawn(0, 0, 0.01))
-    for _ in range(4):
-        rolls, _ = step(frozen, table, rolls, stacked(micro((0, 1))))
-    done = one(rolls, 0)
-    assert done.step == 4
-    rolls, _ = step(frozen, table, rolls, stacked(micro((2, 3))))
-    same(one(rolls, 0), done)
-
-
-def test_scores_are_sums_of_each_candidates_tokens(frozen_and_start, table, forward):
-    frozen, start = frozen_and_start("lora")
-    rolls = started(SGD, start, drawn(0, 0, 1.0), drawn(1, 1, 1.0))
-    both = make_row("a b", "abc", "d", pixels=np.array([0], np.int32))
-    batch = collate([both], 24, 8, 2)
-    scores = compile_score(forward, 2)(frozen, table, rolls.trainable, rolls.scale, batch)
+def test_scores_are_sums_of_each_candidates_tokens(prepared):
+    rolls = started(config_of(prepared), prepared.start, drawn(0, 0, 1.0), drawn(1, 1, 1.0))
+    both = PALIGEMMA.row("a b", "abc", "d")
+    batch, source = prepared.feed.make([both], prepared.feed.shape(both)._replace(tokens=24, targets=8), 2)
+    score = compile_score(prepared.network, prepared.stacks, 2)
+    scores = score(prepared.base, source, rolls.trainable, rolls.scale, batch)
     assert scores.shape == (2, 2, 2)
     roll = one(rolls, 1)
-    lp = np.asarray(paligemma.log_probs(CONFIG, combined(frozen, roll), batch, table))[0]
+    params = adapters.combine(prepared.base, roll.trainable, prepared.stacks, roll.scale)
+    lp = np.asarray(forward.log_probs(prepared.network, params, batch, source))[0]
     np.testing.assert_allclose(scores[1, 0], [lp[:4].sum(), lp[4:6].sum()], rtol=1e-5)
     assert np.all(np.asarray(scores)[:, 1] == 0)  # the row that fills up the batch
 
 
-def test_dropout_differs_by_roll_and_step_and_repeats_with_the_seed(frozen_and_start, table, forward):
-    frozen, start = frozen_and_start("lora")
-    plan = dataclasses.replace(SGD, dropout=0.5)
-    run = jax.jit(lambda roll, batch: gradient(plan, forward, frozen, table, roll, batch)[0])
-    rolls = started(plan, start, drawn(0, 0, 1.0), drawn(1, 1, 1.0))
+def losses_with_dropout(prepared, **more):
+    """(the jitted loss of a roll on a batch, two rolls of the same weights)."""
+    config = config_of(prepared, dropout=0.5)
+    run = jax.jit(lambda roll, batch: gradient(config, prepared.base, prepared.feed.source, roll, batch)[0])
+    rolls = started(config, prepared.start, drawn(0, 0, 1.0), drawn(1, 1, 1.0))
     first, second = one(rolls, 0), one(rolls, 1)
-    second = second._replace(trainable=first.trainable)
-    batch = micro((0, 1))
+    return run, first, second._replace(trainable=first.trainable)
+
+
+def test_dropout_differs_by_roll_and_step_and_repeats_with_the_seed(prepared):
+    run, first, second = losses_with_dropout(prepared)
+    batch = micro(PALIGEMMA, prepared, (0, 1))
     losses = [float(run(roll, batch)) for roll in (first, second, first._replace(step=np.int32(1)), first)]
     assert len(set(losses[:3])) == 3 and losses[3] == losses[0]
+
+
+def test_dropout_differs_by_micro_batch(prepared):
+    run, first, _ = losses_with_dropout(prepared)
+    both = micro(PALIGEMMA, prepared, (0, 1), (0, 1))
+    counts = lambda which: both._replace(valid=both.valid & (np.arange(2) == which)[:, None])
+    losses = [float(run(first, counts(which))) for which in range(2)]  # the same rows, first and second
+    assert abs(losses[0] - losses[1]) > 1e-4
+
+
+@pytest.mark.parametrize("path", ["attn/o", "mlp/up", "mlp/down"])
+def test_dropout_reaches_every_adapted_matrix(prepared, path):
+    path = f"text/layers/{path}/kernel"
+    start = InitialWeights({path: prepared.start.lora[path]}, {})
+    run, first, _ = losses_with_dropout(dataclasses.replace(prepared, start=start))
+    losses = [float(run(first._replace(step=np.int32(n)), micro(PALIGEMMA, prepared, (0, 1)))) for n in range(2)]
+    assert abs(losses[0] - losses[1]) > 1e-5
+
+
+def test_weight_decay_is_for_matrices_and_embeddings_alone(small):
+    """Two steps that differ in the decay alone, of everything there is to train."""
+    made = small.prepare("full")
+    config = config_of(made)
+    assert made.start.full.keys() == trees.flatten(small.params).keys()
+    rolls = tickets.begin(LOTTERY, config, made.start, [drawn(0, 0, 0.5), drawn(1, 0, 0.5, weight_decay=0.1)])
+    before = one(rolls, 0).trainable
+    batch = micro(small, made, (0, 1))
+    rolls, _ = compile_step(config)(made.base, source_of(made), rolls, stacked(batch, batch))
+    plain, decayed = one(rolls, 0).trainable, one(rolls, 1).trainable
+    decays = 0
+    for path, leaf in before.items():
+        last = path.rpartition("/")[2]
+        share = 0.05 if last in ("kernel", "embedding") else 0.0
+        np.testing.assert_allclose(plain[path] - decayed[path], share * leaf, rtol=1e-3, atol=1e-5, err_msg=path)
+        decays += share > 0
+    assert 0 < decays < len(before) and "text/embed/embedding" in before and "text/norm/scale" in before

@@ -1,4 +1,4 @@
-"""05-search_prompt: a prompt scores as if it stood in every row, and the best one reaches the recipe that 03 takes."""
+"""Prompts before training: one scores as if it stood in every row, and the best reaches the recipe that 03 takes."""
 
 import json
 
@@ -6,9 +6,9 @@ import numpy as np
 
 from rolltune import recipe as recipes
 from rolltune.__main__ import main
-from rolltune.commands.search_prompt import read_prompts, score_prompts
+from rolltune.jobs.search_prompt import score_prompts
 from rolltune.tiny.ads import write_sample_ads
-from rolltune.training import session
+from rolltune.training.dataset import Wanted, read_data
 
 ASKED = "Is there small print?"
 
@@ -23,7 +23,7 @@ def test_a_prompt_scores_as_if_it_stood_in_every_row(tmp_path, monkeypatch, caps
         lines = (json.dumps(row | {"prefix": prompt}) + "\n" for row in few)
         (tmp_path / f"drawn/{name}.jsonl").write_text("".join(lines))
     recipe = recipes.Recipe()
-    read = lambda name: session.read_data({"train": tmp_path / f"drawn/{name}.jsonl"}, recipe, lambda text: None)
+    read = lambda name: read_data({"train": tmp_path / f"drawn/{name}.jsonl"}, Wanted("auto"), lambda text: None)
     _, given = score_prompts(recipe, read("own"), ["", ASKED])
     (standing,) = score_prompts(recipe, read("asked"), [""])
     np.testing.assert_allclose(given.log_probs, standing.log_probs, atol=1e-5)
@@ -33,8 +33,3 @@ def test_a_prompt_scores_as_if_it_stood_in_every_row(tmp_path, monkeypatch, caps
     assert "(each row's own)" in out and ASKED in out
     if "best: " in out:  # the rows' own may win, and then there is nothing to write
         assert repr(recipes.load("mine.py").prompt) in out
-
-
-def test_prompts_come_once_and_the_rows_own_is_always_tried(tmp_path):
-    (tmp_path / "prompts.txt").write_text("b\n\n a \n")
-    assert read_prompts(["a", "c"], tmp_path / "prompts.txt") == ["", "a", "c", "b"]

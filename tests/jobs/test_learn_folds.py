@@ -1,15 +1,14 @@
 """Which fold a row is in: a recipe's choice between even folds and id % N."""
 
-import argparse
 import dataclasses
 import json
 
 import pytest
 
-from rolltune.commands.learn import _folds
 from rolltune.errors import UserError
+from rolltune.jobs.learn import Options, _folds
 from rolltune.recipe import Recipe
-from rolltune.training import session
+from rolltune.training.dataset import Wanted, read_data
 
 
 def test_folds_go_by_the_ids_of_the_files(tmp_path):
@@ -19,15 +18,15 @@ def test_folds_go_by_the_ids_of_the_files(tmp_path):
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = Recipe(fold_by="id")
     files = {split: tmp_path / f"{split}.jsonl" for split in ("train", "valid")}
-    data = session.read_data(files, recipe, lambda text: None)
-    args = argparse.Namespace(folds=3, rolls="1")
-    assert _folds(args, recipe, data, said.append) == [1, 2, 0, 0, 1, 1]
+    data = read_data(files, Wanted("auto"), lambda text: None)
+    options = Options("set1", "name", folds=3)
+    assert _folds(options, recipe, data, said.append) == [1, 2, 0, 0, 1, 1]
     assert len(said) == 1 and "torn apart by id % 3" in said[0]
-    assert len(set(_folds(argparse.Namespace(folds=2, rolls="1"), Recipe(), ungrouped(data), said.append))) == 2
+    assert len(set(_folds(Options("set1", "name", folds=2), Recipe(), ungrouped(data), said.append))) == 2
     files["train"].write_text('{"id": "a7", "prefix": "a", "suffix": "y"}\n')
-    data = session.read_data(files, recipe, lambda text: None)
+    data = read_data(files, Wanted("auto"), lambda text: None)
     with pytest.raises(UserError, match=r"train\.jsonl:1: the id 'a7'"):
-        _folds(args, recipe, data, said.append)
+        _folds(options, recipe, data, said.append)
 
 
 def ungrouped(data):

@@ -1,6 +1,6 @@
-"""What the commands share."""
+"""The device: what a person chose of its memory is left alone."""
 
-from rolltune.commands.common import share_memory
+from rolltune.device import share_memory
 
 
 def test_how_memory_is_taken_is_the_person_s_choice():

@@ -1,0 +1,198 @@
+"""Any family at its real size with random weights: loads, trains, scores and writes, and says what each took.
+
+    python benchmarks/families.py llava-v1.6-mistral-7b --batch 4 --remat
+    python benchmarks/families.py path/to/a/small/config.json --batch 2 --text 16     # to try it on a CPU
+
+Writes a sharded checkpoint of random weights into --folder first, as published ones are, and loads that. Prints one
+JSON line: seconds and host memory of loading, samples/s and peak GiB of training, seconds of scoring and writing.
+With --tower the tower runs in every step, as it does in other trainers; else its features are kept.
+"""
+
+import argparse
+import dataclasses
+import json
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from PIL import Image
+from published import CONFIGS, PICTURES
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from rolltune import trees
+from rolltune.base import Model
+from rolltune.data.batches import joint_batch
+from rolltune.data.examples import Example, Turn
+from rolltune.device import set_up_jax
+from rolltune.evaluation.metrics import Positive
+from rolltune.evaluation.tasks import CLASSIFY, WRITE, Task
+from rolltune.families import catalogue
+from rolltune.recipe import Recipe
+from rolltune.training import setup
+from rolltune.training.dataset import Data
+from rolltune.training.loop import new_state
+from rolltune.weights.checkpoint import open_checkpoint
+from rolltune.weights.hf import write_hf
+from rolltune.weights.names import CHUNK, Pieces, TensorMap, stream
+from rolltune.weights.roll_file import Base
+
+KIND = np.dtype(ml_dtypes.bfloat16)
+
+
+class Numbers:
+    """A stand-in for a tokenizer: a number for each word."""
+
+    bos, eos, pad, path = 1, 2, 0, Path("numbers")
+
+    def __init__(self, size: int, image: int):
+        self.size, self.image = size, image
+
+    def encode(self, text: str) -> list[int]:
+        return [4 + sum(map(ord, word)) % (self.size - 4) for word in text.split()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(map(str, ids))
+
+    def special(self, name: str) -> int:
+        return self.image if "image" in name else 3
+
+
+def random_pieces(table: Sequence[TensorMap]) -> dict[str, Pieces]:
+    """The file's tensors, made while they are written: small numbers, and ones where a norm has its factors."""
+    block = (np.random.default_rng(0).standard_normal(CHUNK, np.float32) * 0.02).astype(KIND)
+
+    def chunks(size: int, ones: bool) -> Iterator[np.ndarray]:
+        for begin in range(0, size, CHUNK):
+            part = block[: min(CHUNK, size - begin)]
+            yield np.ones_like(part) if ones else part
+
+    def pieces(row: TensorMap, shape: tuple[int, ...]) -> Pieces:
+        return Pieces(shape, KIND, lambda: chunks(int(np.prod(shape)), row.path.endswith("scale")))
+
+    return {name: pieces(row, shape) for row in table for name, shape in row.in_file().items()}
+
+
+def make_data(folder: Path, size: tuple[int, int] | None, rows: int, text: int, classes: int) -> Data:
+    rng = np.random.default_rng(0)
+    words = lambda count: " ".join(f"w{n}" for n in rng.integers(0, 1000, count))
+    examples = []
+    for number in range(rows):
+        images: tuple[Path, ...] = ()
+        if size:
+            images = (folder / f"{number}.png",)
+            Image.fromarray(rng.integers(0, 256, (*size, 3)).astype(np.uint8)).save(images[0])
+        answer = f"class{number % classes}" if classes else words(text // 2)
+        turns = (Turn("user", words(text if classes else text // 2)), Turn("assistant", answer))
+        examples.append(Example(f"row{number}", images, turns, f"made:{number}"))
+    task = Task(CLASSIFY, tuple(f"class{n}" for n in range(classes))) if classes else Task(WRITE, ())
+    return Data(examples, {"train": range(rows)}, {}, task, Positive(None, ""), [frozenset()] * rows)
+
+
+def load(folder: Path) -> tuple[Model, dict]:
+    """As `base.load`, without a tokenizer's file."""
+    checkpoint = open_checkpoint(folder)
+    family = catalogue.family_of(checkpoint)
+    dtype = "bfloat16" if jax.default_backend() == "gpu" else "float32"
+    config = dataclasses.replace(family.config(checkpoint.config, checkpoint.shapes, str(folder)), dtype=dtype)
+    table = family.tensors(config, checkpoint.tensors)
+    kind = KIND if dtype == "bfloat16" else np.float32
+    params = {path: jax.device_put(leaf) for path, leaf in stream(checkpoint.tensors, table, kind)}
+    image = checkpoint.config.get("image_token_index", 3)
+    return Model(
+        family, config, Numbers(min(config.text.vocab, 1000), image), Base(folder.name, "random")
+    ), trees.unflatten(params)
+
+
+def gib(size: float) -> float:
+    return round(size / 2**30, 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help=f"{', '.join(CONFIGS)}, or a config.json")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rolls", type=int, default=1)
+    parser.add_argument("--text", type=int, default=128, help="text tokens a row, half of them the answer")
+    parser.add_argument("--classes", type=int, default=0, help="a head of so many classes instead of written answers")
+    parser.add_argument("--first-layer", type=int, default=0)
+    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the pictures")
+    parser.add_argument("--remat", action="store_true")
+    parser.add_argument("--tower", action="store_true", help="the tower runs in every step")
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--write", type=int, default=8, help="tokens to write a row")
+    parser.add_argument("--folder", type=Path, default=Path("families-benchmark"))
+    parser.add_argument("--tag", default="")
+    args = parser.parse_args()
+    set_up_jax()
+    config = CONFIGS.get(args.model) or json.loads(Path(args.model).read_text())
+    name = args.model if args.model in CONFIGS else config["model_type"]
+    size = tuple(args.size) if args.size else PICTURES.get(args.model)
+    folder = args.folder / name
+    began = time.perf_counter()
+    if not folder.exists():
+        family = next(one for one in catalogue.FAMILIES if config["model_type"] in one.model_types)
+        write_hf(folder, random_pieces(family.tensors(family.config(config, {}, "config.json"), ())), config)
+    written = time.perf_counter() - began
+    record: dict[str, Any] = vars(args) | {"model": name, "folder": "", "file_s": round(written, 1)}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    began = time.perf_counter()
+    model, params = load(folder)
+    jax.block_until_ready(params)
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    record |= {"load_s": round(time.perf_counter() - began, 1), "host_gib": gib(host), "host_before_gib": gib(before)}
+    data = make_data(args.folder, size, max(8, args.batch), args.text, args.classes)
+    recipe = Recipe(
+        rank=16, alpha=16, rate=1e-4, batch=args.batch, remat=args.remat, steps=100, max_tokens=1 << 20, table_gib=8.0,
+        evaluate_batch=args.batch, answer_tokens=args.write, first_layer=args.first_layer, average="token",
+    )  # fmt: skip
+    plan = setup.plan(model, trees.shapes(params), recipe, data.task)
+    if args.tower:
+        plan = dataclasses.replace(plan, in_step=True, projected=False)
+    began = time.perf_counter()
+    inputs = setup.encode(model, recipe, data)
+    cached = setup.cache(model, params, plan, recipe, data, inputs)
+    record |= {"cache_s": round(time.perf_counter() - began, 1), "tokens": len(inputs.training[0].tokens)}
+    loaders = setup.loaders(recipe, cached.training, data, None)
+    run, evaluator = setup.compile(model, plan, recipe, data, cached, loaders, args.rolls)
+    state = new_state(run, args.rolls)
+    batches = lambda step: joint_batch([loaders(slot.draw) for slot in state.slots], [step] * args.rolls, 1)
+    rolls, times, losses = state.rolls, [], []
+    for number in range(args.steps + 1):
+        batch, source = batches(number)
+        batch = jax.device_put(batch)
+        began = time.perf_counter()
+        rolls, report = run.step(run.base, source, rolls, batch)
+        losses.append(float(report.loss[0]))
+        times.append(time.perf_counter() - began)
+    seconds = sorted(times[1:])[len(times[1:]) // 2]
+    stats = lambda: jax.devices()[0].memory_stats() or {}
+    record |= {
+        "compile_s": round(times[0] - seconds, 1),
+        "step_ms": round(seconds * 1e3, 1),
+        "samples_s": round(args.rolls * args.batch / seconds, 2),
+        "peak_gib": gib(stats().get("peak_bytes_in_use", 0)),
+        "losses": [round(loss, 3) for loss in losses],
+    }
+    for what, writes in (("score", False), ("write", True)):
+        if writes and evaluator.writer is None:
+            continue
+        evaluator.predict(rolls.trainable, rolls.scale, writes)  # compiles
+        began = time.perf_counter()
+        found = evaluator.predict(rolls.trainable, rolls.scale, writes)[0]
+        record[f"{what}_rows_s"] = round(len(data.examples) / (time.perf_counter() - began), 2)
+        record["finite"] = bool(np.isfinite(found.log_probs).all() and np.isfinite(losses).all())
+    record |= {"peak_all_gib": gib(stats().get("peak_bytes_in_use", 0)), "device": jax.devices()[0].device_kind}
+    print(json.dumps(record), flush=True)
+    assert jnp.isfinite(report.loss).all()
+
+
+if __name__ == "__main__":
+    main()

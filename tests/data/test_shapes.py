@@ -1,0 +1,48 @@
+"""The few shapes that batches may have: little padding, and room for every row."""
+
+import numpy as np
+import pytest
+
+from rolltune.data.shapes import Shape, bucket_of, buckets, joint, shapes_for, smallest
+
+
+def test_buckets_are_few_and_waste_little():
+    assert buckets([3, 9, 16]) == (16,)
+    assert buckets([10] * 90 + [500]) == (16, 512)
+    lengths = np.random.default_rng(0).integers(1, 400, 500).tolist()
+    sizes = buckets(lengths, most=3)
+    assert len(sizes) == 3 and sizes[-1] == 400
+    padded = sum(bucket_of(length, sizes) for length in lengths)
+    best = min(
+        sum(bucket_of(length, (a, b, 400)) for length in lengths)
+        for a in range(16, 400, 16)
+        for b in range(a + 16, 400, 16)
+    )
+    assert padded == best
+    with pytest.raises(ValueError, match="over the largest"):
+        bucket_of(401, sizes)
+
+
+def test_every_bucket_holds_what_the_smaller_ones_do():
+    assert shapes_for([Shape(10, 9), Shape(500, 2)]) == (Shape(16, 12), Shape(512, 12))
+    needed = [Shape(10, 1, keys=5, pictures=2, tiles=8), Shape(300, 6, rows=7), Shape(305, 1, keys=2)]
+    small, large = shapes_for(needed)
+    assert small == Shape(16, 4, 5, 2, 8, 0) and large == Shape(320, 8, 5, 2, 8, 7)
+    assert all(smallest((small, large), one).holds(one) for one in needed)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_rows_together_have_a_shape(seed):
+    draw = np.random.default_rng(seed)
+    needed = [Shape(*map(int, draw.integers(1, (400, 20, 30, 4, 9, 50)))) for _ in range(60)]
+    shapes = shapes_for(needed)
+    assert len(shapes) <= 4 and all(b.holds(a) for a, b in zip(shapes, shapes[1:], strict=False))
+    for _ in range(50):
+        some = [needed[place] for place in draw.integers(0, 60, draw.integers(1, 8))]
+        found = smallest(shapes, joint(some))
+        assert all(found.holds(one) for one in some)
+
+
+def test_what_fits_nowhere_is_an_error():
+    with pytest.raises(ValueError, match="fits none of"):
+        smallest((Shape(16, 4), Shape(32, 4)), Shape(16, 8))

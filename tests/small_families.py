@@ -1,0 +1,127 @@
+"""A small model of each family. What must hold of every one of them is tested over this list, once.
+
+Another family is one entry more: its small config, random parameters, a tokenizer that knows the tokens its template
+names, and sizes of pictures that its tiles differ for.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from small_model import CONFIG, CONFIG2, Drawn, Letters, drawn, encoded, make_params
+
+from rolltune import adapters, trees
+from rolltune.base import Model
+from rolltune.batch import Batch, Row, Source
+from rolltune.data.batches import Encoded, Feed, evaluation_batches
+from rolltune.data.shapes import Shape, joint, shapes_for
+from rolltune.families import paligemma
+from rolltune.inputs import features
+from rolltune.inputs.feeds import TileFeed
+from rolltune.models import forward
+from rolltune.models.family import Family, Size
+from rolltune.models.forward import Network
+from rolltune.training import setup
+from rolltune.training.rolls import InitialWeights
+from rolltune.weights.roll_file import Base
+
+
+@dataclasses.dataclass(frozen=True)
+class Small:
+    name: str
+    family: Family
+    config: Any
+    make_params: Callable[[], dict]
+    tokenizer: Any = Letters()
+    sizes: tuple[Size, ...] = ((28, 28), (20, 30))
+
+    @functools.cached_property
+    def params(self) -> dict:
+        return self.make_params()
+
+    @functools.cached_property
+    def pictures(self) -> Drawn:
+        return drawn(self.family, self.config, self.sizes)
+
+    @property
+    def net(self) -> Network:
+        return Network(self.family, self.config)
+
+    @property
+    def model(self) -> Model:
+        return Model(self.family, self.config, self.tokenizer, Base(self.name, self.name))
+
+    @functools.cached_property
+    def tiles(self) -> TileFeed:
+        """The tower runs in the step."""
+        return TileFeed(self.family.learned_count, self.pictures)
+
+    def row(self, prompt: str, *answers: str, shown: Sequence[int] = (0,), **more: Any) -> Row:
+        return encoded(self.pictures, self.tokenizer, prompt, answers, shown, **more)
+
+    def room(self, tokens: int = 24, targets: int = 8, pictures: int = 1) -> Shape:
+        """One shape for rows of as many tokens beside their pictures, whichever they show: one program serves them."""
+        places = [self.pictures.places[key] for key in self.pictures.sizes]
+        longest = max(len(one.slots) for one in places) * pictures
+        tiles = max(self.pictures.tiles(key) for key in self.pictures.sizes) * pictures
+        return Shape(tokens + longest, targets, max(len(one.keys) for one in places) * pictures, pictures, tiles)
+
+    def batch(self, *rows: Row, size: int = 0, room: Shape | None = None) -> Batch:
+        """The rows with their tiles, in the smallest shape that holds them or in `room`."""
+        shape = joint(map(self.tiles.shape, rows)) if room is None else room
+        return self.tiles.make(rows, shape, size or len(rows))[0]
+
+    def prepare(
+        self, method: str = "lora", first: int = 0, listed: bool = False, rules: Sequence[tuple[str, str]] = ()
+    ) -> "Prepared":
+        """The frozen tree, what a roll begins with, and how rows come in, as `training.setup` makes them."""
+        flat = trees.flatten(self.params)
+        words = adapters.trainability(rules or adapters.METHODS[method], list(flat))
+        plan = setup.plan_of(self.model, words, first)
+        start = setup.initial_weights(self.model, self.params, plan)
+        base = trees.arrange(trees.unflatten(flat), self.model.stacks, first, listed, plan.paths("full"))
+        feed = self.tiles if plan.in_step else self.table(plan.projected)
+        return Prepared(Network(self.family, self.config, plan.projected), plan.stacks, base, start, feed)
+
+    @functools.cache  # noqa: B019  # a handful, alive as long as the tests
+    def table(self, projected: bool = False) -> features.TableFeed:
+        """All rows of features in one table."""
+        return features.table(self.model, self.params, self.pictures, projected)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    network: Network
+    stacks: Mapping[str, tuple[int, ...]]
+    base: dict
+    start: InitialWeights
+    feed: Feed
+
+
+FAMILIES = [
+    Small("paligemma", paligemma.FAMILY, CONFIG, make_params),
+    Small("paligemma2", paligemma.FAMILY, CONFIG2, functools.partial(make_params, CONFIG2)),
+]
+PALIGEMMA = FAMILIES[0]
+
+
+def name_of(small: Small) -> str:
+    return small.name
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def log_probs(net: Network, params: dict, batch: Batch, source: Source) -> jax.Array:
+    return forward.log_probs(net, params, batch, source)
+
+
+def score_all(net: Network, params: dict, rows: Sequence[Row], feed: Feed, batch: int = 2) -> list[np.ndarray]:
+    """Log-probabilities of each row's targets, as an evaluation computes them."""
+    data = Encoded(rows, feed, shapes_for([feed.shape(row) for row in rows]), ["" for _ in rows])
+    found: list[Any] = [None] * len(rows)
+    for places, some, source in evaluation_batches(data, batch):
+        for place, own in zip(places, np.asarray(log_probs(net, params, some, source)), strict=False):
+            found[place] = own[: len(rows[place].targets)]
+    return found

@@ -1,0 +1,87 @@
+"""An interrupted run on the disk: saved again and again, and damaged in every way."""
+
+import dataclasses
+import random
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rolltune.errors import UserError
+from rolltune.training import checkpoints
+from rolltune.training.loop import FinishedRoll, Slot, State
+from rolltune.training.rolls import Draw
+from rolltune.training.step import Roll
+
+SETTINGS = {"rate": 0.1, "rules": [("a", "full")]}
+same = lambda judged: judged
+
+
+def made(step: int, width: int = 2) -> State:
+    ramp = lambda *shape: jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape) + step
+    one = {"q": {"a": ramp(width, 3, 2), "b": ramp(width, 2, 5)}}
+    numbers = [jnp.full((width,), step, jnp.float32)] * 5
+    rolls = Roll(one, {"m": ramp(width, 7)}, jnp.zeros((width, 2), jnp.uint32), jnp.full((width,), step), *numbers,
+                 jnp.zeros((width,), jnp.int32))  # fmt: skip
+    draw = Draw(0, 5, 0.1, 8.0, 0.0)
+    trained = jax.tree.map(lambda leaf: np.asarray(leaf[0]), one)
+    ended = [FinishedRoll(draw, 3, "", False, trained, {"f": 0.5}), FinishedRoll(draw, 1, "loss", True, None)]
+    return State(rolls, [Slot(draw, step, 1), Slot(None)], width, step, 3, 1, {0: [0.5]}, ended)
+
+
+def equal(one: State, other: State) -> bool:
+    leaves = [jax.tree.leaves((state.rolls, [end.trainable for end in state.ended])) for state in (one, other)]
+    names = ("slots", "step", "drawn", "redraws", "reached", "width")
+    ends = lambda state: [dataclasses.replace(end, trainable=None) for end in state.ended]
+    bare = lambda state: ([getattr(state, name) for name in names], ends(state))
+    return bare(one) == bare(other) and all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
+
+
+def test_a_step_may_be_saved_twice_and_the_last_one_counts(tmp_path):
+    folder = tmp_path / "a.state"
+    assert not checkpoints.exists(folder)
+    for state in (made(4), made(4), made(3)):
+        checkpoints.save(folder, state, SETTINGS, same)
+        assert checkpoints.exists(folder)
+        assert equal(checkpoints.load(folder, SETTINGS, made(0), same), state)
+    assert len([child for child in folder.iterdir() if child.name.isdecimal()]) == 1
+    with pytest.raises(UserError, match=r"a\.state: the interrupted run differs \(rate was 0\.1, is 0\.2\)"):
+        checkpoints.load(folder, SETTINGS | {"rate": 0.2}, made(0), same)
+    with pytest.raises(UserError, match="begun with 2 rolls at once, not 3"):
+        checkpoints.load(folder, SETTINGS, made(0, 3), same)
+    checkpoints.remove(folder)
+    with pytest.raises(UserError, match=r"a\.state: nothing to resume"):
+        checkpoints.load(folder, SETTINGS, made(0), same)
+
+
+def test_a_damaged_state_is_advice_or_the_state(tmp_path):
+    """Whatever is flipped, cut or lost, no other numbers come back, and no traceback."""
+    kept, folder, draw = tmp_path / "kept", tmp_path / "a.state", random.Random(3)
+    state = made(4)
+    checkpoints.save(kept, state, SETTINGS, same)
+    files = sorted(path.relative_to(kept) for path in kept.rglob("*") if path.is_file())
+    refused = 0
+    for number in range(3 * len(files)):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(kept, folder)
+        path = folder / files[number % len(files)]
+        content = bytearray(path.read_bytes())
+        kind = number // len(files)
+        if kind == 0:
+            path.unlink()
+        elif kind == 1:
+            path.write_bytes(content[: draw.randrange(len(content) or 1)])
+        elif content:
+            content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+            path.write_bytes(content)
+        assert checkpoints.exists(folder)
+        try:
+            found = checkpoints.load(folder, SETTINGS, made(0), same)
+        except UserError as error:
+            assert str(error).startswith(str(folder)) and "start anew, without --resume" in str(error)
+            refused += 1
+        else:
+            assert equal(found, state), path
+    assert refused > len(files) / 2

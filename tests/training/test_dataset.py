@@ -1,0 +1,75 @@
+"""The rows of a data set: which splits judge a roll, and what is said of their answers before anything is loaded."""
+
+import json
+
+import pytest
+from small_model import make_example
+
+from rolltune.errors import UserError
+from rolltune.evaluation.metrics import Positive
+from rolltune.evaluation.tasks import CHOOSE, WRITE, Task
+from rolltune.training.dataset import Data, Wanted, judged_rows, read_data
+from rolltune.training.rolls import Draw
+
+
+def data(**spans) -> Data:
+    examples = [make_example(n, answer=("yes", "no")[n % 2]) for n in range(10)]
+    return Data(examples, spans, {}, Task(CHOOSE, ("no", "yes")), Positive("yes", ""))
+
+
+ALL = dict(train=range(0, 6), valid=range(6, 8), test=range(8, 10))
+
+
+def test_validation_rows_judge_and_without_them_training_rows():
+    assert judged_rows(data(**ALL), None, Draw(0, 0, 1.0, 8.0, 0.0)) == [6, 7]
+    assert judged_rows(data(train=range(0, 6)), None, None) == list(range(6))
+    assert judged_rows(data(train=range(0, 6), valid=range(6, 6)), None, None) == list(range(6))
+
+
+def test_a_fold_judges_its_own_rows():
+    folds, judged = [0, 1, 2, 0, 1, 2, 0, 1], []
+    for fold in range(3):
+        own = judged_rows(data(**ALL), folds, Draw(fold, fold, 1.0, 8.0, 0.0, fold=fold))
+        assert own == [place for place in range(8) if folds[place] == fold]
+        judged += own
+    assert sorted(judged) == data(**ALL).seen == list(range(8))  # the test split takes no part
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(*answers, name="rows"):
+        rows = [{"prefix": "a", "suffix": answer} for answer in answers]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return tmp_path / f"{name}.jsonl"
+
+    return write
+
+
+def read(files, said=None, **wanted) -> Data:
+    return read_data(files, Wanted(**({"task": "auto"} | wanted)), (said if said is not None else []).append)
+
+
+def test_a_positive_answer_must_be_one_of_them(written):
+    path = written("yes", "no")
+    found = read({"train": path}, positive="no")
+    assert found.positive.answer == "no"
+    assert [one.id for one in found.examples] == ["train/rows.jsonl:1", "train/rows.jsonl:2"]
+    assert [found.id_in_file(place) for place in range(2)] == ["rows.jsonl:1", "rows.jsonl:2"]
+    with pytest.raises(UserError, match=r"positive: 'maybe' is not one of the answers \['no', 'yes'\]"):
+        read({"train": path}, positive="maybe")
+
+
+def test_splits_stand_one_after_the_other_and_the_task_is_of_all(written):
+    said = []
+    found = read({"train": written("b", "a", "b"), "valid": written("a", "a", name="valid")}, said)
+    assert found.spans == {"train": range(0, 3), "valid": range(3, 5)} and found.task == Task(CHOOSE, ("a", "b"))
+    assert [one.answer for one in found.of("valid")] == ["a", "a"] and said[-1] == "task: choose (2 answers)"
+    with pytest.raises(UserError, match="'c', which is not among the allowed ones"):
+        read({"train": written("a", "c")}, answers=("a", "b"))
+
+
+def test_open_answers_are_written_and_have_no_positive(written):
+    said = []
+    found = read({"train": written(*"abcdefgh")}, said)
+    assert found.task == Task(WRITE, ()) and found.positive.answer is None
+    assert "task: write (8 different answers in 8 rows); --config.task=choose" in said[-1]
