@@ -119,9 +119,13 @@ def log_probs(net: Network, params: dict, batch: Batch, source: Source) -> jax.A
 
 def score_all(net: Network, params: dict, rows: Sequence[Row], feed: Feed, batch: int = 2) -> list[np.ndarray]:
     """Log-probabilities of each row's targets, as an evaluation computes them."""
-    data = Encoded(rows, feed, shapes_for([feed.shape(row) for row in rows]), ["" for _ in rows])
-    found: list[Any] = [None] * len(rows)
+    shapes = shapes_for([feed.shape(row) for row in rows])
+    return score_encoded(net, params, Encoded(rows, feed, shapes, ["" for _ in rows]), batch)
+
+
+def score_encoded(net: Network, params: dict, data: Encoded, batch: int = 2) -> list[np.ndarray]:
+    found: list[Any] = [None] * len(data)
     for places, some, source in evaluation_batches(data, batch):
         for place, own in zip(places, np.asarray(log_probs(net, params, some, source)), strict=False):
-            found[place] = own[: len(rows[place].targets)]
+            found[place] = own[: len(data.rows[place].targets)]
     return found

@@ -12,7 +12,7 @@ from typing import Any
 from rolltune.errors import UserError
 from rolltune.families import published
 from rolltune.models.layers import Rope
-from rolltune.weights.layouts import layer_norm, linear, vit_layers
+from rolltune.weights.layouts import layer_norm, linear, llama_text, vit_layers
 from rolltune.weights.names import Shape, TensorMap, keep, patches, pick, turn
 
 NPZ_BLOCK = "img/Transformer/encoderblock"
@@ -82,10 +82,7 @@ def _npz_text(t: Any) -> list[TensorMap]:
 def hf_rows(sizes: Any) -> list[TensorMap]:
     """The names of the published safetensors files; readers bring the other two layouts to these first."""
     v, t = sizes.vision, sizes.text
-    D, W = v.width, t.width
-    tower, text = "vision_tower.vision_model", "language_model.model"
-    text_layer = f"{text}.layers.{{i}}"
-
+    D, tower = v.width, "vision_tower.vision_model"
     embed, places = f"{tower}.embeddings", (v.image_size // v.patch) ** 2
     rows = [
         TensorMap(
@@ -98,31 +95,9 @@ def hf_rows(sizes: Any) -> list[TensorMap]:
         TensorMap("vision/position", f"{embed}.position_embedding.weight", (places, D), keep(places, D)),
         *vit_layers(v, "vision/layers", f"{tower}.encoder.layers.{{i}}", v.layers),
         *layer_norm("vision/norm", f"{tower}.post_layernorm", D),
-        *linear("projector", "multi_modal_projector.linear", D, W, bias=True),
+        *linear("projector", "multi_modal_projector.linear", D, t.width, bias=True),
     ]
-
-    tied = "language_model.lm_head.weight"
-    rows.append(
-        TensorMap("text/embed/embedding", f"{text}.embed_tokens.weight", (t.vocab, W), keep(t.vocab, W), tied=tied)
-    )
-    for ours, i, o in (
-        ("q", W, t.heads * t.head_dim),
-        ("k", W, t.kv_heads * t.head_dim),
-        ("v", W, t.kv_heads * t.head_dim),
-        ("o", t.heads * t.head_dim, W),
-    ):
-        rows += linear(f"text/layers/attn/{ours}", f"{text_layer}.self_attn.{ours}_proj", i, o, t.layers)
-    for ours, i, o in (("gate", W, t.mlp), ("up", W, t.mlp), ("down", t.mlp, W)):
-        rows += linear(f"text/layers/mlp/{ours}", f"{text_layer}.mlp.{ours}_proj", i, o, t.layers)
-    # The same published name plays two roles: after the attention in Gemma 2, before the MLP in Gemma 1.
-    norms = {"pre_attn_norm": "input_layernorm", "pre_mlp_norm": "post_attention_layernorm"}
-    if t.post_norms:
-        norms["pre_mlp_norm"] = "pre_feedforward_layernorm"
-        norms |= {"post_attn_norm": "post_attention_layernorm", "post_mlp_norm": "post_feedforward_layernorm"}
-    for ours, theirs in norms.items():
-        rows.append(TensorMap(f"text/layers/{ours}/scale", f"{text_layer}.{theirs}.weight", (W,), keep(W), t.layers))
-    rows.append(TensorMap("text/norm/scale", f"{text}.norm.weight", (W,), keep(W)))
-    return rows
+    return rows + llama_text(t, "language_model.model", "language_model.lm_head.weight", tied=True)
 
 
 def rows_for(names: Iterable[str], sizes: Any) -> list[TensorMap]:
@@ -365,8 +340,15 @@ def with_unsaid(sizes: dict[str, dict], said: Mapping[str, Any], source: str) ->
 
 
 def hf_config(sizes: Any, dtype: str = "float32", image_token: int = 257152) -> dict[str, Any]:
-    """The config.json that goes with `hf_rows`, so that transformers loads what we write."""
+    """The config.json that goes with `hf_rows`, so that transformers loads what we write.
+
+    Raises UserError for a rotary embedding that no published PaliGemma has: its scaling would be lost.
+    """
     v, t = sizes.vision, sizes.text
+    if t.rope.kind != "plain":
+        raise UserError(
+            f"a PaliGemma with a rotary embedding of kind {t.rope.kind!r} can't be written for transformers"
+        )
     places = (v.image_size // v.patch) ** 2
     text = {
         "model_type": "gemma2" if t.post_norms else "gemma",

@@ -12,6 +12,7 @@ import numpy as np
 from rolltune.base import Model
 from rolltune.batch import Row, Source
 from rolltune.data.batches import Encoded, evaluation_batches
+from rolltune.data.shapes import shapes_for
 from rolltune.inputs import disk, features
 from rolltune.inputs.disk import Files
 from rolltune.inputs.feeds import DiskFeed, TableFeed
@@ -72,7 +73,8 @@ def keep(
     if crossing:
         feed = _beside(feed, encoded.feed)
     rows = [pointing_at_states(row, name, learned, crossing) for row, name in zip(encoded.rows, names, strict=True)]
-    return dataclasses.replace(encoded, rows=rows, feed=feed)
+    shapes = shapes_for([feed.shape(row) for row in rows])  # the same tokens, but other rows of each step's own
+    return dataclasses.replace(encoded, rows=rows, feed=feed, shapes=shapes)
 
 
 def _beside(states: TableFeed | DiskFeed, pictures: Any) -> TableFeed | DiskFeed:

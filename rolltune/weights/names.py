@@ -217,15 +217,19 @@ def stream(
     """
     check({name: tensor.shape for name, tensor in lazy.items()}, table, source)
     for row in table:
-        first = lazy[next(iter(row.in_file()))]
-        wanted = np.dtype(dtype) if dtype is not None else first.dtype
-        if row.tied and row.tied in lazy:
-            _same(lazy[row.file], lazy[row.tied], row, source)
-        out = np.empty(row.ours, wanted)
-        for layer in range(max(row.layers, 1)):
-            tensor = lazy[row.name(layer)]
-            _fill(tensor, row, 0 if row.split else layer, out[layer] if row.layers else out)
-        yield row.path, out
+        yield row.path, read(lazy, row, dtype, source)
+
+
+def read(lazy: Mapping[str, Lazy], row: TensorMap, dtype: Any = None, source: str = "the file") -> np.ndarray:
+    """One of our tensors out of a file that was checked (`check`)."""
+    first = lazy[next(iter(row.in_file()))]
+    if row.tied and row.tied in lazy:
+        _same(lazy[row.file], lazy[row.tied], row, source)
+    out = np.empty(row.ours, np.dtype(dtype) if dtype is not None else first.dtype)
+    for layer in range(max(row.layers, 1)):
+        tensor = lazy[row.name(layer)]
+        _fill(tensor, row, 0 if row.split else layer, out[layer] if row.layers else out)
+    return out
 
 
 def _fill(tensor: Lazy, row: TensorMap, layer: int, out: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from rolltune.data.batches import Encoded
 from rolltune.data.shapes import shapes_for
 from rolltune.evaluation.compiled import compile_score
 from rolltune.evaluation.metrics import Prediction
-from rolltune.evaluation.scoring import predictions, score_rows, subset
+from rolltune.evaluation.scoring import predictions, score_rows
 from rolltune.models import forward
 
 ANSWERS = ("a", "no", "yes it is")
@@ -57,14 +57,20 @@ def test_batch_size_neighbours_and_order_never_change_a_score(scored):
 
 def test_predictions_are_normalised_over_the_answers():
     scores = np.log(np.array([[[0.2, 0.1, 0.1], [0.5, 0.3, 0.2]], [[1, 1, 2], [3, 1, 1]]], np.float32))
-    one, other = predictions(scores, ("r0", "r1"), ANSWERS, [2, 0])
+    one, other = predictions(scores, ("r0", "r1"), ANSWERS, ["yes it is", "a"])
     np.testing.assert_allclose(np.exp(one.log_probs), [[0.5, 0.25, 0.25], [0.5, 0.3, 0.2]], rtol=1e-5)
     np.testing.assert_allclose(np.exp(other.log_probs), [[0.25, 0.25, 0.5], [0.6, 0.2, 0.2]], rtol=1e-5)
     assert one.ids == ("r0", "r1") and one.answers == ANSWERS and one.label.tolist() == [2, 0]
 
 
-def test_a_subset_keeps_rows_together():
+def test_a_right_answer_that_is_never_given_makes_its_row_wrong():
+    (found,) = predictions(np.zeros((1, 2, 3), np.float32), ("r0", "r1"), ANSWERS, ["b", "no"])
+    assert found.answers == (*ANSWERS, "b") and found.label.tolist() == [3, 1]
+    np.testing.assert_allclose(np.exp(found.log_probs), [[1 / 3, 1 / 3, 1 / 3, 0]] * 2, rtol=1e-5)
+
+
+def test_some_rows_of_a_prediction_keep_together():
     whole = Prediction(tuple(f"row{n}" for n in range(7)), ANSWERS, np.arange(7) % 3, np.arange(21.0).reshape(7, 3))
-    some = subset(whole, [5, 1])
+    some = whole.at([5, 1])
     assert some.ids == ("row5", "row1") and some.label.tolist() == [2, 1]
     np.testing.assert_array_equal(some.log_probs, whole.log_probs[[5, 1]])

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from small_families import PALIGEMMA, score_all
+from small_families import PALIGEMMA, score_encoded
 
 from rolltune import trees
 from rolltune.errors import UserError
@@ -64,20 +64,16 @@ def keep(tmp_path, monkeypatch, examples):
     return run
 
 
-def scores(network, base, encoded):
-    return score_all(network, base, encoded.rows, encoded.feed)
-
-
 @pytest.mark.parametrize("feed_limit", [1.0, 0.0])  # features out of the table, and from the disk
 @pytest.mark.parametrize("first", [1, 2])
 def test_states_from_the_device_and_the_disk_equal_the_whole_way(small, keep, feed_limit, first):
     near = keep(small, 1.0, feed_limit, first=first, listed=first == 2)
     far = keep(small, 0.0, feed_limit, first=first)
     assert isinstance(near.kept.feed, TableFeed) and isinstance(far.kept.feed, DiskFeed)
-    whole = scores(near.network, near.base, near.encoded)
+    whole = score_encoded(near.network, near.base, near.encoded)
     assert len({row.tobytes() for row in whole}) == 6
     for made in (near, far):
-        for one, other in zip(scores(*made.upper, made.kept), whole, strict=True):
+        for one, other in zip(score_encoded(*made.upper, made.kept), whole, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
@@ -113,7 +109,7 @@ def test_without_room_the_layers_stay_and_it_is_said(keep, monkeypatch, capsys, 
     made = keep(PALIGEMMA, 0.0)
     kept_files("states")[0].unlink()
     with pytest.raises(UserError, match="deleted or damaged during the run"):
-        scores(*made.upper, made.kept)
+        score_encoded(*made.upper, made.kept)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=disk.SPARE))
     assert keep(PALIGEMMA, 0.0).kept is None
     assert "states of lower layers take" in capsys.readouterr().err

@@ -1,0 +1,80 @@
+"""The main job on data of every kind, and on every way that rows come in: it trains, saves, and scores the same again."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from small_model import draw_picture
+
+from rolltune import base
+from rolltune.data.sources import read_examples
+from rolltune.jobs.learn import Options, learn
+from rolltune.jobs.scorer import Bench, Scorer
+from rolltune.recipe import Recipe, from_card
+from rolltune.weights.names import flatten
+from rolltune.weights.roll_file import load_roll
+
+RECIPE = Recipe(steps=2, log_every=2, rank=2, batch=2, warmup=0.0, rate=1e-3, redraws=0, evaluate_batch=4)
+VISUAL = (("(vision|text)/layers/attn/q/kernel", "lora"), (".*", "frozen"))
+QUESTIONS = ("Is it so?", "Or is it not?", "What is it?", "Is it?")
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """`write("train", pictures, answers)`: rows that show the pictures of these numbers, each to one row."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ROLLTUNE_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "dataset/set1"
+    (folder / "images").mkdir(parents=True)
+
+    def run(split, pictures, answers):
+        rows = []
+        for n, (shown, answer) in enumerate(zip(pictures, answers, strict=True)):
+            names = [f"images/{split}{number}.png" for number in shown]
+            for name, number in zip(names, shown, strict=True):
+                draw_picture(number, (40, 30 + number)).save(folder / name)
+            row = {"prefix": f"{QUESTIONS[n % 4]} {split[0]}{n}", "suffix": answer}
+            own = {"images": names} if len(names) > 1 else {"image": names[0]} if names else {}
+            rows.append(row | own)
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return folder / f"{split}.jsonl"
+
+    return run
+
+
+TEXT, MIXED = [[]] * 6, [[0], [], [1, 2], [], [], [3]]
+ANSWERS = ("yes", "no") * 3
+OPEN = ("red", "a blue one", "none", "green", "two", "it is")
+
+
+@pytest.mark.parametrize(
+    ("pictures", "answers", "recipe"),
+    [
+        (TEXT, ANSWERS, {}),
+        (TEXT, ANSWERS, {"first_layer": 2, "table_gib": 0.0}),
+        (TEXT, ANSWERS, {"task": "classify"}),
+        (TEXT, OPEN, {"answer_tokens": 2}),
+        (MIXED, ANSWERS, {"first_layer": 2}),
+        (MIXED, ANSWERS, {"method": "rules", "rules": VISUAL, "evaluate_batch": 1}),
+        (MIXED, ANSWERS, {"method": "full", "rate": 1e-5}),
+    ],
+    ids=["text", "text-states", "text-classes", "text-written", "mixed-states", "mixed-tower", "mixed-full"],
+)
+def test_a_roll_is_trained_saved_and_scores_the_same_again(write, pictures, answers, recipe):
+    write("train", pictures, answers)
+    valid = write("valid", pictures[:4], answers[:4])
+    said: list[str] = []
+    wanted = dataclasses.replace(RECIPE, **recipe)
+    assert learn(Options("set1", "first"), wanted, said.append) == 0, said
+    roll = load_roll("checkpoints/first.npz")
+    assert all(np.isfinite(leaf).all() for leaf in flatten(roll.tree).values())
+    bench = Bench(*base.load("tiny"))
+    scorer = Scorer(bench, load_roll("checkpoints/first.npz", bench.model.base), from_card(roll.card.recipe))
+    found = scorer.predict(read_examples(valid))
+    loss = -float(np.mean(found.log_probs if answers is OPEN else picked(found)))
+    assert loss == pytest.approx(roll.card.metrics["valid"]["log-loss"], rel=1e-3, abs=1e-4)
+
+
+def picked(prediction):
+    return prediction.log_probs[np.arange(len(prediction.label)), prediction.label]
