@@ -23,7 +23,7 @@ PAGES = sorted([*ROOT.glob("docs/recipes/*.md"), *FILES])
 # What the five projects published, as far as rolltune has an entry for it.
 PUBLISHED = {
     "paligemma_attention": {"optimizer": "sgd", "rate": 0.03, "schedule": "cosine", "warmup": 0.1, "batch": 2},
-    "plantdoc_llama": {"epochs": 5, "warmup": 500, "weight_decay": 0.01, "seed": 2025, "log_every": 10},
+    "plantdoc_llama": {"epochs": 5, "warmup": 500, "weight_decay": 0.01, "seed": 2025, "quantize": "nf4"},
     "phi35_docvqa": {"rank": 32, "alpha": 16, "rate": 2e-4, "epochs": 2, "metric": "anls"},
     "phi35_hateful_memes": {"rank": 128, "alpha": 256, "rate": 2e-4, "epochs": 2, "metric": "accuracy"},
     "phi35_nlvr2": {"method": "rules", "rate": 2e-5, "epochs": 2},

@@ -2,8 +2,9 @@
 
     ./03-do_learn.py -d docvqa -w docvqa --config recipes/phi35_docvqa.py
 
-Published with it, of the same two epochs: the frozen vision part, and all weights.
+Published with it, of the same two epochs: QLoRA, the frozen vision part, and all weights.
 
+    ./03-do_learn.py -d docvqa -w qlora --config recipes/phi35_docvqa.py --config.quantize=nf4
     ./03-do_learn.py -d docvqa -w frozen --config recipes/phi35_docvqa.py --config.method=rules --config.rate=1e-4 \
         --config.rules="(('(vision|projector|separators)/.*', 'frozen'), ('.*', 'full'))"
     ./03-do_learn.py -d docvqa -w full --config recipes/phi35_docvqa.py --config.method=full --config.rate=5e-6

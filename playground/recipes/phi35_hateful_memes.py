@@ -2,8 +2,9 @@
 
     ./03-do_learn.py -d memes -w memes --config recipes/phi35_hateful_memes.py
 
-Published with it: the frozen vision part (three epochs), and all weights (two).
+Published with it: QLoRA, the frozen vision part (three epochs), and all weights (two).
 
+    ./03-do_learn.py -d memes -w qlora --config recipes/phi35_hateful_memes.py --config.quantize=nf4
     ./03-do_learn.py -d memes -w frozen --config recipes/phi35_hateful_memes.py --config.method=rules \
         --config.rate=1e-4 --config.epochs=3 \
         --config.rules="(('(vision|projector|separators)/.*', 'frozen'), ('.*', 'full'))"

@@ -6,7 +6,8 @@ Classes are uneven; each can be drawn as often as the others, or weigh the same:
 
     ./03-do_learn.py -d plantdoc -w even --config recipes/plantdoc_llama.py --config.balance=weight
 
-Published: batch 16, 5 epochs, warm-up, weight decay, seed. Rank, alpha and rate are ours. docs/recipes/plantdoc.md
+Published: four bits, batch 16, 5 epochs, warm-up, weight decay, seed. Rank, alpha and rate are ours.
+docs/recipes/plantdoc.md
 """
 
 from ml_collections import ConfigDict
@@ -20,6 +21,7 @@ def get_config():
     config.method = "lora"
     config.rank = 16
     config.alpha = 32.0
+    config.quantize = "nf4"
 
     config.optimizer = "adamw"
     config.rate = 2e-4

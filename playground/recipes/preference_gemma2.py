@@ -2,8 +2,13 @@
 
     ./03-do_learn.py -d arena -w arena --config recipes/preference_gemma2.py
 
-LoRA on q, k and v from layer 16 up: the states of the layers below are worked out once. Ours: the schedule.
-docs/recipes/preferences.md
+LoRA on q, k and v from layer 16 up: the states of the layers below are worked out once. The base is published in
+four bits, and stays packed. From the model as Google publishes it:
+
+    ./03-do_learn.py -d arena -w arena --config recipes/preference_gemma2.py --config.quantize=nf4-double \
+        --model ../cache/gemma-2-9b-it-bfloat16
+
+Ours: the schedule. docs/recipes/preferences.md
 """
 
 from ml_collections import ConfigDict
@@ -11,7 +16,7 @@ from ml_collections import ConfigDict
 
 def get_config():
     config = ConfigDict()
-    config.model = "../cache/gemma-2-9b-it-bfloat16"
+    config.model = "../cache/gemma-2-9b-it-nf4"
     config.task = "classify"
     config.answers = ("a", "b", "tie")
     config.metric = "log-loss"

@@ -49,7 +49,7 @@ def card_of(values: Mapping[str, Any], source: str) -> RollCard:
         ("answers", _all(_is_text, values.get("answers", [])), "a list of texts"),
         ("metrics", isinstance(values.get("metrics", {}), dict), "an object"),
         ("metrics.passes", is_whole_number(metrics.get("passes", 1)), "a whole number"),
-        ("metrics.positive", _is_text(metrics.get("positive", "")), "text"),
+        ("metrics.positive", _is_text(metrics.get("positive") or ""), "text"),
         ("metrics.files", _all(_is_object, metrics.get("files", {})), "an object of objects"),
         ("seed", is_whole_number(values.get("seed", 0)), "a whole number"),
     ):
