@@ -51,6 +51,13 @@ def test_a_roll_comes_back(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["r.npz"]
 
 
+@pytest.mark.parametrize("positive", ["OK", None])  # of three answers, or of written ones, none is
+def test_a_roll_comes_back_with_or_without_a_positive_answer(tmp_path, positive):
+    card = RollCard(base=BASE, method="lora", recipe={}, metrics={"passes": 1, "positive": positive})
+    save_roll(tmp_path / "r.npz", TREE, card)
+    assert load_roll(tmp_path / "r.npz", BASE).card == card
+
+
 def test_half_precision_halves_the_file(tmp_path):
     tree = {"w": np.ones((64, 1024), np.float32)}
     save_roll(tmp_path / "r.npz", tree, CARD, dtype=ml_dtypes.bfloat16)
