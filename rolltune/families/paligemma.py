@@ -39,13 +39,16 @@ def _so400m(size: int) -> vision.Config:
 
 
 _GEMMA = decoder.Config(vocab=257152, width=2048, layers=18, heads=8, kv_heads=1, head_dim=256, mlp=16384)
-_GEMMA2 = dict(vocab=257152, head_dim=256, post_norms=True, attn_softcap=50.0)
+
+
+def _gemma2(head_dim: int = 256, **sizes: Any) -> decoder.Config:
+    return decoder.Config(vocab=257152, head_dim=head_dim, post_norms=True, attn_softcap=50.0, **sizes)
+
+
 _GEMMA2_SIZES = {
-    "3b": decoder.Config(width=2304, layers=26, heads=8, kv_heads=4, mlp=9216, **_GEMMA2),
-    "10b": decoder.Config(width=3584, layers=42, heads=16, kv_heads=8, mlp=14336, **_GEMMA2),
-    "28b": decoder.Config(
-        width=4608, layers=46, heads=32, kv_heads=16, mlp=36864, query_scale=144**-0.5, **(_GEMMA2 | {"head_dim": 128})
-    ),
+    "3b": _gemma2(width=2304, layers=26, heads=8, kv_heads=4, mlp=9216),
+    "10b": _gemma2(width=3584, layers=42, heads=16, kv_heads=8, mlp=14336),
+    "28b": _gemma2(128, width=4608, layers=46, heads=32, kv_heads=16, mlp=36864, query_scale=144**-0.5),
 }
 
 CONFIGS = {f"paligemma-3b-{size}": Config(_so400m(size), _GEMMA) for size in (224, 448, 896)} | {

@@ -59,9 +59,8 @@ class Finished:
 
 def own_recipe(recipe: Recipe, draw: Draw) -> Recipe:
     """The recipe that trains this one roll alone: what is drawn, written as single values."""
-    single = {"rates": (), "rate_range": (), "alphas": (), "weight_decays": ()}
-    drawn = {"seed": draw.seed, "rate": draw.rate, "alpha": draw.alpha, "weight_decay": draw.weight_decay}
-    return dataclasses.replace(recipe, **single, **drawn)
+    single = dataclasses.replace(recipe, rates=(), rate_range=(), alphas=(), weight_decays=())
+    return dataclasses.replace(single, seed=draw.seed, rate=draw.rate, alpha=draw.alpha, weight_decay=draw.weight_decay)
 
 
 def figures_of(data: Data, prediction: Scored, places: Sequence[int]) -> Figures:
@@ -190,6 +189,7 @@ def _out_of_fold(
     ids = [data.examples[place].id for place in data.seen]
     rounds: dict[int, dict[int, FinishedRoll]] = {}
     for one in sorted(finished.values(), key=lambda one: one.draw.roll):
+        assert one.draw.fold is not None
         for members in (rounds.setdefault(number, {}) for number in range(options.repeat)):
             if one.draw.fold not in members:
                 members[one.draw.fold] = one
@@ -266,6 +266,7 @@ def _save_whole(recipe: Recipe, ended: FinishedRoll, path: Path, card: RollCard,
     with jax.default_device(jax.devices("cpu")[0]):
         model, params = base.load(recipe.model, recipe.tokenizer, choose_dtype(recipe.dtype))
         scale = own_recipe(recipe, ended.draw).scale
+        assert ended.trainable is not None  # it ran all its steps
         merged = adapters.merge(params, ended.trainable, model.stacks, scale, recipe.first_layer)
         base.save_whole(path, merged, model, card)
     say(f"saved the whole model for big_vision: {shown(path)}")

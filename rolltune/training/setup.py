@@ -177,9 +177,9 @@ def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, in
         keep = lambda encoded: states.keep(
             model, network, frozen, encoded, plan.first, recipe.evaluate_batch, recipe.table_gib
         )
-        kept = keep(training), keep(scoring)
-        if kept[0] and kept[1]:  # otherwise the layers stay, and each step runs them
-            training, scoring = kept
+        kept, judged = keep(training), keep(scoring)
+        if kept and judged:  # otherwise the layers stay, and each step runs them
+            training, scoring = kept, judged
             network = dataclasses.replace(network, first=plan.first, projected=True)
             if prompts is None:
                 frozen["text"].pop("lower")
@@ -195,7 +195,9 @@ def initial_weights(model: Model, params: dict, plan: Plan) -> InitialWeights:
     cut = lambda path: trees.cut_of(path, model.stacks, plan.first)
     full = {path: jnp.asarray(flat[path][cut(path) :] if cut(path) else flat[path], jnp.float32)
             for path in plan.paths("full") if path in flat}  # fmt: skip
-    heads = {CLASSES: (model.config.text.width, plan.new_classes)} if plan.new_classes else {}
+    heads: dict[str, tuple[int, ...]] = {}
+    if plan.new_classes:
+        heads[CLASSES] = (model.config.text.width, plan.new_classes)
     return InitialWeights(lora, full, heads)
 
 

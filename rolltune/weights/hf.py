@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from rolltune.atomic import folder_aside
 from rolltune.errors import UserError
 from rolltune.weights import bitsandbytes
-from rolltune.weights.files import StoredTensor, folder_written_aside
+from rolltune.weights.files import StoredTensor
 from rolltune.weights.names import DTYPES, Lazy, Pieces, collapse
 from rolltune.weights.npz import as_pieces
 
@@ -173,7 +174,7 @@ def write_hf(
             room = shard
         groups[-1].append(name)
         room -= size
-    with folder_written_aside(Path(folder)) as aside:
+    with folder_aside(folder) as aside:
         (aside / CONFIG).write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
         weight_map: dict[str, str] = {}
         for number, group in enumerate(groups, 1):

@@ -159,7 +159,7 @@ def test_a_failed_write_says_so_and_cleans_up(tmp_path):
     save_roll(path, {"w": np.ones(3, np.float32)}, CARD)
     earlier = path.read_bytes()
     ended = write_with_limit(path, "fail", 5_000)
-    assert "UserError: could not write" in ended.stderr and "Nothing was changed" in ended.stderr
+    assert "NotWritten: could not write" in ended.stderr and "Nothing was changed" in ended.stderr
     assert [file.name for file in tmp_path.iterdir()] == ["r.npz"] and path.read_bytes() == earlier
 
 
