@@ -6,9 +6,11 @@ change the order of axes. `Layout` states these steps as shapes, so that each ro
 """
 
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -19,6 +21,8 @@ from rolltune.errors import UserError
 
 Shape = tuple[int, ...]
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+SQUARE = 256  # rows and columns turned at a time
+AT_ONCE = min(4, os.cpu_count() or 1)  # layers of a tensor: each holds one layer of it beside the tensor
 CHUNK = 1 << 24  # elements read, converted or written at a time where a tensor has no layers to go by
 
 
@@ -212,8 +216,8 @@ def stream(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Our tensors one after the other, converted to `dtype` (None: as in the file), a layer at a time.
 
-    Beside the tensor that is being made, no more than one layer of it or CHUNK elements is held, so that a caller who
-    sends each tensor to a device as it comes needs the memory of the largest one only.
+    Beside the tensor that is being made, no more than AT_ONCE layers of it or CHUNK elements are held, so that a caller
+    who sends each tensor to a device as it comes needs the memory of the largest one only.
     """
     check({name: tensor.shape for name, tensor in lazy.items()}, table, source)
     for row in table:
@@ -226,9 +230,14 @@ def read(lazy: Mapping[str, Lazy], row: TensorMap, dtype: Any = None, source: st
     if row.tied and row.tied in lazy:
         _same(lazy[row.file], lazy[row.tied], row, source)
     out = np.empty(row.ours, np.dtype(dtype) if dtype is not None else first.dtype)
-    for layer in range(max(row.layers, 1)):
+
+    def fill(layer: int) -> None:
         tensor = lazy[row.name(layer)]
         _fill(tensor, row, 0 if row.split else layer, out[layer] if row.layers else out)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:  # reading and turning happen outside Python's lock
+        for _ in pool.map(fill, range(max(row.layers, 1))):
+            pass
     return out
 
 
@@ -237,7 +246,18 @@ def _fill(tensor: Lazy, row: TensorMap, layer: int, out: np.ndarray) -> None:
     start = layer * math.prod(layout.file) + layout.rows[0] * inner
     size = math.prod(layout.part)
     if not layout.plain:
-        out[...] = layout.to_ours(tensor.read(start, start + size).reshape(layout.part), row.shape)
+        turned = layout.to_ours(tensor.read(start, start + size).reshape(layout.part), row.shape)
+        if out.ndim != 2 or layout.order != (1, 0):
+            out[...] = turned
+            return
+        if turned.dtype == out.dtype:  # as plain bits: NumPy copies bfloat16 number by number
+            bits = np.dtype(f"u{out.itemsize}")
+            turned, out = turned.view(bits), out.view(bits)
+        # A whole matrix turned at once jumps a page at every number: squares stay in the processor's cache.
+        for top in range(0, out.shape[0], SQUARE):
+            for left in range(0, out.shape[1], SQUARE):
+                here = np.s_[top : top + SQUARE, left : left + SQUARE]
+                out[here] = turned[here]
         return
     flat = out.reshape(-1)  # a view: `out` is contiguous
     for at in range(0, size, CHUNK):
