@@ -6,11 +6,9 @@ change the order of axes. `Layout` states these steps as shapes, so that each ro
 """
 
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -22,7 +20,6 @@ from rolltune.errors import UserError
 Shape = tuple[int, ...]
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 SQUARE = 256  # rows and columns turned at a time
-AT_ONCE = min(4, os.cpu_count() or 1)  # layers of a tensor: each holds one layer of it beside the tensor
 CHUNK = 1 << 24  # elements read, converted or written at a time where a tensor has no layers to go by
 
 
@@ -216,8 +213,8 @@ def stream(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Our tensors one after the other, converted to `dtype` (None: as in the file), a layer at a time.
 
-    Beside the tensor that is being made, no more than AT_ONCE layers of it or CHUNK elements are held, so that a caller
-    who sends each tensor to a device as it comes needs the memory of the largest one only.
+    Beside the tensor that is being made, no more than one layer of it or CHUNK elements is held, so that a caller who
+    sends each tensor to a device as it comes needs the memory of the largest one only.
     """
     check({name: tensor.shape for name, tensor in lazy.items()}, table, source)
     for row in table:
@@ -230,14 +227,9 @@ def read(lazy: Mapping[str, Lazy], row: TensorMap, dtype: Any = None, source: st
     if row.tied and row.tied in lazy:
         _same(lazy[row.file], lazy[row.tied], row, source)
     out = np.empty(row.ours, np.dtype(dtype) if dtype is not None else first.dtype)
-
-    def fill(layer: int) -> None:
+    for layer in range(max(row.layers, 1)):
         tensor = lazy[row.name(layer)]
         _fill(tensor, row, 0 if row.split else layer, out[layer] if row.layers else out)
-
-    with ThreadPoolExecutor(AT_ONCE) as pool:  # reading and turning happen outside Python's lock
-        for _ in pool.map(fill, range(max(row.layers, 1))):
-            pass
     return out
 
 
