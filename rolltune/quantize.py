@@ -8,7 +8,8 @@ blocks along `in`, so that published files load as they are; `shape` says what a
 The arithmetic is written once for NumPy and JAX and is bitsandbytes' own, step by step: the bytes agree.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -191,36 +192,50 @@ KINDS: dict[str, Callable[[Any], Quantized]] = {
 KEEP = "keep"
 
 
-def quantize_tree(params: dict, rules: Sequence[tuple[str, str]]) -> dict:
-    """The tree with the matrices that the rules name quantized: (path regex, nf4 | nf4-double | int8 | keep).
+DECODER = r"text/(layers|cross)/.*/kernel"
 
-    Leaves go one by one, stacks layer by layer, and are taken out of `params`: no two copies of all of them exist at a
-    time. Raises UserError for a rule without a match, another word, and what can't be quantized.
+
+def words_for(rules: Sequence[tuple[str, str]], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """path -> nf4, nf4-double, int8 or keep, for parameters of these shapes.
+
+    Raises UserError for a rule without a match, another word, and what can't be quantized.
     """
-    flat = flatten(params)
-    words = path_rules.match(rules, flat, "what to quantize")
+    words = path_rules.match(rules, shapes, "what to quantize")
     for path, word in words.items():
         if word not in (*KINDS, KEEP):
             raise UserError(f"what to quantize: {path!r} is given {word!r}; expected {', '.join(KINDS)} or {KEEP}")
         if word != KEEP and not path.endswith("/kernel"):
             raise UserError(f"what to quantize: only matrices (paths that end in /kernel) can be, not {path!r}")
-        if word.startswith("nf4") and flat[path].shape[-2] % BLOCK:
+        if word.startswith("nf4") and shapes[path][-2] % BLOCK:
             raise UserError(
-                f"what to quantize: {path!r} has {flat[path].shape[-2]} inputs, which are no whole blocks of {BLOCK}: "
+                f"what to quantize: {path!r} has {shapes[path][-2]} inputs, which are no whole blocks of {BLOCK}: "
                 f"give it {KEEP} or int8"
             )
+    return words
+
+
+def quantized(kernel: Any, word: str) -> Quantized:
+    """A matrix [in, out], or a stack of such, on the device. A stack goes there layer by layer: what is not quantized
+    yet need not fit."""
+    one = lambda matrix: _encode(jnp.asarray(matrix), word)
+    if kernel.ndim == 2:
+        return one(kernel)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[one(matrix) for matrix in kernel])
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _encode(matrix: Num[Array, "i o"], word: str) -> Quantized:
+    return KINDS[word](jnp.swapaxes(matrix, -1, -2))
+
+
+def quantize_tree(params: dict, rules: Sequence[tuple[str, str]]) -> dict:
+    """The tree with the matrices that the rules name quantized (see `words_for`). Leaves are taken out of `params` one
+    by one: no two copies of all of them exist at a time."""
+    flat = flatten(params)
+    words = words_for(rules, {path: tuple(leaf.shape) for path, leaf in flat.items()})
     params.clear()
     made = {}
     for path, word in words.items():
         leaf = flat.pop(path)
-        made[path] = leaf if word == KEEP else _quantized(leaf, word)
+        made[path] = leaf if word == KEEP else quantized(leaf, word)
     return unflatten(made)
-
-
-def _quantized(kernel: Any, word: str) -> Quantized:
-    """[in, out], or a stack of such, layer by layer."""
-    one = lambda matrix: KINDS[word](jnp.swapaxes(matrix, -1, -2))
-    if kernel.ndim == 2:
-        return one(kernel)
-    first, *others = [one(matrix) for matrix in kernel]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), first, *others)

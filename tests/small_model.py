@@ -35,15 +35,18 @@ NET = Network(paligemma.FAMILY, CONFIG)
 
 
 class Letters:
-    """A tokenizer with an id for each of sixty signs, and for named tokens after them; all else is an error."""
+    """A tokenizer with an id for each of seventy signs, and for named tokens after them; all else is an error.
+
+    The small PaliGemmas know those below 64 only, which all that is asked of them is made of.
+    """
 
     path = Path("letters")
     pad, eos, bos = 0, 1, 2
-    signs = "\nabcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123 ?."
+    signs = "\nabcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123 ?.456789[]/:"
 
     def __init__(self, *specials: str):
         self.specials = specials
-        self.size = 64 + len(specials)
+        self.size = 3 + len(self.signs) + len(specials)
 
     def encode(self, text: str) -> list[int]:
         return [3 + self.signs.index(sign) for sign in text]
@@ -52,7 +55,7 @@ class Letters:
         return "".join(self.signs[i - 3] for i in ids if 3 <= i < 3 + len(self.signs))
 
     def special(self, name: str) -> int:
-        return 64 + self.specials.index(name)
+        return 3 + len(self.signs) + self.specials.index(name)
 
 
 def make_params(config: paligemma.Config = CONFIG, seed: int = 0) -> dict:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int32, Num
 from PIL import Image
 
+from rolltune.families import paligemma_config
 from rolltune.families import paligemma_names as names
 from rolltune.models import decoder, vision
 from rolltune.models import layers as nn
@@ -64,9 +65,9 @@ CONFIGS["tiny"] = Config(
 def read_config(config: Mapping[str, Any] | None, shapes: Mapping[str, Shape], source: str) -> Config:
     """From config.json or, beside a npz, from the shapes of its tensors and what a whole model has beside it."""
     if config is not None and config.get("format") == whole.FORMAT:
-        sizes, resize = names.with_unsaid(names.sizes_from_npz(shapes, source), config["config"], source)
+        sizes, resize = paligemma_config.with_unsaid(names.sizes_from_npz(shapes, source), config["config"], source)
     elif config is not None:
-        sizes, resize = names.sizes_from_hf(config, source), "bicubic"
+        sizes, resize = paligemma_config.sizes_from_hf(config, source), "bicubic"
     else:
         sizes, resize = names.sizes_from_npz(shapes, source), "bilinear"
         # big_vision, whose format this is, applies neither in training.
@@ -120,7 +121,7 @@ FAMILY = Family(
     tokenizers=("tokenizer.model", "paligemma_tokenizer.model"),
     towers=("vision",),
     npz=names.npz_rows,
-    unsaid=names.unsaid,
+    unsaid=paligemma_config.unsaid,
     picture=picture,
     tiles=lambda config, size: 1,
     tile_rows=lambda config: config.vision.patches,

@@ -74,6 +74,8 @@ def products(x: Float[Array, "*b i"], weights: Sequence[Any]) -> list[Float[Arra
 @jax.custom_vjp
 def quantized_product(x: Float[Array, "b i"], w: Quantized) -> Float[Array, "b o"]:
     """`x @ w` for a frozen matrix in few bits. Its values are worked out where they are used, each way anew."""
+    # Without the barrier the compiler is free to decode the matrices of many layers before their inputs are there.
+    x, w = jax.lax.optimization_barrier((x, w))
     return jax.lax.dot_general(x, decode(w, x.dtype), (((1,), (1,)), ((), ())))
 
 

@@ -27,6 +27,7 @@ from rolltune.inputs.feeds import TileFeed
 from rolltune.inputs.pictures import Pictures, read_pictures
 from rolltune.inputs.rows import Asking
 from rolltune.models.forward import Network
+from rolltune.quantize import Quantized
 from rolltune.recipe import Recipe
 from rolltune.text import encode as encoding
 from rolltune.text.tokenizer import Remembering
@@ -42,7 +43,7 @@ LEAST_STALL = 100  # steps: every roll begins above a guess's loss
 
 def load(recipe: Recipe) -> tuple[Model, dict]:
     """The model, and its parameters on the device."""
-    return base.load(recipe.model, recipe.tokenizer, recipe.dtype)
+    return base.load(recipe.model, recipe.tokenizer, recipe.dtype, recipe.packing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +148,17 @@ class Cached:
 
 
 def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, inputs: Inputs) -> Cached:
-    """Runs all that is frozen once, and takes what is done with from the device. `params` are emptied."""
+    """Runs all that is frozen once, and takes what is done with from the device. `params` are emptied.
+
+    Raises UserError where a weight that is to be trained itself is quantized.
+    """
+    flat = trees.flatten(params)
+    if packed := [path for path in plan.paths("full") if isinstance(flat.get(path), Quantized)]:
+        raise UserError(
+            f"{packed[0]} is quantized, so only adapters can be trained on it: --config.method=lora, or keep it as it "
+            "is by a rule of --config.quantize_rules"
+        )
+    del flat
     feed = features.feed(model, params, inputs.pictures, plan.projected, plan.in_step, recipe.table_gib)
     seen = [data.examples[place] for place in data.seen]
     training = rows.encoded(inputs.training, feed, seen)

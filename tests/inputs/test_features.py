@@ -9,6 +9,7 @@ from PIL import Image
 from small_families import PALIGEMMA, Small, score_all
 from small_model import CONFIG
 
+from rolltune import trees
 from rolltune.errors import UserError
 from rolltune.evaluation.tasks import CHOOSE, Task
 from rolltune.inputs import features, rows
@@ -37,6 +38,7 @@ def feed_of(model, params, examples, limit, projected=False, in_step=False):
 def scored(model, params, examples, feed, projected=False):
     pictures = read_pictures(model.family, model.config, examples)
     encoded, _ = rows.encode_rows(model, pictures, examples, ASKING, rows.SCORE)
+    params = trees.arrange(trees.unflatten(trees.flatten(params)), model.stacks)
     return score_all(Network(model.family, model.config, projected), params, encoded, feed)
 
 
@@ -151,8 +153,8 @@ def test_pictures_of_different_numbers_of_tiles_are_computed_each_with_its_like(
     small = Small("halves", family, CONFIG, lambda: PALIGEMMA.params, sizes=((28, 28), (20, 30)))
     assert [len(small.pictures.places[key].used) for key in range(2)] == [3, 6]
     some = [small.row("a b", "cd", shown=shown) for shown in ([0], [1], [1, 2], [], [3, 0, 5])]
-    tiles = score_all(small.net, small.params, some, small.tiles)
-    table = score_all(small.net, small.params, some, features.table(small.model, small.params, small.pictures, False))
+    tiles = score_all(small.net, small.ready, some, small.tiles)
+    table = score_all(small.net, small.ready, some, features.table(small.model, small.params, small.pictures, False))
     for one, other in zip(tiles, table, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
     assert len({row[0] for row in tiles}) == 5

@@ -63,9 +63,9 @@ def data_of(rows, feed) -> Encoded:
 @pytest.mark.parametrize("seed", range(3))
 def test_evaluation_is_the_same_by_every_way_and_batch(small, feeds, seed):
     rows = some_rows(small, seed, ("yes", "no"))
-    alone = [np.asarray(log_probs(small.net, small.params, small.batch(row), NOTHING))[0] for row in rows[:4]]
-    found = {kind: score_all(small.net, small.params, rows, feed, batch=3) for kind, feed in feeds.items()}
-    other = score_all(small.net, small.params, rows[::-1], feeds["table"], batch=1)[::-1]
+    alone = [np.asarray(log_probs(small.net, small.ready, small.batch(row), NOTHING))[0] for row in rows[:4]]
+    found = {kind: score_all(small.net, small.ready, rows, feed, batch=3) for kind, feed in feeds.items()}
+    other = score_all(small.net, small.ready, rows[::-1], feeds["table"], batch=1)[::-1]
     for place, row in enumerate(found["tiles"]):
         for same in (found["table"][place], found["disk"][place], other[place]):
             near(same, row)
@@ -85,8 +85,8 @@ def test_a_batch_without_any_picture_is_scored_as_one_alone(small, feeds, kind):
     batches = list(evaluation_batches(data, 3))
     assert [sum((some.slots >= 0).any(1)) for _, some, _ in batches] == [3, 0]
     assert batches[0][1].tiles.shape == batches[1][1].tiles.shape  # one program for both
-    found = score_all(small.net, small.params, both, feeds[kind], batch=3)
-    near(found[4], np.asarray(log_probs(small.net, small.params, small.batch(both[4]), NOTHING))[0])
+    found = score_all(small.net, small.ready, both, feeds[kind], batch=3)
+    near(found[4], np.asarray(log_probs(small.net, small.ready, small.batch(both[4]), NOTHING))[0])
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -138,7 +138,7 @@ def test_training_on_a_batch_without_pictures(small, feeds):
 def test_answers_are_written_the_same_by_every_way(small, feeds, seed):
     """Pictures anywhere, in batches that hold none among them: what a row is answered is what it is answered alone."""
     rows = some_rows(small, seed, None, count=6)
-    run = jax.jit(lambda batch, source: generate.generate(small.net, small.params, batch, source, 3, (63,)))
+    run = jax.jit(lambda batch, source: generate.generate(small.net, small.ready, batch, source, 3, (63,)))
     found = {}
     for kind, feed in feeds.items():
         texts = [None] * 6

@@ -39,7 +39,7 @@ def recomputed(small):
         for _ in range(STEPS):
             now = going_on(small, row, said)
             room = small.room(24, 1, pictures=max(1, len(shown)))
-            said.append(int(np.argmax(logits(small.params, small.batch(now, room=room))[0, 0])))
+            said.append(int(np.argmax(logits(small.ready, small.batch(now, room=room))[0, 0])))
         found.append(said)
     return found
 

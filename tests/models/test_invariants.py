@@ -25,7 +25,7 @@ def small(request):
 def score(small, *rows, size=2, room=None) -> list[np.ndarray]:
     """Log-probabilities of the targets of each row; one shape for all calls, so that one program serves them."""
     batch = small.batch(*rows, size=size, room=room or small.room())
-    found = np.asarray(log_probs(small.net, small.params, batch, NOTHING))
+    found = np.asarray(log_probs(small.net, small.ready, batch, NOTHING))
     return [found[n, : len(row.targets)] for n, row in enumerate(rows)]
 
 
@@ -48,7 +48,7 @@ def test_the_prompt_and_the_picture_change_every_score(small):
 
 def test_the_prompt_never_sees_the_answer(small):
     rows = [small.row("a b", answer, "xy") for answer in ("abc", "Zbc", "aZc")]
-    run = jax.jit(lambda batch: forward.hidden(small.net, small.params, batch, NOTHING))
+    run = jax.jit(lambda batch: forward.hidden(small.net, small.ready, batch, NOTHING))
     states = [np.asarray(run(small.batch(row))) for row in rows]
     prompt = int(np.sum(rows[0].segments == 0))
     for other in states[1:]:
@@ -112,11 +112,11 @@ def test_a_list_of_layers_and_remat_equal_the_scan(small):
 
 def test_bfloat16_stays_near_float32(small):
     batch = small.batch(small.row("a b", "abc"))
-    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), small.params)
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), small.ready)
     net = dataclasses.replace(small.net, config=dataclasses.replace(small.config, dtype="bfloat16"))
     found = log_probs(net, half, batch, NOTHING)
     assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, log_probs(small.net, small.params, batch, NOTHING), atol=0.15)
+    np.testing.assert_allclose(found, log_probs(small.net, small.ready, batch, NOTHING), atol=0.15)
 
 
 def test_chunks_of_targets_equal_all_at_once(monkeypatch):

@@ -12,7 +12,8 @@ import pytest
 from rolltune import base
 from rolltune.errors import UserError
 from rolltune.families import paligemma
-from rolltune.families.paligemma_names import hf_config, hf_rows
+from rolltune.families.paligemma_config import hf_config
+from rolltune.families.paligemma_names import hf_rows
 from rolltune.models import decoder, vision
 from rolltune.models.layers import Rope
 from rolltune.weights.card import Base, RollCard
