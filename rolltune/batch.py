@@ -4,11 +4,11 @@ The ground floor: everything above names these, they name nothing. An axis of le
 """
 
 from collections.abc import Hashable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
-Array = TypeVar("Array")  # NumPy's on the host, JAX's on the device
+Array = Any  # NumPy's on the host, JAX's on the device
 
 
 class Row(NamedTuple):
@@ -34,7 +34,7 @@ class Row(NamedTuple):
     counts: tuple[int, ...]  # rows of each picture
 
 
-class Batch(NamedTuple, Generic[Array]):
+class Batch(NamedTuple):
     """B rows padded to a shape out of a small set. There may be leading axes (rolls, accumulation)."""
 
     tokens: Array  # int32 [B, T]

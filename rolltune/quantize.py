@@ -20,9 +20,8 @@ from jaxtyping import Array, Float, Int8, Num, UInt8
 
 from rolltune import rules as path_rules
 from rolltune.errors import UserError
-from rolltune.trees import flatten, unflatten
+from rolltune.trees import Either, flatten, unflatten
 
-Either = Array | np.ndarray
 BLOCK, SCALE_BLOCK = 64, 256
 CODE = np.array(
     [

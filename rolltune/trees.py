@@ -10,10 +10,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array
 
+Either = Array | np.ndarray  # where nothing is traced, NumPy's arrays serve as JAX's do
 Stacks = Mapping[str, tuple[int, ...]]  # subtree of stacked layers -> their numbers in the decoder
 LAYERS, CROSS, LOWER = "text/layers", "text/cross", "text/lower"
 

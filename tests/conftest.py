@@ -5,6 +5,7 @@ import time
 from importlib import metadata
 from pathlib import Path
 
+import checked
 import pytest
 
 COPIES = Path(__file__).parent / "oracle"
@@ -14,6 +15,8 @@ STARTED = time.monotonic()
 if metadata.version("jax").startswith("0.10."):  # XLA ends at a flag it does not know
     # Tests compile many small programs and run each a few times: without optimisation that is seven times faster.
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+
+checked.install()
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from rolltune.models import layers as nn
 from rolltune.models.layers import Rope
+from rolltune.trees import Either
 
 PLAIN = Rope()
 
@@ -74,13 +75,14 @@ def visible(blocks: Int[Array, "b t"], segments: Int[Array, "b t"]) -> Bool[Arra
 
 def context(
     config: Config,
-    positions: Int[Array, "b t"],
-    blocks: Int[Array, "b t"],
-    segments: Int[Array, "b t"],
+    positions: Int[Either, "b t"],
+    blocks: Int[Either, "b t"],
+    segments: Int[Either, "b t"],
     keys: Float[Array, "b x d"] | None = None,
     sees: Bool[Array, "b t x"] | None = None,
     causal: bool = False,
 ) -> Context:
+    positions, blocks, segments = jnp.asarray(positions), jnp.asarray(blocks), jnp.asarray(segments)
     mask = visible(blocks, segments)
     local = None
     if config.sliding_window and positions.shape[1] > config.sliding_window:
@@ -91,7 +93,7 @@ def context(
     return Context(angles, mask, local, keys, sees, causal and local is None)
 
 
-def places(x: Num[Array, "b t *x"], at: Int[Array, "b m"]) -> Num[Array, "b m *x"]:
+def places(x: Shaped[Array, "b t *x"], at: Int[Either, "b m"]) -> Shaped[Array, "b m *x"]:
     """The rows of x at these places."""
     return jnp.take_along_axis(x, at.reshape(*at.shape, *(1,) * (x.ndim - 2)), 1)
 
@@ -109,7 +111,7 @@ def _heads(config: Config, x: Float[Array, "b t f"]) -> Float[Array, "b t n h"]:
     return x.reshape(*x.shape[:-1], -1, config.head_dim)
 
 
-def _qkv(config: Config, attn: dict, y: Float[Array, "b t d"], at: Int[Array, "b m"] | None) -> tuple[Array, ...]:
+def _qkv(config: Config, attn: dict, y: Float[Array, "b t d"], at: Int[Either, "b m"] | None) -> tuple[Array, ...]:
     """Queries (at some places only), keys and values: of three matrices, or of Phi's fused one."""
     if "qkv" in attn:
         cuts = (config.heads * config.head_dim, (config.heads + config.kv_heads) * config.head_dim)
@@ -187,8 +189,8 @@ def run(
     cache: tuple[Any, Int[Array, ""]] | None = None,
     keep_kv: bool = False,
     remat: bool = False,
-    at: Int[Array, "b m"] | None = None,
-) -> tuple[Float[Array, "b t d"], Any]:
+    at: Int[Either, "b m"] | None = None,
+) -> tuple[Float[Array, "b _ d"], Any]:
     """Runs the layers, which are numbers `first`, `first` + 1, ... of the model (odd and even ones may differ).
 
     Returns the states and, with `keep_kv` or a `cache`, each layer's keys and values [B, S, K, H]: stacked on a leading
@@ -226,7 +228,7 @@ def run(
     return x if at is None else places(x, at), kept
 
 
-def embed(config: Config, p: dict, tokens: Int[Array, "b t"], dtype: Any) -> Float[Array, "b t d"]:
+def embed(config: Config, p: dict, tokens: Int[Either, "b t"], dtype: Any) -> Float[Array, "b t d"]:
     """Token embeddings; Gemma's times sqrt(width), the factor rounded to the embedding's dtype as published."""
     found = p["embed"]["embedding"][tokens].astype(dtype)
     return found * jnp.asarray(config.width**0.5, dtype) if config.scaled_embedding else found
@@ -251,7 +253,7 @@ TARGETS_AT_ONCE = 2048  # rows of [*, V] float32 logits held at a time: 2 GiB at
 
 
 def target_log_probs(
-    config: Config, p: dict, states: Float[Array, "b m d"], targets: Int[Array, "b m"]
+    config: Config, p: dict, states: Float[Array, "b m d"], targets: Int[Either, "b m"]
 ) -> Float[Array, "b m"]:
     """Log-probability of each target given the state that predicts it, in float32. Logits come a chunk at a time."""
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from rolltune.batch import Batch, Source
 from rolltune.models import decoder
 from rolltune.models.family import Family
+from rolltune.trees import Either
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +29,12 @@ class Network:
 
 
 def feature_rows(
-    net: Network, params: dict, tiles: Num[Array, "b n h w 3"], aspect: Int[Array, "b i"]
+    net: Network, params: dict, tiles: Num[Either, "b n h w 3"], aspect: Int[Either, "b i"]
 ) -> Float[Array, "b s c"]:
     """What the tower makes of a batch's tiles, P rows each: [B, N * P, C]. Frozen, it is worth computing once."""
     family, config = net.family, net.config
     assert family.normalize and family.features, f"{family.name} reads text only"
+    tiles, aspect = jnp.asarray(tiles), jnp.asarray(aspect)
     return family.features(config, params, family.normalize(config, tiles, aspect), aspect)
 
 
@@ -54,7 +56,7 @@ def picture_rows(net: Network, params: dict, batch: Batch, source: Source) -> Pi
     return None
 
 
-def _pick(net: Network, params: dict, rows: PictureRows, numbers: Int[Array, "b x"]) -> Float[Array, "b x d"]:
+def _pick(net: Network, params: dict, rows: PictureRows, numbers: Int[Either, "b x"]) -> Float[Array, "b x d"]:
     """The decoder's inputs that stand behind these numbers; what is below E is some row, to be masked."""
     place = jnp.maximum(numbers - net.family.learned_count, 0)
     picked = decoder.places(rows.values, place) if rows.own else rows.values[place]
@@ -81,9 +83,9 @@ def embed(net: Network, params: dict, batch: Batch, rows: PictureRows | None) ->
     return jnp.where(slots >= count, _pick(net, params, rows, batch.slots), x)
 
 
-def sees(seen: Int[Array, "b t 2"], keys: Int[Array, "b x"]) -> Bool[Array, "b t x"]:
+def sees(seen: Int[Either, "b t 2"], keys: Int[Either, "b x"]) -> Bool[Array, "b t x"]:
     number = jnp.arange(keys.shape[1])
-    return (seen[:, :, :1] <= number) & (number < seen[:, :, 1:]) & (keys >= 0)[:, None]
+    return (number >= seen[:, :, :1]) & (number < seen[:, :, 1:]) & (keys >= 0)[:, None]
 
 
 def context(net: Network, params: dict, batch: Batch, rows: PictureRows | None) -> decoder.Context:
@@ -94,8 +96,8 @@ def context(net: Network, params: dict, batch: Batch, rows: PictureRows | None) 
 
 
 def hidden(
-    net: Network, params: dict, batch: Batch, source: Source, *, at: Int[Array, "b m"] | None = None
-) -> Float[Array, "b t d"]:
+    net: Network, params: dict, batch: Batch, source: Source, *, at: Int[Either, "b m"] | None = None
+) -> Float[Array, "b _ d"]:
     """Decoder states before the final norm, with `at` [B, M] at these places only.
 
     Layers in `text/lower` are run first: nothing in them is trained.
