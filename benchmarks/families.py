@@ -11,6 +11,7 @@ With --tower the tower runs in every step, as it does in other trainers; else it
 import argparse
 import dataclasses
 import json
+import re
 import resource
 import sys
 import time
@@ -35,6 +36,7 @@ from rolltune.device import set_up_jax
 from rolltune.evaluation.metrics import Positive
 from rolltune.evaluation.tasks import CLASSIFY, WRITE, Task
 from rolltune.families import catalogue
+from rolltune.quantize import DECODER, KEEP, KINDS, quantized
 from rolltune.recipe import Recipe
 from rolltune.training import setup
 from rolltune.training.dataset import Data
@@ -96,7 +98,7 @@ def make_data(folder: Path, size: tuple[int, int] | None, rows: int, text: int, 
     return Data(examples, {"train": range(rows)}, {}, task, Positive(None, ""), [frozenset()] * rows)
 
 
-def load(folder: Path) -> tuple[Model, dict]:
+def load(folder: Path, word: str) -> tuple[Model, dict]:
     """As `base.load`, without a tokenizer's file."""
     checkpoint = open_checkpoint(folder)
     family = catalogue.family_of(checkpoint)
@@ -104,7 +106,9 @@ def load(folder: Path) -> tuple[Model, dict]:
     config = dataclasses.replace(family.config(checkpoint.config, checkpoint.shapes, str(folder)), dtype=dtype)
     table = family.tensors(config, checkpoint.tensors)
     kind = KIND if dtype == "bfloat16" else np.float32
-    params = {path: jax.device_put(leaf) for path, leaf in stream(checkpoint.tensors, table, kind)}
+    words = {row.path: word if word and re.fullmatch(DECODER, row.path) else KEEP for row in table}
+    put = lambda path, leaf: jax.device_put(leaf) if words[path] == KEEP else quantized(leaf, words[path])
+    params = {path: put(path, leaf) for path, leaf in stream(checkpoint.tensors, table, kind)}
     image = checkpoint.config.get("image_token_index", 3)
     return Model(
         family, config, Numbers(min(config.text.vocab, 1000), image), Base(folder.name, "random")
@@ -125,6 +129,7 @@ def main() -> None:
     parser.add_argument("--first-layer", type=int, default=0)
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="of the pictures")
     parser.add_argument("--remat", action="store_true")
+    parser.add_argument("--quantize", default="", choices=list(KINDS), help="the decoder's layers")
     parser.add_argument("--tower", action="store_true", help="the tower runs in every step")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--write", type=int, default=8, help="tokens to write a row")
@@ -144,7 +149,7 @@ def main() -> None:
     record: dict[str, Any] = vars(args) | {"model": name, "folder": "", "file_s": round(written, 1)}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     began = time.perf_counter()
-    model, params = load(folder)
+    model, params = load(folder, args.quantize)
     jax.block_until_ready(params)
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     record |= {"load_s": round(time.perf_counter() - began, 1), "host_gib": gib(host), "host_before_gib": gib(before)}

@@ -90,14 +90,16 @@ def merge(base: dict, trainable: dict[str, Any], stacks: Stacks, scale: float, f
     """A plain tree with the changes worked into the weights: `W + scale * a @ b` in float32, then in W's dtype."""
     flat = flatten(base)
     for path, leaf in trainable.items():
-        old, start = flat.get(path), cut_of(path, stacks, first_layer)
+        if path not in flat:  # a new head
+            flat[path] = leaf
+            continue
+        old, start = flat[path], cut_of(path, stacks, first_layer)
         if isinstance(leaf, dict):
             change = jnp.matmul(leaf["a"], leaf["b"], precision="highest") * scale
-            new = old[start:].astype(jnp.float32) + change
+            new = (old[start:].astype(jnp.float32) + change).astype(old.dtype)
         else:
-            new = leaf
-        dtype = leaf.dtype if old is None else old.dtype
-        flat[path] = jnp.concatenate([old[:start], new.astype(dtype)]) if start else new.astype(dtype)
+            new = leaf.astype(old.dtype)
+        flat[path] = jnp.concatenate([old[:start], new]) if start else new
     return unflatten(flat)
 
 

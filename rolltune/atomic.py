@@ -1,62 +1,125 @@
 """Files are written aside and renamed, so that a kill at any moment leaves the earlier file whole."""
 
+import contextlib
+import errno
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from rolltune import plain_json
 from rolltune.errors import UserError
 
+ADVICE = {
+    errno.ENOSPC: "the disk is full: free some space, or choose another folder",
+    errno.EDQUOT: "the disk quota is used up: free some space, or choose another folder",
+    errno.EFBIG: "the file grew past what this file system or account allows",
+    errno.EACCES: "no permission to write there: choose another folder, or change its owner",
+    errno.EPERM: "no permission to write there: choose another folder, or change its owner",
+    errno.EROFS: "the folder is mounted read-only: choose another one",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EISDIR: "a folder of that name is in the way",
+}
+
+
+class NotWritten(UserError, OSError):
+    """Advice for whoever shows it; for whoever knows better what to do, an OSError with its number and file name."""
+
+    def __init__(self, path: Path, cause: OSError) -> None:
+        OSError.__init__(self, cause.errno, cause.strerror, str(path))
+
+    def __str__(self) -> str:
+        return f"could not write {self.filename}: {ADVICE[self.errno or 0]}. Nothing was changed."
+
 
 @contextmanager
-def aside(path: str | Path) -> Iterator[Path]:
-    """Yields a path to write to; it takes the place of `path` when the block ends without an error.
+def aside(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` only when the block ends without an error and it is on the disk.
 
-    The yielded path has the same file name, in a fresh hidden folder beside `path`: the same file
-    system, so the rename is one step, and no glob such as `checkpoints/*.npz` meets a half-written
-    file. After an error, nothing is left and `path` is as it was. A process that is killed leaves
-    the hidden folder `.NAME.*.part`, which can be deleted. A symbolic link stays one: its target
-    is replaced.
+    It lies beside `path` meanwhile, on the same file system, so that the rename is one step; hidden, with the ending
+    ".part", so that no glob for checkpoints meets it. An error removes it; a kill or a power cut leaves it behind and
+    the earlier file untouched. A symbolic link stays one: its target is replaced. Raises NotWritten where the disk is
+    full or closed to us.
     """
     target = Path(os.path.realpath(path))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    part = _beside(target)
     try:
-        part = folder / target.name
-        yield part
-        # Without this a power cut can leave the new name on an empty file.
-        with part.open("rb+") as file:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "xb") as file:
+            yield file
+            # Without this a power cut can leave the new name on an empty file.
+            file.flush()
             os.fsync(file.fileno())
         os.replace(part, target)
-        _sync_folder(target.parent)
-    finally:
-        shutil.rmtree(folder)
+        _sync(target.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            part.unlink(missing_ok=True)
+        _raise_advice(error, Path(path))
+        raise
 
 
 @contextmanager
-def folder_aside(path: Path) -> Iterator[Path]:
-    """Yields a fresh folder beside `path` that takes its place when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    old = part.with_suffix(".old")
+def folder_aside(folder: str | Path, replace: bool = False) -> Iterator[Path]:
+    """The same for a new folder of several files: yields it, to be written to under another name.
+
+    A folder that holds something is refused, unless it is to be replaced: no file system swaps two folders in one step,
+    so that a kill in between would leave the earlier one as `.NAME.*.part.old`, and none under its name.
+    """
+    folder = Path(folder)
+    filled = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if filled and not (replace and folder.is_dir()):
+        raise UserError(f"{folder} exists and is not an empty folder: choose another name, or move it away first.")
+    part = _beside(folder)
+    old = part.with_name(f"{part.name}.old")
     try:
+        part.mkdir(parents=True)
         yield part
-        os.chmod(part, 0o777 & ~_umask())
-        if path.exists():
-            os.rename(path, old)
+        for path in [*part.rglob("*"), part]:
+            _sync(path)
+        if folder.exists():
+            os.rename(folder, old)
         try:
-            os.rename(part, path)
+            os.rename(part, folder)
         except OSError:
             if old.exists():
-                os.rename(old, path)
+                os.rename(old, folder)
             raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)  # gone already where the rename worked
+        _sync(folder.parent)
+    except BaseException as error:
+        shutil.rmtree(part, ignore_errors=True)
+        _raise_advice(error, folder)
+        raise
     if old.exists():
         shutil.rmtree(old)
+
+
+def _beside(path: Path) -> Path:
+    return path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
+
+
+def _sync(path: Path) -> None:
+    """Makes what was written, or a folder's renames, last through a power cut."""
+    if path.is_dir() and os.name != "posix":  # Windows cannot open a folder; its rename is journalled
+        return
+    handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # some mounted file systems refuse this
+            raise
+    finally:
+        os.close(handle)
+
+
+def _raise_advice(error: BaseException, path: Path) -> None:
+    """Turns the errors of a full or closed disk into NotWritten; other errors are left to the caller."""
+    if isinstance(error, OSError) and not isinstance(error, UserError) and error.errno in ADVICE:
+        raise NotWritten(path, error) from error
 
 
 def check_folder(folder: Path) -> None:
@@ -70,25 +133,9 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"{folder}: nothing can be written there ({error.strerror}); {advice}") from error
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # Windows cannot open a folder; its rename is journalled
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def write_bytes(path: str | Path, data: bytes) -> None:
-    with aside(path) as part:
-        part.write_bytes(data)
+    with aside(path) as file:
+        file.write(data)
 
 
 def write_text(path: str | Path, text: str) -> None:

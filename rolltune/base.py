@@ -1,7 +1,7 @@
 """A base model, ready to use: its family, sizes, tokenizer and identity; and its parameters on the device."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
+from rolltune import quantize as packing
 from rolltune import trees
 from rolltune.device import choose_dtype
 from rolltune.errors import UserError
@@ -17,10 +18,11 @@ from rolltune.models.family import Family
 from rolltune.text import tokenizer as text
 from rolltune.text.tokenizer import Tokenizer
 from rolltune.weights import whole
+from rolltune.weights.bitsandbytes import stream_packed
 from rolltune.weights.card import Base, RollCard
 from rolltune.weights.checkpoint import Checkpoint, open_checkpoint
 from rolltune.weights.identity import TreeDigest, base_hash
-from rolltune.weights.names import stream, to_file
+from rolltune.weights.names import to_file
 
 EMBEDDING = "text/embed/embedding"
 TINY = Path(__file__).parent / "tiny"  # the model that comes with rolltune
@@ -41,10 +43,13 @@ class Model:
         return self.family.stacks(self.config)
 
 
-def load(path: str, tokenizer: str = "", dtype: str = "auto") -> tuple[Model, dict]:
+def load(
+    path: str, tokenizer: str = "", dtype: str = "auto", quantize: Sequence[tuple[str, str]] = ()
+) -> tuple[Model, dict]:
     """Opens and checks a checkpoint (big_vision npz or Hugging Face), and puts it on the device leaf by leaf.
 
-    The weights are digested while they are read: whoever saves a roll later knows what it belongs to.
+    The weights are digested while they are read: whoever saves a roll later knows what it belongs to. Matrices that the
+    file has in four bits stay packed; `quantize` are rules (path regex, word) for the others, see `quantize.words_for`.
 
     Raises UserError for a file that is missing, damaged or of another model, naming each odd tensor.
     """
@@ -59,9 +64,18 @@ def load(path: str, tokenizer: str = "", dtype: str = "auto") -> tuple[Model, di
     digest = TreeDigest({EMBEDDING: opened.size})
     table = family.tensors(config, checkpoint.tensors)
     kind = np.dtype(np.float32 if dtype == "float32" else ml_dtypes.bfloat16)
-    params = {}
-    for leaf, array in stream(checkpoint.tensors, table, kind, source):
+    words = packing.words_for(quantize, {row.path: row.ours for row in table}) if quantize else {}
+    params: dict[str, Any] = {}
+    for leaf, array in stream_packed(checkpoint.tensors, table, kind, source):
+        if not isinstance(array, np.ndarray):  # four bits are weights of their own, digested as they lie there
+            for number, part in enumerate(jax.tree.leaves(array)):
+                digest.add(f"{leaf}/{number}", part)
+            params[leaf] = jax.device_put(array)
+            continue
         digest.add(leaf, array)
+        if words.get(leaf, packing.KEEP) != packing.KEEP:
+            params[leaf] = packing.quantized(array, words[leaf])
+            continue
         # Rows past the tokenizer's are Hugging Face's padding. big_vision's form of the same model has none, and with
         # them every probability would be another: with the same hash, a model is the same.
         cut = leaf == EMBEDDING and family.npz is not None

@@ -4,9 +4,11 @@ The ground floor: everything above names these, they name nothing. An axis of le
 """
 
 from collections.abc import Hashable
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
+
+Array = TypeVar("Array")  # NumPy's on the host, JAX's on the device
 
 
 class Row(NamedTuple):
@@ -32,25 +34,24 @@ class Row(NamedTuple):
     counts: tuple[int, ...]  # rows of each picture
 
 
-class Batch(NamedTuple):
-    """B rows padded to a shape out of a small set; on the device, JAX arrays. There may be leading axes (rolls,
-    accumulation)."""
+class Batch(NamedTuple, Generic[Array]):
+    """B rows padded to a shape out of a small set. There may be leading axes (rolls, accumulation)."""
 
-    tokens: np.ndarray  # int32 [B, T]
-    positions: np.ndarray  # int32 [B, T]
-    blocks: np.ndarray  # int32 [B, T]
-    segments: np.ndarray  # int32 [B, T]; -1 is padding, seen by nobody
-    slots: np.ndarray  # int32 [B, T]; -1 | 0..E-1 | E+i: row i of the source; with tiles, of the row's own tiles
-    predict: np.ndarray  # int32 [B, M]
-    targets: np.ndarray  # int32 [B, M]
-    candidates: np.ndarray  # int32 [B, M]
-    weights: np.ndarray  # float32 [B, M]; 0 is padding
-    label: np.ndarray  # int32 [B]
-    valid: np.ndarray  # bool [B]; False for rows that fill up the last batch
-    keys: np.ndarray  # int32 [B, X]; as slots, -1 is padding
-    seen: np.ndarray  # int32 [B, T, 2]
-    tiles: np.ndarray  # uint8 or float32 [B, N, h, w, 3]: where the tower runs in the step; else N = 0
-    aspect: np.ndarray  # int32 [B, I]
+    tokens: Array  # int32 [B, T]
+    positions: Array  # int32 [B, T]
+    blocks: Array  # int32 [B, T]
+    segments: Array  # int32 [B, T]; -1 is padding, seen by nobody
+    slots: Array  # int32 [B, T]; -1 | 0..E-1 | E+i: row i of the source; with tiles, of the row's own tiles
+    predict: Array  # int32 [B, M]
+    targets: Array  # int32 [B, M]
+    candidates: Array  # int32 [B, M]
+    weights: Array  # float32 [B, M]; 0 is padding
+    label: Array  # int32 [B]
+    valid: Array  # bool [B]; False for rows that fill up the last batch
+    keys: Array  # int32 [B, X]; as slots, -1 is padding
+    seen: Array  # int32 [B, T, 2]
+    tiles: Array  # uint8 or float32 [B, N, h, w, 3]: where the tower runs in the step; else N = 0
+    aspect: Array  # int32 [B, I]
 
 
 class Source(NamedTuple):

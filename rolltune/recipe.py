@@ -16,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rolltune import adapters, optim, rules
+from rolltune import adapters, optim, quantize, rules
 from rolltune.errors import UserError
 from rolltune.evaluation.tasks import AUTO, KINDS
 
@@ -42,6 +42,8 @@ class Recipe:
     rank: int = 8
     alpha: float = 8.0
     rslora: bool = False  # scale by alpha / sqrt(rank) instead of alpha / rank
+    quantize: str = ""  # the frozen decoder layers: nf4, nf4-double, int8, or "rules"; empty: as the file has them
+    quantize_rules: tuple[tuple[str, str], ...] = ()  # for "rules": (path regex, nf4 | nf4-double | int8 | keep)
     dropout: float = 0.0
     first_layer: int = 0  # decoder layers below it are left alone, and their states kept
     optimizer: str = "adamw"  # adamw or sgd
@@ -93,6 +95,13 @@ class Recipe:
         if self.method == "rules":
             return [(path, value) for path, value in self.rules]
         return adapters.METHODS[self.method]
+
+    @property
+    def packing(self) -> list[tuple[str, str]]:
+        """What is quantized, as rules over parameter paths; none where the file's own form is kept."""
+        if self.quantize == "rules":
+            return [(path, word) for path, word in self.quantize_rules]
+        return [(quantize.DECODER, self.quantize), (".*", quantize.KEEP)] if self.quantize else []
 
     @property
     def scale(self) -> float:
@@ -289,6 +298,12 @@ def check(r: Recipe, where: Callable[[str], str] = str) -> None:
     for pattern, word in r.rules:
         need(word in ("frozen", "lora", "full"), "rules", f"frozen, lora or full after {_shown(pattern)}")
         rules.compiled(pattern, where("rules"))
+    need(r.quantize in ("", *quantize.KINDS, "rules"), "quantize", f"{', '.join(quantize.KINDS)}, rules or nothing")
+    given, kinds = bool(r.quantize_rules), (*quantize.KINDS, quantize.KEEP)
+    need(given == (r.quantize == "rules"), "quantize_rules", f"a list of (path regex, {' | '.join(kinds)})")
+    for rule in r.quantize_rules:
+        need(len(rule) == 2 and rule[1] in kinds, "quantize_rules", f"(path regex, {' | '.join(kinds)}) each")
+        rules.compiled(rule[0], where("quantize_rules"))
     need(r.optimizer in optim.OPTIMIZERS, "optimizer", f"one of {', '.join(optim.OPTIMIZERS)}")
     need(r.schedule in optim.SCHEDULES, "schedule", f"one of {', '.join(optim.SCHEDULES)}")
     metrics = names(AUTO)

@@ -35,7 +35,7 @@ class Small:
     family: Family
     config: Any
     make_params: Callable[[], dict]
-    tokenizer: Any = Letters()
+    tokenizer: Any = dataclasses.field(default_factory=Letters)
     sizes: tuple[Size, ...] = ((28, 28), (20, 30))
 
     @functools.cached_property

@@ -1,4 +1,4 @@
-"""A PaliGemma small enough to compile in a second, with pictures and rows for it; the tests of several rooms share it."""
+"""A PaliGemma small enough to compile in a second, with pictures and rows for it; tests of several rooms share it."""
 
 from collections.abc import Sequence
 from pathlib import Path

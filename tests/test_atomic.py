@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -12,8 +13,8 @@ from rolltune.errors import UserError
 def test_an_error_leaves_the_earlier_file_and_nothing_else(tmp_path):
     path = tmp_path / "roll.npz"
     atomic.write_bytes(path, b"first")
-    with pytest.raises(KeyError), atomic.aside(path) as part:
-        part.write_bytes(b"half")
+    with pytest.raises(KeyError), atomic.aside(path) as file:
+        file.write(b"half")
         raise KeyError
     assert path.read_bytes() == b"first"
     assert os.listdir(tmp_path) == ["roll.npz"]
@@ -27,8 +28,8 @@ def test_a_kill_while_writing_leaves_the_earlier_file_and_no_npz_beside_it(tmp_p
     path.write_bytes(b"first")
     script = (
         "import os, signal, sys; from rolltune import atomic\n"
-        "with atomic.aside(sys.argv[1]) as part:\n"
-        "    part.write_bytes(b'half')\n"
+        "with atomic.aside(sys.argv[1]) as file:\n"
+        "    file.write(b'half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", script, str(path)], env={**os.environ, "PYTHONPATH": os.getcwd()})
@@ -58,3 +59,42 @@ def test_a_saved_file_is_as_readable_as_any_other(tmp_path):
     (tmp_path / "plain").write_bytes(b"")
     atomic.write_bytes(tmp_path / "saved", b"")
     assert (tmp_path / "saved").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_full_disk_is_advice_and_still_an_error_of_the_system(tmp_path, monkeypatch):
+    """Who waits for an OSError, to say where the work is kept, gets it; who doesn't shows the advice."""
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "roll.npz"
+    atomic.write_bytes(path, b"first")
+    monkeypatch.setattr(atomic.os, "fsync", full)
+    with pytest.raises(UserError, match=r"could not write \S*roll\.npz: the disk is full: free .* Nothing was changed"):
+        atomic.write_bytes(path, b"second")
+    with pytest.raises(OSError) as found:
+        atomic.write_bytes(path, b"second")
+    assert (found.value.errno, found.value.filename) == (errno.ENOSPC, str(path))
+    with pytest.raises(UserError, match="the disk is full"), atomic.folder_aside(tmp_path / "new") as folder:
+        (folder / "a").write_bytes(b"a")
+    assert path.read_bytes() == b"first" and os.listdir(tmp_path) == ["roll.npz"]
+
+
+def test_a_folder_is_there_whole_or_not_at_all_and_takes_a_full_ones_place_only_if_told(tmp_path):
+    made = tmp_path / "set"
+    with pytest.raises(KeyError), atomic.folder_aside(made) as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub" / "a").write_bytes(b"half")
+        raise KeyError
+    assert os.listdir(tmp_path) == []
+    made.mkdir()  # an empty one may be there
+    with atomic.folder_aside(made) as folder:
+        (folder / "a").write_bytes(b"first")
+    with pytest.raises(UserError, match="set exists and is not an empty folder"), atomic.folder_aside(made):
+        pass
+    with pytest.raises(KeyError), atomic.folder_aside(made, replace=True) as folder:
+        raise KeyError
+    assert (made / "a").read_bytes() == b"first"
+    with atomic.folder_aside(made, replace=True) as folder:
+        (folder / "b").write_bytes(b"second")
+    assert os.listdir(made) == ["b"] and os.listdir(tmp_path) == ["set"]

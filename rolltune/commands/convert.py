@@ -8,7 +8,7 @@ from rolltune.commands.common import command_parser
 from rolltune.commands.progress import quiet_decoders
 from rolltune.commands.reading import texts_by_name
 from rolltune.commands.terminal import tell, terminal
-from rolltune.data.converters import classes, nlvr, questions, video
+from rolltune.data.converters import arena, classes, conversations, nlvr, questions, video
 from rolltune.data.examples import QUESTION
 from rolltune.errors import UserError
 
@@ -17,11 +17,13 @@ EXAMPLES = """examples:
   ./06-convert_data.py video a.mp4 b.mp4 dataset/two --labels '{"a": "arm wrestling", "b": "cooking"}'
   ./06-convert_data.py nlvr nlvr/dev/dev.json dataset/nlvr --boxes          NLVR, the picture cut into three
   ./06-convert_data.py nlvr nlvr2/data/dev.json dataset/nlvr2 --images nlvr2/dev     NLVR2, two photos a row
-  ./06-convert_data.py docvqa docvqa/train_v1.0.json dataset/docvqa
+  ./06-convert_data.py docvqa docvqa/train_v1.0.json dataset/docvqa --split train   and the next split beside it
   ./06-convert_data.py memes hateful_memes/train.jsonl dataset/memes
-  ./06-convert_data.py plantdoc PlantDoc-Dataset/ dataset/plantdoc
+  ./06-convert_data.py phi converted_ucf101/ dataset/ucf101         rows of the Phi recipes, all their splits
+  ./06-convert_data.py arena lmsys/train.csv dataset/arena                  which answer is better: a, b or tie
+  ./06-convert_data.py plantdoc PlantDoc-Dataset/ dataset/plantdoc --pool   one data.jsonl, to be split anew
   ./06-convert_data.py animals raw-img/ dataset/animals                     Animals-10; answers in English
-  ./06-convert_data.py folder photos/ dataset/photos --question 'Which part is this?'
+  ./06-convert_data.py folder photos/ dataset/photos --question 'Which part is this?' --names '{"ragno": "spider"}'
 
 Originals are never touched. Run again, a converter writes the same files, and only those that differ.
 """
@@ -53,12 +55,22 @@ def parser() -> argparse.ArgumentParser:
     kinds.choices["memes"].add_argument(
         "--no-text", action="store_true", help="leave the meme's words out of the question"
     )
+    for name in ("video", "nlvr", "docvqa", "memes"):
+        kinds.choices[name].add_argument(
+            "--split", choices=("train", "valid", "test"), default="", help="write that split's JSONL, not data.jsonl"
+        )
+    talks = kind("phi", "rows of the Phi recipes (a JSONL, or a folder with one a split)")
+    talks.add_argument("--images", type=Path, help="folder that image paths are relative to (default: images/ in it)")
+    kind("arena", "the LMSYS arena's CSV: which answer is better?")
     for name, about, question in (
         ("plantdoc", "PlantDoc's folders, file names made safe", classes.PLANT_QUESTION),
         ("animals", "Animals-10's folders, answers in English", classes.ANIMAL_QUESTION),
         ("folder", "any folder with one sub-folder a class", QUESTION),
     ):
-        kind(name, about).add_argument("--question", default=question, help='"{answers}" becomes the list of classes')
+        one = kind(name, about)
+        one.add_argument("--question", default=question, help='"{answers}" becomes the list of classes')
+        one.add_argument("--names", metavar="JSON", help="other names of class folders: JSON text, or a file of it")
+        one.add_argument("--pool", action="store_true", help="one data.jsonl of all published splits")
     return made
 
 
@@ -71,8 +83,9 @@ def main(argv: list[str] | None = None) -> int:
     with quiet_decoders():
         output = _convert(options)
     console = terminal()
-    same = output.pictures and not output.written
-    told = "nothing had changed" if same else f"{output.written} files written"
+    for note in output.notes:
+        tell(console, f"note: {note}", style="cyan")
+    told = f"{output.written} files written" if output.written else "nothing had changed"
     tell(console, f"{output.pictures} pictures, {told}: {options.out}")
     tell(console, f"next: ./00-doctor.py {options.out}")
     return 0
@@ -83,8 +96,7 @@ def _convert(options: argparse.Namespace):
         case "video":
             if options.frames < 1 or options.max_side < 1:
                 raise UserError("--frames and --max-side: expected 1 or more")
-            example = '{"film1": "cooking"}'
-            given = texts_by_name(options.labels, "--labels", example) if options.labels else None
+            given = texts_by_name(options.labels, "--labels", '{"film1": "cooking"}') if options.labels else None
             return video.convert_videos(
                 options.source,
                 options.out,
@@ -92,15 +104,29 @@ def _convert(options: argparse.Namespace):
                 question=options.question,
                 labels=given,
                 max_side=options.max_side,
+                split=options.split,
             )
         case "nlvr":
-            return nlvr.convert_nlvr(options.source, options.out, images=options.images, boxes=options.boxes)
+            return nlvr.convert_nlvr(
+                options.source, options.out, images=options.images, boxes=options.boxes, split=options.split
+            )
         case "docvqa":
-            return questions.convert_docvqa(options.source, options.out, images=options.images)
+            return questions.convert_docvqa(options.source, options.out, images=options.images, split=options.split)
         case "memes":
-            return questions.convert_memes(options.source, options.out, images=options.images, text=not options.no_text)
+            asked = not options.no_text
+            return questions.convert_memes(
+                options.source, options.out, images=options.images, text=asked, split=options.split
+            )
+        case "phi":
+            return conversations.convert_conversations(options.source, options.out, images=options.images)
+        case "arena":
+            return arena.convert_arena(options.source, options.out)
     names = classes.ANIMALS if options.kind == "animals" else None
-    return classes.convert_classes(options.source, options.out, question=options.question, names=names)
+    if options.names:
+        names = texts_by_name(options.names, "--names", '{"ragno": "spider"}')
+    return classes.convert_classes(
+        options.source, options.out, question=options.question, names=names, pool=options.pool
+    )
 
 
 if __name__ == "__main__":

@@ -196,7 +196,7 @@ def _write(scan: Scan, splits: dict[str, list[int]], target: Path, manifest: dic
     """The whole folder aside, then renamed into its place."""
     root = common_root(scan)
     answers = [example.answer for example in scan.examples]
-    with folder_aside(target) as aside:
+    with folder_aside(target, replace=True) as aside:
         for name, places in splits.items():
             final = (target / f"{name}.jsonl").parent
             rows = [rebased(scan.rows[place], scan.folder, final) for place in places]

@@ -172,9 +172,10 @@ def _within(
         before = [other for other in shown if other < place and flat[other][0] == name]
         same = next((other for other in before if shown[other] == shown[place]), None)
         near = min((other for other in before if other in beside[place]), default=None)
-        if same is None and near is None:
+        copied = near if same is None else same
+        if copied is None:
             continue
-        other = flat[near if same is None else same][2]
+        other = flat[copied][2]
         asked_alike = text_key(one) == text_key(other)
         images = (*one.images[:2], *other.images[:2])
         if asked_alike and one.answer != other.answer:

@@ -165,12 +165,12 @@ def open_image(
 
 def _sheet(path: Path, image: Image.Image, places: range, cells: int, background: tuple[int, int, int]) -> Image.Image:
     """A contact sheet of evenly spaced frames, row by row, about as large as one frame (at most 1024)."""
-    sheet = None
-    for cell, index in enumerate(evenly(len(places), cells)):
-        picture = upright_rgb(at_frame(path, image, places, index), background)
-        if sheet is None:
-            (width, height), (columns, rows) = _sheet_layout(picture.size, min(cells, len(places)))
-            sheet = Image.new("RGB", (width * columns, height * rows), background)
+    first, *others = evenly(len(places), cells)
+    picture = upright_rgb(at_frame(path, image, places, first), background)
+    (width, height), (columns, rows) = _sheet_layout(picture.size, min(cells, len(places)))
+    sheet = Image.new("RGB", (width * columns, height * rows), background)
+    for cell, index in enumerate((first, *others)):
+        picture = picture if cell == 0 else upright_rgb(at_frame(path, image, places, index), background)
         small = picture.resize((width, height), Image.Resampling.BICUBIC)
         sheet.paste(small, (cell % columns * width, cell // columns * height))
     return sheet
@@ -302,11 +302,9 @@ def choose_frames(path: str | Path, policy: FramePolicy) -> tuple[int, ...] | No
             return (count - 1,)
         case "most-different":
             return (_most_different(path),)
-        case "n":
-            return evenly(count, policy.number)
         case "grid":
             return (-min(count, policy.number or 4),)
-        case "expand" | "skip":
+        case "n" | "expand" | "skip":
             return evenly(count, policy.number or count)
         case _:
             return (count // 2,)
@@ -334,7 +332,7 @@ def apply_frame_policy(examples: list[Example], policy: str = DEFAULT_POLICY) ->
     result, problems = [], []
     for example in examples:
         stated = example.frames or (None,) * len(example.images)
-        picks = []
+        picks: list[tuple[int | None, ...] | None] = []
         for path, frame in zip(example.images, stated, strict=True):
             if frame is None and path not in chosen:
                 try:
@@ -350,9 +348,10 @@ def apply_frame_policy(examples: list[Example], policy: str = DEFAULT_POLICY) ->
             if len(example.images) > 1:
                 problems.append(f"  {example.source}: expand needs one image a row, this one has {len(example.images)}")
                 continue
+            (every,) = picks
             result += [
                 replace(example, id=f"{example.id}#f{frame}", frames=(frame,), group=example.group or example.id)
-                for frame in picks[0]
+                for frame in every or ()
             ]
             continue
         pairs = [

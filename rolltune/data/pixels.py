@@ -12,9 +12,11 @@ def rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     if mode == "LAB":
         from PIL import ImageCms  # not in every build of Pillow, and needed by few pictures
 
-        return ImageCms.profileToProfile(
+        converted = ImageCms.profileToProfile(
             image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
         )
+        assert converted is not None  # it is where the conversion is in place
+        return converted
     if mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         over = image.convert({"La": "LA", "RGBa": "RGBA"}.get(mode, "RGBA")).convert("RGBA")
         picture = Image.new("RGB", over.size, background)

@@ -232,9 +232,10 @@ def _sayings(turn: dict, number: int, images: list) -> list[tuple[str, str]]:
     if "user" in turn and "assistant" in turn:
         return [(role, _text(turn, role, role == "user")) for role in ("user", "assistant")]
     role_key, text_key = ("from", "value") if "from" in turn else ("role", "content")
-    role = ROLES.get(turn.get(role_key)) if isinstance(turn.get(role_key), str) else None
+    speaker = turn.get(role_key)
+    role = ROLES.get(speaker) if isinstance(speaker, str) else None
     if role is None:
-        got = quoted(turn.get(role_key))
+        got = quoted(speaker)
         raise RowProblem(f'turn {number}: "{role_key}" is {got}: expected one of {", ".join(ROLES)}')
     if isinstance(turn.get(text_key), list):
         text = _joined(turn[text_key], number, images)

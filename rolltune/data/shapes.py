@@ -45,7 +45,7 @@ def buckets(lengths: Iterable[int], most: int = 4, multiple: int = MULTIPLE) -> 
     upto = [0, *itertools.accumulate(counts)]
     # best[j]: (padded tokens, buckets) of the j smallest sizes, with one more bucket allowed in each round.
     best: list[tuple[float, tuple[int, ...]]] = [(0, ())] + [(math.inf, ())] * len(sizes)
-    chosen = None
+    chosen: tuple[float, tuple[int, ...]] = (math.inf, ())
     for _ in range(most):
         best = [(0, ())] + [
             min(
@@ -54,7 +54,7 @@ def buckets(lengths: Iterable[int], most: int = 4, multiple: int = MULTIPLE) -> 
             )
             for end in range(1, len(sizes) + 1)
         ]
-        if chosen is not None and best[-1][0] > chosen[0] * (1 - WORTH_A_SHAPE):
+        if best[-1][0] > chosen[0] * (1 - WORTH_A_SHAPE):
             break
         chosen = best[-1]
     return chosen[1]

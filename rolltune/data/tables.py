@@ -30,7 +30,7 @@ def scan_csv(
     image_root: str | Path | None = None,
 ) -> Scan:
     """Reads a table with a header line; `columns` says {"prefix": "question", "suffix": "label", "image": "file"}."""
-    rows = _table_rows(path)
+    rows = table_rows(path)
     header = next(rows)[1]
     twice = sorted(name for name, count in Counter(header).items() if count > 1 and name)
     if twice:
@@ -61,7 +61,7 @@ def scan_csv(
     return scan
 
 
-def _table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line on which the row begins, cells), the header first; blank lines are left out."""
     text = io.StringIO(read_text(path), newline="")
     before = csv.field_size_limit(_LONGEST_CELL)
@@ -115,20 +115,30 @@ def _listed(column: str, cell: str) -> list:
 
 def _arena_row(named: dict[str, str], question: str | None) -> dict:
     """A comparison of two conversations as one question, with a, b or tie as the answer."""
+    conversations, winner = arena_comparison(named)
+    parts = [question or ARENA_QUESTION]
+    for texts in zip(*conversations, strict=True):
+        parts += [f"{title}:\n{text}" for title, text in zip(("Prompt", "Answer A", "Answer B"), texts, strict=True)]
+    row = {"prefix": "\n\n".join(parts), "suffix": winner}
+    return {**row, "id": named["id"]} if named.get("id") else row
+
+
+def arena_comparison(named: dict[str, str]) -> tuple[list[list[str]], str]:
+    """What was asked, what A and what B said, a text a round each; and the winner: a, b or tie.
+
+    Raises RowProblem, which tells what is wrong with the row.
+    """
     marks = {column: named[column].strip().lower() for column in ARENA_ANSWERS}
     won = [ARENA_ANSWERS[column] for column, mark in marks.items() if mark in ("1", "1.0", "true")]
     if len(won) != 1 or any(mark not in ("0", "0.0", "false", "1", "1.0", "true") for mark in marks.values()):
         shown = ", ".join(f"{column}={quoted(named[column])}" for column in marks)
         raise RowProblem(f"exactly one winner column must be 1 and the others 0, got {shown}")
-    said, replies_a, replies_b = (_listed(column, named[column]) for column in ARENA_COLUMNS[:3])
+    said, replies_a, replies_b = conversations = [_listed(column, named[column]) for column in ARENA_COLUMNS[:3]]
     if not len(said) == len(replies_a) == len(replies_b) or not said:
         counts = f"{len(said)} prompts, {len(replies_a)} answers of A, {len(replies_b)} of B"
         raise RowProblem(f"the three lists of one conversation differ in length: {counts}")
-    parts = [question or ARENA_QUESTION]
-    for texts in zip(said, replies_a, replies_b, strict=True):
-        for title, text in zip(("Prompt", "Answer A", "Answer B"), texts, strict=True):
-            if text is not None and not isinstance(text, str):
-                raise RowProblem(f"a text of the conversation is {quoted(text)}")
-            parts.append(f"{title}:\n{text or ''}")  # the arena writes null for an answer that never came
-    row = {"prefix": "\n\n".join(parts), "suffix": won[0]}
-    return {**row, "id": named["id"]} if named.get("id") else row
+    for text in (text for texts in conversations for text in texts):
+        if text is not None and not isinstance(text, str):
+            raise RowProblem(f"a text of the conversation is {quoted(text)}")
+    # The arena writes null for an answer that never came.
+    return [[text or "" for text in texts] for texts in conversations], won[0]

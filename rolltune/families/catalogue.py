@@ -1,11 +1,14 @@
 """The families that there are, and which one a checkpoint is of."""
 
 from rolltune.errors import UserError
-from rolltune.families import llama, llava_next, mllama, paligemma, phi3_vision
+from rolltune.families import gemma2, llama, llava_next, mllama, paligemma, phi3_vision
 from rolltune.models.family import Family
 from rolltune.weights.checkpoint import Checkpoint
 
-FAMILIES = (paligemma.FAMILY, llava_next.FAMILY, phi3_vision.FAMILY, mllama.FAMILY, llama.FAMILY, llama.MISTRAL)
+FAMILIES = (
+    *(paligemma.FAMILY, gemma2.FAMILY, llava_next.FAMILY, phi3_vision.FAMILY, mllama.FAMILY),
+    *(llama.FAMILY, llama.MISTRAL),
+)
 
 
 def family_of(checkpoint: Checkpoint) -> Family:

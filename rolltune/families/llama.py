@@ -11,7 +11,7 @@ from rolltune.errors import UserError
 from rolltune.families import published
 from rolltune.models import decoder
 from rolltune.models.family import Family
-from rolltune.text.templates import LLAMA3_CHAT, MISTRAL_INST, Template
+from rolltune.text.templates import HEADER_CHAT, INST_CHAT, Template
 from rolltune.weights import layouts
 from rolltune.weights.names import Shape, TensorMap
 
@@ -40,9 +40,9 @@ FAMILY = Family(
     model_types=("llama",),
     config=read_config,
     tensors=tensors,
-    template=LLAMA3_CHAT,
+    template=HEADER_CHAT,
     classifier=Template(plain=True),
     special_ids={},  # each generation has its own
     tokenizers=("tokenizer.json", "tokenizer.model"),
 )
-MISTRAL = dataclasses.replace(FAMILY, name="Mistral", model_types=("mistral",), template=MISTRAL_INST)
+MISTRAL = dataclasses.replace(FAMILY, name="Mistral", model_types=("mistral",), template=INST_CHAT)

@@ -20,7 +20,7 @@ from rolltune.families import published
 from rolltune.models import decoder, vision
 from rolltune.models import layers as nn
 from rolltune.models.family import Family, Size, Tiles
-from rolltune.text.templates import MISTRAL_INST
+from rolltune.text.templates import INST_CHAT
 from rolltune.weights import layouts
 from rolltune.weights.names import Shape, TensorMap, keep
 
@@ -133,8 +133,8 @@ FAMILY = Family(
     model_types=("llava_next",),
     config=read_config,
     tensors=tensors,
-    template=MISTRAL_INST,
-    classifier=MISTRAL_INST,
+    template=INST_CHAT,
+    classifier=INST_CHAT,
     special_ids={"bos": 1, "eos": 2},  # tokenizer.model has no more
     tokenizers=("tokenizer.json", "tokenizer.model"),
     towers=("vision",),

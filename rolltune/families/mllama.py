@@ -20,7 +20,7 @@ from rolltune.families.published import Entries
 from rolltune.models import decoder, vision
 from rolltune.models import layers as nn
 from rolltune.models.family import Family, Size, Stacks, Tiles
-from rolltune.text.templates import LLAMA3_CHAT, LLAMA3_TEXT
+from rolltune.text.templates import HEADER_CHAT, HEADER_TEXT
 from rolltune.weights.names import Shape, TensorMap
 
 
@@ -167,8 +167,8 @@ FAMILY = Family(
     model_types=("mllama",),
     config=read_config,
     tensors=tensors,
-    template=LLAMA3_CHAT,
-    classifier=LLAMA3_TEXT,
+    template=HEADER_CHAT,
+    classifier=HEADER_TEXT,
     special_ids={"<|begin_of_text|>": 128000, "<|eot_id|>": 128009, "<|image|>": 128256},
     tokenizers=("tokenizer.json",),
     stacks=lambda config: config.stacks,

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int32, Num
 from PIL import Image
 
+from rolltune.families import paligemma_config
 from rolltune.families import paligemma_names as names
 from rolltune.models import decoder, vision
 from rolltune.models import layers as nn
@@ -38,13 +39,16 @@ def _so400m(size: int) -> vision.Config:
 
 
 _GEMMA = decoder.Config(vocab=257152, width=2048, layers=18, heads=8, kv_heads=1, head_dim=256, mlp=16384)
-_GEMMA2 = dict(vocab=257152, head_dim=256, post_norms=True, attn_softcap=50.0)
+
+
+def _gemma2(head_dim: int = 256, **sizes: Any) -> decoder.Config:
+    return decoder.Config(vocab=257152, head_dim=head_dim, post_norms=True, attn_softcap=50.0, **sizes)
+
+
 _GEMMA2_SIZES = {
-    "3b": decoder.Config(width=2304, layers=26, heads=8, kv_heads=4, mlp=9216, **_GEMMA2),
-    "10b": decoder.Config(width=3584, layers=42, heads=16, kv_heads=8, mlp=14336, **_GEMMA2),
-    "28b": decoder.Config(
-        width=4608, layers=46, heads=32, kv_heads=16, mlp=36864, query_scale=144**-0.5, **(_GEMMA2 | {"head_dim": 128})
-    ),
+    "3b": _gemma2(width=2304, layers=26, heads=8, kv_heads=4, mlp=9216),
+    "10b": _gemma2(width=3584, layers=42, heads=16, kv_heads=8, mlp=14336),
+    "28b": _gemma2(128, width=4608, layers=46, heads=32, kv_heads=16, mlp=36864, query_scale=144**-0.5),
 }
 
 CONFIGS = {f"paligemma-3b-{size}": Config(_so400m(size), _GEMMA) for size in (224, 448, 896)} | {
@@ -61,9 +65,9 @@ CONFIGS["tiny"] = Config(
 def read_config(config: Mapping[str, Any] | None, shapes: Mapping[str, Shape], source: str) -> Config:
     """From config.json or, beside a npz, from the shapes of its tensors and what a whole model has beside it."""
     if config is not None and config.get("format") == whole.FORMAT:
-        sizes, resize = names.with_unsaid(names.sizes_from_npz(shapes, source), config["config"], source)
+        sizes, resize = paligemma_config.with_unsaid(names.sizes_from_npz(shapes, source), config["config"], source)
     elif config is not None:
-        sizes, resize = names.sizes_from_hf(config, source), "bicubic"
+        sizes, resize = paligemma_config.sizes_from_hf(config, source), "bicubic"
     else:
         sizes, resize = names.sizes_from_npz(shapes, source), "bilinear"
         # big_vision, whose format this is, applies neither in training.
@@ -117,7 +121,7 @@ FAMILY = Family(
     tokenizers=("tokenizer.model", "paligemma_tokenizer.model"),
     towers=("vision",),
     npz=names.npz_rows,
-    unsaid=names.unsaid,
+    unsaid=paligemma_config.unsaid,
     picture=picture,
     tiles=lambda config, size: 1,
     tile_rows=lambda config: config.vision.patches,

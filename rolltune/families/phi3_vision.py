@@ -25,7 +25,7 @@ from rolltune.families import published
 from rolltune.models import decoder, vision
 from rolltune.models import layers as nn
 from rolltune.models.family import Family, Size, Tiles
-from rolltune.text.templates import PHI3_CHAT
+from rolltune.text.templates import BAR_CHAT
 from rolltune.weights import layouts
 from rolltune.weights.names import Shape, TensorMap, keep
 
@@ -138,8 +138,8 @@ FAMILY = Family(
     model_types=("phi3_v",),
     config=read_config,
     tensors=tensors,
-    template=PHI3_CHAT,
-    classifier=PHI3_CHAT,
+    template=BAR_CHAT,
+    classifier=BAR_CHAT,
     special_ids={"bos": 1, "<|endoftext|>": 32000, "<|assistant|>": 32001, "<|end|>": 32007, "<|user|>": 32010},
     tokenizers=("tokenizer.json",),
     towers=("vision",),

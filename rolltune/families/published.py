@@ -180,14 +180,18 @@ def saved_rope(saved: Entries, source: str) -> Rope:
     factors = {name: saved.get(name) for name in ("short", "long")}
     if not all(isinstance(values, list) for values in factors.values()):
         raise UserError(f"{source}: short and long of rope are {factors!r:.60}, expected lists")
+    each = lambda name: tuple(number({name: value}, name, None, source) for value in factors[name] or ())
+    one = lambda name: number(saved, name, None, source)
     return Rope(
+        theta=one("theta"),
         kind=kind,
         original_max=sizes(saved, {}, ("original_max",), source)["original_max"],
-        **{name: number(saved, name, None, source) for name in ("theta", "factor", "low", "high", "amplitude")},
-        **{
-            name: tuple(number({name: value}, name, None, source) for value in values or ())
-            for name, values in factors.items()
-        },
+        factor=one("factor"),
+        low=one("low"),
+        high=one("high"),
+        short=each("short"),
+        long=each("long"),
+        amplitude=one("amplitude"),
     )
 
 

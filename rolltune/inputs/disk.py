@@ -95,7 +95,8 @@ def keep(
         for _ in progress(written if missing else iter(()), about.what, len(missing)):
             pass
     except OSError as error:
-        raise UserError(f"{folder}: {about.what} cannot be kept there ({error}); ROLLTUNE_CACHE=/path") from error
+        advice = "make room there, or name another folder: ROLLTUNE_CACHE=/path"
+        raise UserError(f"{folder}: {about.what} cannot be kept there ({error.strerror}); {advice}") from error
     return Files(files, lengths, width, dtype)
 
 

@@ -18,7 +18,7 @@ def _keys(row: Row) -> tuple[Key, ...]:
     return row.pictures  # type: ignore[return-value]
 
 
-def _beginning_at(row: Row, starts: Mapping[Hashable, int]) -> np.ndarray:
+def _beginning_at(row: Row, starts: Mapping[Any, int]) -> np.ndarray:
     """Where each of a row's own picture rows is, if those of a picture begin at its start."""
     if len(row.pictures) == 1:
         return starts[row.pictures[0]] + np.arange(row.counts[0])
@@ -31,7 +31,7 @@ class TableFeed:
 
     learned: int
     source: Source
-    starts: Mapping[Hashable, int]
+    starts: Mapping[Any, int]  # of a picture's key, or a row's name
 
     def shape(self, row: Row) -> Shape:
         return shape_of(row)

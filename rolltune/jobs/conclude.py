@@ -16,7 +16,6 @@ from rolltune.data.images import open_image
 from rolltune.data.learned import learned_text
 from rolltune.data.sets import shown
 from rolltune.device import choose_dtype
-from rolltune.errors import UserError
 from rolltune.evaluation import folds as folding
 from rolltune.evaluation import leaderboard
 from rolltune.evaluation.charts import Curve
@@ -32,12 +31,19 @@ from rolltune.training.dataset import Data, judged_rows
 from rolltune.training.loop import FinishedRoll
 from rolltune.training.rolls import Draw
 from rolltune.training.step import REASONS, STOPPED
-from rolltune.weights.names import to_file
-from rolltune.weights.npz import write_npz
 from rolltune.weights.roll_file import Base, RollCard, save_roll
 
 DIVERGED = 3
 Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Passes:
+    """What a roll was trained on, now and before."""
+
+    count: int  # this one counted
+    learned: frozenset[str] = frozenset()  # marks of what earlier ones were trained on
+    folds: Sequence[int] | None = None  # of this one's rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,18 +52,15 @@ class Finished:
 
     ended: list[FinishedRoll]
     before: Any  # the prediction of the untrained model
-    passes: int
-    folds: Sequence[int] | None
+    passes: Passes
     curves: dict[int, tuple[list[int], list[float]]]
     facts: dict[str, Any]
-    learned: frozenset[str] = frozenset()  # marks of what earlier passes were trained on
 
 
 def own_recipe(recipe: Recipe, draw: Draw) -> Recipe:
     """The recipe that trains this one roll alone: what is drawn, written as single values."""
-    single = {"rates": (), "rate_range": (), "alphas": (), "weight_decays": ()}
-    drawn = {"seed": draw.seed, "rate": draw.rate, "alpha": draw.alpha, "weight_decay": draw.weight_decay}
-    return dataclasses.replace(recipe, **single, **drawn)
+    single = dataclasses.replace(recipe, rates=(), rate_range=(), alphas=(), weight_decays=())
+    return dataclasses.replace(single, seed=draw.seed, rate=draw.rate, alpha=draw.alpha, weight_decay=draw.weight_decay)
 
 
 def figures_of(data: Data, prediction: Scored, places: Sequence[int]) -> Figures:
@@ -71,12 +74,16 @@ def print_results(
     say: Say,
     folds: Sequence[int] | None = None,
     learned_from: Collection[str] = (),
+    tested: bool = False,
 ) -> None:
-    """A block for each split, and one for all rows that may choose a roll. Rows that were learned from are counted."""
+    """A block for each split, and one for all rows that may choose a roll. Rows that were learned from are counted.
+
+    The test split stays unseen until a roll is chosen: only `tested` shows it.
+    """
     for split, file in data.files.items():
         if folds is not None and split != "test":  # a fold's roll has seen most of these rows
             continue
-        if passes == 0 and split == "test":  # it stays unseen until a roll is chosen
+        if split == "test" and not tested:
             continue
         figures = figures_of(data, prediction, data.spans[split])
         say(block(f"{shown(file)} {stage(passes)}", figures))
@@ -90,7 +97,7 @@ def print_results(
 
 def conclude(options: Any, recipe: Recipe, model: Model, data: Data, made: Finished, out: Outputs, say: Say) -> int:
     """Ranks, prints, saves and reports; returns the exit status."""
-    ended, folds = list(made.ended), made.folds
+    ended, folds = list(made.ended), made.passes.folds
     finished = {one.draw.roll: one for one in ended if not one.reason}
     if not finished:
         # Rolls that give every picture one answer are poor, but they are what the training made.
@@ -113,20 +120,23 @@ def conclude(options: Any, recipe: Recipe, model: Model, data: Data, made: Finis
         _print_board(board, say)
     if options.repeat > 1 and folds is None:
         say(folding.seeds_block(entries))
-    learned_from = made.learned | trained_marks(data, chosen.draw, folds)
-    print_results(data, after, made.passes, say, folds, learned_from)
+    learned_from = made.passes.learned | trained_marks(data, chosen.draw, folds)
+    print_results(data, after, made.passes.count, say, folds, learned_from, tested=True)
     if len(entries) == 1 and (judged := entries[0].ranked_on) and (poor := no_better(judged, "the roll")):
         say(poor)
-    for path in out.others:  # of an earlier run, which --overwrite gives up
-        path.unlink()
+    for path in out.stale:
+        path.unlink(missing_ok=True)
     for rank, entry in enumerate(board.keep(options.keep), 1):
         one = finished[entry.roll]
         assert one.trainable is not None
-        save_roll(out.kept(rank), one.trainable, _card(recipe, model.base, data, one, made, entry), dtype=None)
+        save_roll(
+            out.kept(rank), one.trainable, card_of(recipe, model.base, data, one.draw, made.passes, entry), dtype=None
+        )
         size = out.kept(rank).stat().st_size / 1e6
         say(f"saved roll {entry.roll}: {shown(out.kept(rank))} ({size:.1f} MB)")
     if options.whole:
-        _save_whole(recipe, chosen, out.whole, say)
+        card = card_of(recipe, model.base, data, chosen.draw, made.passes, board.chosen)
+        _save_whole(recipe, chosen, out.whole, card, say)
     _report(options, recipe, model, data, board, dataclasses.replace(made, ended=ended), after, out)
     say(f"report: {shown(out.report)}")
     return 0
@@ -179,6 +189,7 @@ def _out_of_fold(
     ids = [data.examples[place].id for place in data.seen]
     rounds: dict[int, dict[int, FinishedRoll]] = {}
     for one in sorted(finished.values(), key=lambda one: one.draw.roll):
+        assert one.draw.fold is not None
         for members in (rounds.setdefault(number, {}) for number in range(options.repeat)):
             if one.draw.fold not in members:
                 members[one.draw.fold] = one
@@ -231,33 +242,33 @@ def trained_marks(data: Data, draw: Draw, folds: Sequence[int] | None) -> frozen
     return frozenset(mark for place in places for mark in data.marks[place])
 
 
-def _card(recipe: Recipe, base: Base, data: Data, ended: FinishedRoll, made: Finished, entry: Entry) -> RollCard:
+def card_of(recipe: Recipe, base: Base, data: Data, draw: Draw, passes: Passes, entry: Entry | None = None) -> RollCard:
+    """All about a roll but its arrays; `entry` has its figures, which a state on the way has not."""
     files = {split: {"path": shown(file), "sha256": sha256_of(file)} for split, file in data.files.items()}
-    figures = {split: metrics_json(getattr(entry, split)) for split in ("train", "valid", "test")}
+    figures = {split: metrics_json(getattr(entry, split, None)) for split in ("train", "valid", "test")}
     prompts = {one.prompt for one in data.examples}
     prompt = recipe.prompt or (prompts.pop() if len(prompts) == 1 else "")
     return RollCard(
         base=base,
         method=recipe.method,
-        recipe=dataclasses.asdict(own_recipe(recipe, ended.draw)) | {"task": data.task.kind},
+        recipe=dataclasses.asdict(own_recipe(recipe, draw)) | {"task": data.task.kind},
         prompt=prompt,
         answers=list(data.task.answers),
-        metrics={"passes": made.passes, "positive": data.positive.answer, "files": files}
+        metrics={"passes": passes.count, "positive": data.positive.answer, "files": files}
         | figures
-        | {"learned": sorted(made.learned | trained_marks(data, ended.draw, made.folds))},
-        seed=ended.draw.seed,
+        | {"learned": sorted(passes.learned | trained_marks(data, draw, passes.folds))},
+        seed=draw.seed,
     )
 
 
-def _save_whole(recipe: Recipe, ended: FinishedRoll, path: Path, say: Say) -> None:
+def _save_whole(recipe: Recipe, ended: FinishedRoll, path: Path, card: RollCard, say: Say) -> None:
     """The model with the roll worked in, loaded afresh: the frozen parts are not all on the device any more."""
     with jax.default_device(jax.devices("cpu")[0]):
         model, params = base.load(recipe.model, recipe.tokenizer, choose_dtype(recipe.dtype))
-        if model.family.npz is None:
-            raise UserError(f"--whole: {model.family.name} is not published as one npz")
         scale = own_recipe(recipe, ended.draw).scale
+        assert ended.trainable is not None  # it ran all its steps
         merged = adapters.merge(params, ended.trainable, model.stacks, scale, recipe.first_layer)
-        write_npz(path, to_file(merged, model.family.npz(model.config)), prefix="params/")
+        base.save_whole(path, merged, model, card)
     say(f"saved the whole model for big_vision: {shown(path)}")
 
 
@@ -273,13 +284,13 @@ def _report(
     rows = data.of(shown_split)
     assert board.chosen is not None
     chosen = next(one for one in made.ended if one.draw.roll == board.chosen.roll)
-    card = _card(recipe, model.base, data, chosen, made, board.chosen)
+    card = card_of(recipe, model.base, data, chosen.draw, made.passes, board.chosen)
     curves = [Curve(n, steps, losses, states.get(n, "alive")) for n, (steps, losses) in sorted(made.curves.items())]
     write_report(
         out.report,
         RunSummary(
             title=out.name,
-            stage=stage(made.passes),
+            stage=stage(made.passes.count),
             prompt=card.prompt,
             answers=data.task.answers,
             positive=data.positive.reason,

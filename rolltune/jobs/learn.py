@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from rolltune import recipe as recipes
 from rolltune import trees
-from rolltune.base import Model
+from rolltune.base import Model, check_whole
 from rolltune.data.examples import Example
 from rolltune.data.sets import find_dataset, shown
 from rolltune.data.splits import cluster_rows, fold_by_id, fold_rows
@@ -19,7 +20,8 @@ from rolltune.errors import UserError
 from rolltune.evaluation.evaluator import Evaluator
 from rolltune.evaluation.figures import check_name, default_metric
 from rolltune.evaluation.leaderboard import keep_count
-from rolltune.jobs.conclude import Finished, conclude, print_results
+from rolltune.evaluation.tasks import CLASSIFY
+from rolltune.jobs.conclude import Finished, Passes, card_of, conclude, print_results
 from rolltune.jobs.interrupts import Interrupts
 from rolltune.jobs.judge import judge_of
 from rolltune.jobs.log import Log, Sinks
@@ -30,7 +32,8 @@ from rolltune.recipe import Recipe
 from rolltune.training import checkpoints, setup
 from rolltune.training.dataset import Data, Wanted, read_data
 from rolltune.training.loop import Run, State, new_state, train
-from rolltune.weights.roll_file import check_base
+from rolltune.training.rolls import Draw
+from rolltune.weights.roll_file import check_base, save_roll
 
 INTERRUPTED = 130
 Say = Callable[[str], None]
@@ -77,9 +80,11 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     check_name(recipe.metric, data.task.kind)
     say(asked_text(data.examples, recipe.prompt))
     folds = _folds(options, recipe, data, say)
+    trained = len(data.spans["train"]) if folds is None else len(folds) - len(folds) // (options.folds or 1)
+    recipe = recipes.with_steps(recipe, trained)
     draws = lambda slots: max(slots, recipe.draws) * options.repeat
     interrupts.doing("loading the model")
-    ready = prepare(recipe, data, draws(slots), folds, options.folds, earlier, say)
+    ready = prepare(recipe, data, draws(slots), folds, options.folds, earlier, say, options.whole)
     if options.rolls == "auto":
         slots, why = fit_rolls(ready.run)
         say(why)
@@ -88,8 +93,8 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     state = new_state(ready.run, slots)
     out.check_room(room_for(state, options))
     before = ready.evaluator.predict(state.rolls.trainable, state.rolls.scale)[0]  # all alike as yet
-    passes = earlier.passes if earlier else 0
-    print_results(data, before, passes, say, learned_from=earlier.learned if earlier else ())
+    passes, known = (earlier.passes, earlier.learned) if earlier else (0, frozenset())
+    print_results(data, before, passes, say, learned_from=known)
     say(data.positive.reason)
     settings = dataclasses.asdict(recipe) | {shown(file): data.digest(split) for split, file in data.files.items()}
     settings |= {"base": ready.model.base.hash}
@@ -119,7 +124,14 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
             log.judged(state, verdicts, final)
             return verdicts
 
-        finished, spent = train(ready.run, state, judge, log.step, log.say, interrupts.asked, save_on_the_way)
+        def snapshot(draw: Draw, step: int, trainable: dict[str, Any]) -> None:
+            number = draw.roll if state.width > 1 else None
+            card = card_of(recipe, ready.model.base, data, draw, Passes(passes + 1, known, folds))
+            save_roll(out.at_step(step, number), trainable, card)
+            if recipe.keep_last:
+                out.drop_steps(recipe.keep_last, number)
+
+        finished, spent = train(ready.run, state, judge, log.step, log.say, interrupts.asked, save_on_the_way, snapshot)
     interrupts.say = say
     if not finished:
         say(f"stopped at step {state.step}; go on with the same command and --resume")
@@ -130,8 +142,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
         "waiting for data": f"{spent.waiting:.1%}",
     } | _device_facts()
     say("  ".join(f"{name}: {value}" for name, value in facts.items()))
-    known = earlier.learned if earlier else frozenset()
-    made = Finished(state.ended, before, passes + 1, folds, log.curves, facts, known)
+    made = Finished(state.ended, before, Passes(passes + 1, known, folds), log.curves, facts)
     # Whatever fails from here on, what was trained is on the disk first.
     kept = _keep_state(state, save, out)
     interrupts.at("saving the rolls")
@@ -199,11 +210,14 @@ def prepare(
     fold_count: int | None = None,
     earlier: Earlier | None = None,
     say: Say = lambda text: None,
+    whole: bool = False,
 ) -> Ready:
     """The five steps of setting up, one after the other."""
     model, params = setup.load(recipe)
     if earlier:
         check_base(earlier.path, earlier.card, model.base)
+    if whole:
+        check_whole(model, data.task.kind == CLASSIFY)
     plan = setup.plan(model, trees.shapes(params), recipe, data.task)
     inputs = setup.encode(model, recipe, data)
     if inputs.cut:
@@ -228,6 +242,7 @@ def _check_name(options: Options, out: Outputs) -> None:
         )
     if options.overwrite:
         checkpoints.remove(out.state)
+        out.stale = out.others
     else:
         out.check_free()
 

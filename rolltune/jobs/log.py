@@ -51,20 +51,20 @@ class Log:
         self._opened.__exit__(*error)
 
     def step(self, state: Any, report: Any) -> None:
-        losses, rates = np.asarray(report.loss), np.asarray(report.rate)
         states = np.asarray(state.rolls.state)
         here = [n for n, slot in enumerate(state.slots) if slot.draw is not None]
+        losses, rates = np.asarray(report.loss)[here].tolist(), np.asarray(report.rate)[here].tolist()
         numbers = [state.slots[n].draw.roll for n in here]
         self._live.rolls = numbers
         words = ["alive" if states[n] == ALIVE else REASONS[states[n]] for n in here]
         steps = [state.slots[n].step for n in here]
-        self._live.show(max(steps), losses[here], rates[here], words, steps)
-        figures = by_roll(numbers, state.width > 1, loss=losses[here], lr=rates[here], step=[float(s) for s in steps])
+        self._live.show(max(steps), losses, rates, words, steps)
+        figures = by_roll(numbers, state.width > 1, loss=losses, lr=rates, step=[float(s) for s in steps])
         self._sinks.log(state.step, figures)
-        for n, number in zip(here, numbers, strict=True):
-            own, curve = self.curves.setdefault(number, ([], []))
-            own.append(state.slots[n].step)
-            curve.append(float(losses[n]))
+        for number, own, loss in zip(numbers, steps, losses, strict=True):
+            at, curve = self.curves.setdefault(number, ([], []))
+            at.append(own)
+            curve.append(loss)
 
     def judged(self, state: Any, verdicts: Any, final: bool) -> None:
         """Rolls in these slots were evaluated: their figures are logged and, where others go on, ranked."""

@@ -14,7 +14,7 @@ from rolltune.data.files import safe_name
 from rolltune.data.sets import shown
 from rolltune.errors import UserError
 
-RANKED = re.compile(r"\.(rank|step)\d+$")
+RANKED = re.compile(r"(\.roll\d+)?\.(rank|step)\d+$")  # of the files of one run, all but the best roll's
 SPARE = 2**28  # bytes of the disk that are left to others
 
 
@@ -35,11 +35,23 @@ class Outputs:
         reports = Path("reports")
         self.report, self.board = reports / f"{name}.html", reports / f"{name}.leaderboard.json"
         self.metrics, self.folds = reports / f"{name}.metrics.jsonl", reports / f"{name}.out-of-fold.jsonl"
+        self.stale: list[Path] = []  # of an earlier run, which goes when this one is saved
         self.tensorboard, self.wandb = reports / f"{name}.tensorboard", reports / f"{name}.wandb"
 
     def kept(self, rank: int) -> Path:
         """The roll of this rank: the best has the bare name."""
         return self.roll if rank == 1 else self.roll.with_name(f"{self.name}.rank{rank}.npz")
+
+    def at_step(self, step: int, roll: int | None = None) -> Path:
+        """A roll's state on its way; `roll` where there are several."""
+        return self.roll.with_name(f"{self.name}{'' if roll is None else f'.roll{roll}'}.step{step}.npz")
+
+    def drop_steps(self, keep: int, roll: int | None = None) -> None:
+        """Deletes all but the latest `keep` of a roll's states on its way."""
+        step_of = lambda path: int(path.stem.rpartition(".step")[2])
+        pattern = self.at_step(0, roll).name.replace(".step0.", ".step*.")
+        for path in sorted(self.roll.parent.glob(pattern), key=step_of)[:-keep]:
+            path.unlink()
 
     @property
     def others(self) -> list[Path]:

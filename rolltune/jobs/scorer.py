@@ -2,14 +2,18 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from rolltune import trees
+from rolltune.adapters import CLASSES
 from rolltune.base import Model
+from rolltune.data.batches import Encoded
 from rolltune.data.examples import Example
+from rolltune.errors import UserError
 from rolltune.evaluation import compiled
 from rolltune.evaluation.evaluator import Evaluator, candidates_of
 from rolltune.evaluation.tasks import CLASSIFY, WRITE, Task
@@ -18,7 +22,7 @@ from rolltune.inputs.pictures import keys_of, read_pictures
 from rolltune.models.forward import Network
 from rolltune.recipe import Recipe
 from rolltune.training import setup
-from rolltune.weights.roll_file import RollFile, nested_lora
+from rolltune.weights.roll_file import RollFile, check_arrays, nested_lora
 
 
 class Bench:
@@ -52,9 +56,13 @@ class Bench:
 class Scorer:
     """One roll on its base. The prompt and the answers are the roll's own."""
 
-    def __init__(self, bench: Bench, roll: RollFile, recipe: Recipe):
+    def __init__(self, bench: Bench, path: Path, roll: RollFile, recipe: Recipe):
         self.bench, self.card, self.recipe = bench, roll.card, dataclasses.replace(recipe, prompt=roll.card.prompt)
         trained = nested_lora(trees.flatten(roll.tree))
+        shapes = trees.shapes(bench.params)
+        if CLASSES in trained:  # which the roll brings with it
+            shapes |= {CLASSES: tuple(trained[CLASSES].shape)}
+        check_arrays(path, trained, shapes, bench.model.stacks, recipe.first_layer, recipe.rank)
         full = [path for path, leaf in trained.items() if not isinstance(leaf, dict)]
         words = {path: "full" if path in full else "lora" for path in trained}
         self.plan = setup.plan_of(bench.model, words, recipe.first_layer)
@@ -62,22 +70,27 @@ class Scorer:
         self.base = trees.arrange(copy, bench.model.stacks, recipe.first_layer, without=full)
         self.trainables = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], trained)
         self.scales = jnp.full((1,), recipe.scale, jnp.float32)
+        self.cut = 0  # rows of the last prediction whose text was too long and was cut, as it was in training
 
     @property
     def task(self) -> Task:
         return Task(self.recipe.task, tuple(self.card.answers))
 
     def predict(self, examples: Sequence[Example], tokens: int | None = None) -> Any:
-        """A Prediction, or what is written with up to `tokens` tokens."""
+        """A Prediction, or what is written with up to `tokens` tokens. Raises UserError where a head can't write."""
         model, recipe = self.bench.model, self.recipe
+        if tokens is not None and self.task.kind == CLASSIFY:
+            raise UserError("a classifier tells its classes apart and writes no words: leave --generate away")
         task = self.task if tokens is None else Task(WRITE, ())
         pictures, feed = self.bench.feed(examples, self.plan, recipe.table_gib)
         asked = dataclasses.replace(
             setup.asking(recipe, task), max_tokens=recipe.max_tokens if recipe.truncate else None
         )
-        made = lambda purpose: rows.encoded(
-            rows.encode_rows(model, pictures, examples, asked, purpose)[0], feed, examples
-        )
+
+        def made(purpose: str) -> Encoded:
+            found, self.cut = rows.encode_rows(model, pictures, examples, asked, purpose)
+            return rows.encoded(found, feed, examples)
+
         template = model.family.classifier if task.kind == CLASSIFY else model.family.template
         network = Network(model.family, model.config, self.plan.projected, causal=not template.prefix_lm)
         candidates, stacks = candidates_of(task, examples), self.plan.stacks

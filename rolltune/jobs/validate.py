@@ -67,8 +67,8 @@ def validate(options: Options, rolls: Sequence[Path], say: Say) -> int:
     for one in sorted(saved, key=lambda one: (_base_of(one, options), rolls.index(one.path))):
         wanted = _base_of(one, options)
         if bench is None or wanted != loaded:
-            bench, loaded = Bench(*base.load(wanted, one.recipe.tokenizer, one.recipe.dtype)), wanted
-        scorer = Scorer(bench, load_roll(one.path, bench.model.base), one.recipe)
+            bench, loaded = Bench(*base.load(*wanted)), wanted
+        scorer = Scorer(bench, one.path, load_roll(one.path, bench.model.base), one.recipe)
         cells += [_scored(scorer, one.path, data, options.generate, say) for data in sets]
     if cells:
         order = {shown(path): number for number, path in enumerate(rolls)}
@@ -98,8 +98,10 @@ def unknown_answers(card: RollCard, examples: Sequence[Example]) -> str:
     return f"the answer {', '.join(map(repr, strange[:3]))}{more} of {rows} rows" if strange else ""
 
 
-def _base_of(one: Saved, options: Options) -> str:
-    return options.model or one.recipe.model
+def _base_of(one: Saved, options: Options) -> tuple[str, str, str, tuple[tuple[str, str], ...]]:
+    """The arguments of `base.load`: rolls that share them are scored on one base."""
+    recipe = one.recipe
+    return options.model or recipe.model, recipe.tokenizer, recipe.dtype, tuple(recipe.packing)
 
 
 def _scored(scorer: Scorer, path: Path, data: DataSet, tokens: int | None, say: Say) -> Cell:
@@ -107,6 +109,8 @@ def _scored(scorer: Scorer, path: Path, data: DataSet, tokens: int | None, say: 
     chosen = apply_frame_policy(list(data.examples), scorer.recipe.frames)
     say(f"{shown(path)}: {asked_text(chosen, scorer.recipe.prompt)}")
     prediction = scorer.predict(chosen, tokens)
+    if scorer.cut:
+        say(f"{scorer.cut} of {len(chosen)} rows were cut to {scorer.recipe.max_tokens} tokens, on their right")
     figures = measured(prediction, facts.get("positive"))
     known = sum(learned(data.marks, facts.get("learned", ())))
     say(block(f"{shown(data.path)} {stage(int(facts.get('passes', 1)))}", figures))

@@ -143,7 +143,7 @@ def layer(config: Config, p: dict, x: Float[Array, "b t d"], angles, mask, past=
     asked = angles
     if at is not None:
         x, mask = places(x, at), places(mask, at)
-        asked = tuple(places(part, at) for part in angles)
+        asked = places(angles[0], at), places(angles[1], at)
     q, k = nn.rotate(q, asked), nn.rotate(k, angles)
     if past is not None:
         keys, values, slot = past

@@ -17,6 +17,8 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from rolltune.quantize import Quantized, decode
+
 NEVER = (
     -2.3819763e38
 )  # the logit of what must not be seen (big_vision's value; finite, so that a row of them is no NaN)
@@ -39,7 +41,7 @@ class LoRA:
 
 
 def product(x: Float[Array, "*b i"], w: Any) -> Float[Array, "*b o"]:
-    """`x @ w` for a plain array or an adapted weight, in the dtype of x."""
+    """`x @ w` for a plain array, a quantized matrix or an adapted one of either, in the dtype of x."""
     return products(x, [w])[0]
 
 
@@ -58,7 +60,7 @@ def products(x: Float[Array, "*b i"], weights: Sequence[Any]) -> list[Float[Arra
     out = []
     for w in weights:
         if not isinstance(w, LoRA):
-            y = rows @ w.astype(x.dtype)
+            y = quantized_product(rows, w) if isinstance(w, Quantized) else rows @ w.astype(x.dtype)
         elif w.key is None:
             y = product(rows, w.base) + next(inner) @ w.b.astype(x.dtype)
         else:
@@ -67,6 +69,27 @@ def products(x: Float[Array, "*b i"], weights: Sequence[Any]) -> list[Float[Arra
             y = product(rows, w.base) + dropped @ w.a.astype(x.dtype) @ w.b.astype(x.dtype)
         out.append(y.reshape(*x.shape[:-1], -1))
     return out
+
+
+@jax.custom_vjp
+def quantized_product(x: Float[Array, "b i"], w: Quantized) -> Float[Array, "b o"]:
+    """`x @ w` for a frozen matrix in few bits. Its values are worked out where they are used, each way anew."""
+    # Without the barrier the compiler is free to decode the matrices of many layers before their inputs are there.
+    x, w = jax.lax.optimization_barrier((x, w))
+    return jax.lax.dot_general(x, decode(w, x.dtype), (((1,), (1,)), ((), ())))
+
+
+def _quantized_product_forward(x, w):
+    return quantized_product(x, w), w
+
+
+def _quantized_product_backward(w, dy):
+    # Without the barrier XLA would find that both ways decode the same, and keep what the first one made.
+    w, dy = jax.lax.optimization_barrier((w, dy))
+    return dy @ decode(w, dy.dtype), None
+
+
+quantized_product.defvjp(_quantized_product_forward, _quantized_product_backward)
 
 
 def _kept_entries(key: Array, dropout: float, shape: Sequence[int]) -> Bool[Array, "..."]:

@@ -157,11 +157,11 @@ PLAIN_PREFIX = Template(plain=True, strip=True, reply=(Apart("\n"),), prefix_lm=
 
 # A text and nothing around it: a language model's continuation, or a classifier's row. A classifier that was trained
 # with an end token says so by row_end=(EOS,).
-GEMMA_TEXT = Template(plain=True, answer_prefix=" ")
+BARE_TEXT = Template(plain=True, answer_prefix=" ")
 
 # The chat template of gemma-2-*-it's tokenizer_config.json. "assistant" is "model" there, and a system is refused.
 _TURN, _TURN_END = Special("<start_of_turn>"), Special("<end_of_turn>")
-GEMMA_CHAT = Template(
+TURN_CHAT = Template(
     user=((_TURN, "user\n"), (_TURN_END, "\n")),
     strip=True,
     reply=(_TURN, "model\n"),
@@ -172,12 +172,12 @@ GEMMA_CHAT = Template(
 
 # Mistral-7B-Instruct v0.1 and v0.2, as LLaVA-1.6 was trained with it. The tokenizer puts the spaces before the answer
 # and before the next [INST] by itself, since each piece begins with one.
-MISTRAL_INST = Template(user=(("[INST] ",), (" [/INST]",)), image_line="\n")
+INST_CHAT = Template(user=(("[INST] ",), (" [/INST]",)), image_line="\n")
 
 # Llama 3.2 Vision Instruct. The published template refuses a system turn beside images. Without images it puts the
 # dates in front; the day is the one that it falls back to, since a row must not change overnight.
 _HEAD, _HEAD_END, _EOT = Special("<|start_header_id|>"), Special("<|end_header_id|>"), Special("<|eot_id|>")
-LLAMA3_CHAT = Template(
+HEADER_CHAT = Template(
     system=((_HEAD, "system", _HEAD_END, "\n\n"), (_EOT,)),
     system_beside_images=False,
     preamble="Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n",
@@ -189,7 +189,7 @@ LLAMA3_CHAT = Template(
 )
 
 # Llama 3.2 Vision that was not tuned for chat: the image's token stands before the beginning of the text.
-LLAMA3_TEXT = Template(
+HEADER_TEXT = Template(
     plain=True,
     answer_prefix=" ",
     stop=(Special("<|end_of_text|>"),),
@@ -200,7 +200,7 @@ LLAMA3_TEXT = Template(
 # Phi-3-vision and 3.5. Its processor tokenises what is between images as texts of their own, each with a bos. The
 # newline after <|assistant|> is left out: that token swallows the white space on its right.
 _END = Special("<|end|>")
-PHI3_CHAT = Template(
+BAR_CHAT = Template(
     system=((Special("<|system|>"), "\n"), (_END, "\n")),
     user=((Special("<|user|>"), "\n"), (_END, "\n")),
     reply=(Special("<|assistant|>"),),

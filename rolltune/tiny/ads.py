@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from rolltune.weights.files import written_aside
+from rolltune import atomic
 
 from .drawing import COLOURS, OUTLINES, Pen
 from .layouts import BADGES, BUTTONS, NOTES, SLOGANS, Ad, Badge, draw_ad
@@ -120,8 +120,7 @@ def write_sample_ads(folder: Path | str, seed: int = 0) -> Path:
         name = f"images/{'OK' if sample.lawful else 'NG'}_image{number:03}.{sample.format}"
         (folder / name).write_bytes(picture(sample, seed * 1000 + number))
         rows.append({"prefix": PROMPT, "suffix": "yes" if sample.lawful else "no", "image": name})
-    with written_aside(folder / "data.jsonl") as file:
-        file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+    atomic.write_text(folder / "data.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     return folder / "data.jsonl"
 
 

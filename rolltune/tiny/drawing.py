@@ -47,12 +47,14 @@ FILLS = ("plain", "striped", "dotted", "hollow")
 
 def jitter(rng: random.Random, colour: Colour, amount: int = 18) -> Colour:
     """A colour near this one."""
-    return tuple(min(255, max(0, c + rng.randint(-amount, amount))) for c in colour)
+    red, green, blue = (min(255, max(0, c + rng.randint(-amount, amount))) for c in colour)
+    return red, green, blue
 
 
 def blend(a: Colour, b: Colour, part: float) -> Colour:
     """`part` 0 gives a, 1 gives b."""
-    return tuple(round(x + (y - x) * part) for x, y in zip(a, b, strict=True))
+    red, green, blue = (round(x + (y - x) * part) for x, y in zip(a, b, strict=True))
+    return red, green, blue
 
 
 def lighter(colour: Colour, part: float) -> Colour:
@@ -192,10 +194,8 @@ class Pen:
 def curve(a: Point, b: Point, c: Point, steps: int = 10) -> list[Point]:
     """A quadratic Bezier curve from a to c, pulled towards b."""
     parts = [i / steps for i in range(steps + 1)]
-    return [
-        tuple((1 - t) ** 2 * p + 2 * t * (1 - t) * q + t * t * r for p, q, r in zip(a, b, c, strict=True))
-        for t in parts
-    ]
+    along = lambda t, axis: (1 - t) ** 2 * a[axis] + 2 * t * (1 - t) * b[axis] + t * t * c[axis]
+    return [(along(t, 0), along(t, 1)) for t in parts]
 
 
 def blob(rng: random.Random, radius: float = 1.0, rough: float = 0.25, n: int = 24) -> list[Point]:

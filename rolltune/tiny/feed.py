@@ -33,7 +33,7 @@ class Pictures(NamedTuple):
     task: np.ndarray  # str [B, Q]
 
 
-def draw(seeds: range, questions: int, tokens: tokenizer.SentencePiece) -> Pictures:
+def draw(seeds: range, questions: int, tokens: tokenizer.Tokenizer) -> Pictures:
     """The pictures of these seeds."""
     count = len(seeds)
     out = Pictures(

@@ -150,7 +150,7 @@ def accuracy(
         found = np.asarray(right(config, params, batch.pixels, batch[1:4])).reshape(batch.task.shape)
         for place in np.ndindex(batch.task.shape):
             task, start, stop = str(batch.task[place]), batch.prompt[place], batch.length[place]
-            hits[task].append(found[place])
+            hits[task].append(bool(found[place]))
             answers[task][bytes(batch.text[place][start:stop])] += 1
     return {t: (len(h), float(np.mean(h)), answers[t].most_common(1)[0][1] / len(h)) for t, h in sorted(hits.items())}
 

@@ -190,8 +190,8 @@ def ground(rng: random.Random, side: int, calm: bool = False) -> tuple[Image.Ima
             image = Image.blend(image, Image.new("RGB", (side, side), a), 0.7)
     else:
         image = pattern(rng, kind, a, b, side)
-    mean = image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
-    return image, mean
+    red, green, blue = image.resize((1, 1), Image.Resampling.BOX).tobytes()
+    return image, (red, green, blue)
 
 
 def photograph(rng: random.Random, image: Image.Image, strength: float = 1.0) -> Image.Image:

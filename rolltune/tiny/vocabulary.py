@@ -7,7 +7,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from rolltune.weights.files import written_aside
+from rolltune import atomic
 
 from . import tasks
 from .words import PRAISE, WORDS
@@ -56,8 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pictures", type=int, default=4000, help="pictures whose text is the corpus (%(default)s)")
     args = parser.parse_args(argv)
     model = train(args.pictures)
-    with written_aside(args.file) as file:
-        file.write(model)
+    atomic.write_bytes(args.file, model)
     return 0
 
 

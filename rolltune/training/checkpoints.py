@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rolltune.errors import UserError
-from rolltune.training.loop import FinishedRoll, Slot, State
+from rolltune.training.loop import Best, FinishedRoll, Slot, State
 from rolltune.training.rolls import Draw
 
 
@@ -32,7 +32,10 @@ def save(folder: Path, state: State, settings: Mapping[str, Any], judged: Any) -
         "drawn": state.drawn,
         "redraws": state.redraws,
         "reached": {str(rung): figures for rung, figures in state.reached.items()},
-        "slots": [dataclasses.asdict(slot) for slot in state.slots],
+        "slots": [
+            dataclasses.asdict(dataclasses.replace(slot, best=None)) | {"best": _best_notes(slot, judged)}
+            for slot in state.slots
+        ],
         "ended": [
             dataclasses.asdict(dataclasses.replace(one, trainable=None, judged=None))
             | {"judged": judged(one.judged), "whole": one.trainable is not None}
@@ -42,6 +45,7 @@ def save(folder: Path, state: State, settings: Mapping[str, Any], judged: Any) -
     arrays = {
         "rolls": state.rolls._asdict(),
         "ended": {str(n): one.trainable for n, one in enumerate(state.ended) if one.trainable is not None},
+        "best": {str(n): slot.best.trainable for n, slot in enumerate(state.slots) if slot.best is not None},
     }
     text = json.dumps(notes)
     sealed = {"text": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
@@ -55,6 +59,12 @@ def save(folder: Path, state: State, settings: Mapping[str, Any], judged: Any) -
             force=True,
         )
     (folder / str(number) / CHECKS).write_text(json.dumps(_checks_of(folder / str(number))))
+
+
+def _best_notes(slot: Slot, judged: Any) -> dict[str, Any] | None:
+    if slot.best is None:
+        return None
+    return {"figure": slot.best.figure, "step": slot.best.step, "judged": judged(slot.best.detail)}
 
 
 CHECKS = "rolltune.json"  # in the folder of a saving: size and CRC-32 of each of its files
@@ -145,12 +155,21 @@ def _restored(
         lambda leaf: jax.ShapeDtypeStruct((len(notes["slots"]), *leaf.shape[1:]), leaf.dtype, sharding=leaf.sharding),
         fresh.rolls._asdict(),
     )
-    template = {"rolls": rolls, "ended": kept}
+    bests = {str(n): shape for n, slot in enumerate(notes["slots"]) if slot["best"]}
+    template = {"rolls": rolls, "ended": kept, "best": bests}
     arrays = manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(template)))["arrays"]
-    finished = {n: jax.tree.map(np.asarray, tree) for n, tree in arrays["ended"].items()}
+    on_host = lambda trees: {n: jax.tree.map(np.asarray, tree) for n, tree in trees.items()}
+    finished, best = on_host(arrays["ended"]), on_host(arrays["best"])
+
+    def slot_of(number: int, told: dict[str, Any]) -> Slot:
+        kept = told["best"] and Best(
+            told["best"]["figure"], told["best"]["step"], best[str(number)], judged(told["best"]["judged"])
+        )
+        return Slot(Draw(**told["draw"]) if told["draw"] else None, told["step"], told["rungs"], kept)
+
     return State(
         rolls=type(fresh.rolls)(**arrays["rolls"]),
-        slots=[Slot(Draw(**s["draw"]) if s["draw"] else None, s["step"], s["rungs"]) for s in notes["slots"]],
+        slots=[slot_of(number, told) for number, told in enumerate(notes["slots"])],
         width=notes["width"],
         step=notes["step"],
         drawn=notes["drawn"],

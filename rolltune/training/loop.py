@@ -37,6 +37,16 @@ class FinishedRoll:
     judged: Any = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """What a roll was at the step that did best of those evaluated."""
+
+    figure: float
+    step: int
+    trainable: dict[str, Any]
+    detail: Any
+
+
 @dataclasses.dataclass
 class Slot:
     """One place on the K axis: the roll in it, the steps it has done, the rungs it passed; `draw` None is empty."""
@@ -44,6 +54,7 @@ class Slot:
     draw: Draw | None
     step: int = 0
     rungs: int = 0
+    best: Best | None = None  # where the best step is to be kept
 
 
 @dataclasses.dataclass
@@ -87,6 +98,9 @@ class Looks:
     keep_share: float = 0.5  # of the rolls that reached a rung, those that go on
     redraws: int = 8  # in all
     stall_steps: int = 0  # for which a roll may be no better than guessing; 0: for ever
+    save_every: int = 0  # steps between a roll's own intermediate states; 0: none
+    evaluate_every: int = 0  # steps between evaluations on the way, beside the rungs; 0: none
+    keep_best: bool = False  # a roll ends as what it was at the best of its evaluated steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,11 +137,13 @@ def train(
     say: Callable[[str], None],
     stop: Callable[[], bool] = lambda: False,
     save: Callable[[State], None] | None = None,
+    snapshot: Callable[[Draw, int, dict[str, Any]], None] | None = None,
 ) -> tuple[bool, Timing]:
     """Runs until no slot holds a roll, or `stop()`. Returns (whether it ran to the end, where the time went).
 
     `judge(rolls, slots, final)` evaluates the rolls of these slots; `log` is called at every logged
-    step; `save`, where given, now and then (see SAVE_SECONDS) and at a stop.
+    step; `save`, where given, now and then (see SAVE_SECONDS) and at a stop; `snapshot` with what one roll
+    trained, as often as the looks say.
     """
     waited, began, saved, first = 0.0, time.perf_counter(), time.perf_counter(), None
     pause = SAVE_SECONDS
@@ -150,6 +166,8 @@ def train(
         batches.close()
         if done == length:  # a stop in between adds no look of its own: all comes at the steps it would come at
             _look(run, state, judge, log, say, report)
+            if snapshot is not None:
+                _snapshots(run.looks, state, snapshot)
             _close_up(run.looks, state)
         going = any(slot.draw is not None for slot in state.slots)
         if save is not None and going and (stop() or time.perf_counter() - saved > pause):
@@ -168,6 +186,9 @@ def _until_next_look(looks: Looks, state: State) -> int:
     for slot in state.slots:
         if slot.draw is not None:
             marks = [*_rung_steps(looks), looks.steps]
+            for every in filter(None, (looks.save_every, looks.evaluate_every)):
+                marks.append(slot.step + every - slot.step % every)
+            marks.sort()
             due.append(next(mark for mark in marks if mark > slot.step) - slot.step)
     return min(due)
 
@@ -207,25 +228,48 @@ def _look(run, state, judge, log, say, report) -> None:
             )
     rungs = _rung_steps(looks)
     alive = [number for number in here if states[number] == ALIVE]
-    at_rung = [n for n in alive if n not in done and rungs[state.slots[n].rungs :][:1] == [state.slots[n].step]]
-    for group, final in ((at_rung, False), ([n for n in alive if n in done], True)):
+    going = [number for number in alive if number not in done]
+    at_rung = [n for n in going if rungs[state.slots[n].rungs :][:1] == [state.slots[n].step]]
+    asked = [n for n in going if looks.evaluate_every and state.slots[n].step % looks.evaluate_every == 0]
+    for group, final in ((sorted({*at_rung, *asked}), False), ([n for n in alive if n in done], True)):
         if not group:
             continue
         judged = judge(state.rolls, group, final)
-        if not final:
-            for number in group:
+        for number in group:
+            if number in at_rung:
                 state.reached.setdefault(state.slots[number].rungs, []).append(judged[number].figure)
+            if looks.keep_best:
+                _keep_best(state, number, judged[number])
         for number in group:
             slot, verdict = state.slots[number], judged[number]
             reason = COLLAPSED if verdict.collapsed else ""
-            if final:
+            if final and slot.best is not None:
+                if slot.best.step < slot.step:
+                    say(f"roll {slot.draw.roll} did best at step {slot.best.step}, which is kept")
+                _end(run, state, number, reason, say, slot.best.trainable, slot.best.detail)
+            elif final:
                 _end(run, state, number, reason, say, tickets.trainable_of(state.rolls, number), verdict.detail)
+            elif number not in at_rung:  # only looked at: many a roll begins with one answer for all
+                continue
             elif reason:
                 _end(run, state, number, reason, say)
             elif tickets.passes_rung(verdict.figure, state.reached[slot.rungs], looks.keep_share):
                 slot.rungs += 1
             else:
                 _end(run, state, number, REASONS[STOPPED], say)
+
+
+def _keep_best(state: State, number: int, verdict: Evaluation) -> None:
+    """Of equal figures the later one is kept: it has seen more."""
+    slot = state.slots[number]
+    if not verdict.collapsed and (slot.best is None or verdict.figure >= slot.best.figure):
+        slot.best = Best(verdict.figure, slot.step, tickets.trainable_of(state.rolls, number), verdict.detail)
+
+
+def _snapshots(looks: Looks, state: State, snapshot: Callable[[Draw, int, dict[str, Any]], None]) -> None:
+    for number, slot in enumerate(state.slots):
+        if slot.draw is not None and looks.save_every and slot.step and slot.step % looks.save_every == 0:
+            snapshot(slot.draw, slot.step, tickets.trainable_of(state.rolls, number))
 
 
 def _stalled(run: Run, state: State, here: Sequence[int], states: np.ndarray) -> list[int]:

@@ -103,7 +103,6 @@ def _begin(fresh: Fresh, transform, full, trained, seeds, numbers):
             decay=own[2],
             fast=number(0),
             best=number(0),
-            slow=number(0),
             stalled=number(0, jnp.int32),
             state=number(ALIVE, jnp.int32),
         )

@@ -27,6 +27,7 @@ from rolltune.inputs.feeds import TileFeed
 from rolltune.inputs.pictures import Pictures, read_pictures
 from rolltune.inputs.rows import Asking
 from rolltune.models.forward import Network
+from rolltune.quantize import Quantized
 from rolltune.recipe import Recipe
 from rolltune.text import encode as encoding
 from rolltune.text.tokenizer import Remembering
@@ -37,10 +38,12 @@ from rolltune.training.rolls import Draw, InitialWeights, Lottery
 from rolltune.training.step import StepConfig
 from rolltune.trees import Stacks
 
+LEAST_STALL = 100  # steps: every roll begins above a guess's loss
+
 
 def load(recipe: Recipe) -> tuple[Model, dict]:
     """The model, and its parameters on the device."""
-    return base.load(recipe.model, recipe.tokenizer, recipe.dtype)
+    return base.load(recipe.model, recipe.tokenizer, recipe.dtype, recipe.packing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +69,11 @@ def plan(model: Model, shapes: Mapping[str, Sequence[int]], recipe: Recipe, task
     """What the recipe trains of parameters of these shapes. Raises UserError for what cannot be, naming the entry."""
     classes = len(task.answers) if task.kind == CLASSIFY else 0
     had = shapes.get(CLASSES)
+    if had is not None and not classes:
+        raise UserError(
+            f"{model.base.name} has a head of {had[-1]} classes and gives no words: --config.task=classify trains the "
+            f"head, or take the language model that it was made of"
+        )
     if classes and had is not None and had[-1] != classes:
         raise UserError(
             f"{model.base.name} has a head of {had[-1]} classes, the data {classes} answers: {task.answers}"
@@ -140,7 +148,17 @@ class Cached:
 
 
 def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, inputs: Inputs) -> Cached:
-    """Runs all that is frozen once, and takes what is done with from the device. `params` are emptied."""
+    """Runs all that is frozen once, and takes what is done with from the device. `params` are emptied.
+
+    Raises UserError where a weight that is to be trained itself is quantized.
+    """
+    flat = trees.flatten(params)
+    if packed := [path for path in plan.paths("full") if isinstance(flat.get(path), Quantized)]:
+        raise UserError(
+            f"{packed[0]} is quantized, so only adapters can be trained on it: --config.method=lora, or keep it as it "
+            "is by a rule of --config.quantize_rules"
+        )
+    del flat
     feed = features.feed(model, params, inputs.pictures, plan.projected, plan.in_step, recipe.table_gib)
     seen = [data.examples[place] for place in data.seen]
     training = rows.encoded(inputs.training, feed, seen)
@@ -159,9 +177,9 @@ def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, in
         keep = lambda encoded: states.keep(
             model, network, frozen, encoded, plan.first, recipe.evaluate_batch, recipe.table_gib
         )
-        kept = keep(training), keep(scoring)
-        if kept[0] and kept[1]:  # otherwise the layers stay, and each step runs them
-            training, scoring = kept
+        kept, judged = keep(training), keep(scoring)
+        if kept and judged:  # otherwise the layers stay, and each step runs them
+            training, scoring = kept, judged
             network = dataclasses.replace(network, first=plan.first, projected=True)
             if prompts is None:
                 frozen["text"].pop("lower")
@@ -177,7 +195,9 @@ def initial_weights(model: Model, params: dict, plan: Plan) -> InitialWeights:
     cut = lambda path: trees.cut_of(path, model.stacks, plan.first)
     full = {path: jnp.asarray(flat[path][cut(path) :] if cut(path) else flat[path], jnp.float32)
             for path in plan.paths("full") if path in flat}  # fmt: skip
-    heads = {CLASSES: (model.config.text.width, plan.new_classes)} if plan.new_classes else {}
+    heads: dict[str, tuple[int, ...]] = {}
+    if plan.new_classes:
+        heads[CLASSES] = (model.config.text.width, plan.new_classes)
     return InitialWeights(lora, full, heads)
 
 
@@ -227,7 +247,10 @@ def compile(
             recipe.rungs,
             recipe.keep_share,
             recipe.redraws,
-            round(recipe.stall * recipe.steps),
+            max(LEAST_STALL, round(recipe.stall * recipe.steps)) if recipe.stall else 0,
+            recipe.save_every,
+            recipe.evaluate_every,
+            recipe.keep_best,
         ),
         config,
         cached.start,

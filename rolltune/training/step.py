@@ -33,8 +33,7 @@ class Roll(NamedTuple):
     decay: Float[Array, ""]  # weight decay
     fast: Float[Array, ""]  # running level of the loss
     best: Float[Array, ""]  # its lowest value so far
-    slow: Float[Array, ""]  # level over many more losses, for what a few rows can't tell
-    stalled: Int[Array, ""]  # updates for which the slow level has been no better than guessing
+    stalled: Int[Array, ""]  # updates for which the running level has been no better than guessing
     state: Int[Array, ""]  # ALIVE, or why it is not
 
 
@@ -57,7 +56,6 @@ class StepConfig:
     explosion_factor: float = 3.0
     explosion_margin: float = 2.0  # nats
     memory: float = 0.9  # of the running level: about the last ten losses
-    slow_memory: float = 0.98
     guess: float = 0.0  # the loss of who knows only how frequent each answer is; 0: nobody can guess
 
 
@@ -119,26 +117,19 @@ def watch(config: StepConfig, roll: Roll, loss: Array, norm: Array) -> tuple[Arr
     return fast, best, jnp.where(roll.state == ALIVE, state, roll.state)
 
 
-def stall(config: StepConfig, roll: Roll, loss: Array) -> tuple[Array, Array]:
-    """(slow level, updates for which it has been no better than guessing) after this loss."""
-    age = roll.step.astype(jnp.float32)
-    keep = jnp.minimum(config.slow_memory, age / (age + 1))
-    slow = keep * roll.slow + (1 - keep) * loss
-    return slow, jnp.where(slow < config.guess, 0, roll.stalled + 1)
-
-
 def step(config: StepConfig, base: dict, source: Source, roll: Roll, batch: Batch) -> tuple[Roll, StepMetrics]:
     """One update of one roll. A roll that is not alive, or that is done, stays exactly as it is."""
     loss, grads = gradient(config, base, source, roll, batch)
     norm = optax.tree.norm(grads)
     fast, best, state = watch(config, roll, loss, norm)
-    slow, stalled = stall(config, roll, loss)
+    # Of ten losses about a guess's, the level is under it every other time: only who is well above it counts on.
+    stalled = jnp.where(fast < config.guess, 0, roll.stalled + 1)
     rate = roll.rate * config.schedule(roll.step + 1)
     direction, optimizer = config.transform.update(grads, roll.optimizer, roll.trainable)
     trainable = jax.tree.map(
         lambda p, d, decay: p - rate * (d + roll.decay * decay * p), roll.trainable, direction, decays(roll.trainable)
     )
-    levels = {"fast": fast, "best": best, "slow": slow, "stalled": stalled}
+    levels = {"fast": fast, "best": best, "stalled": stalled}
     moved = roll._replace(trainable=trainable, optimizer=optimizer, step=roll.step + 1, **levels)
     going: Bool[Array, ""] = (state == ALIVE) & (roll.step < config.schedule.steps)
     kept = jax.tree.map(lambda new, old: jnp.where(going, new, old), moved, roll)

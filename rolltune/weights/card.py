@@ -41,6 +41,7 @@ def card_of(values: Mapping[str, Any], source: str) -> RollCard:
         raise UserError(f"{source} lacks base, method, recipe or arrays: another program wrote it.")
     stated = values.get("metrics")
     metrics: dict[str, Any] = stated if isinstance(stated, dict) else {}
+    positive = metrics.get("positive")  # none of three answers and more, nor of written ones
     for name, right, expected in (
         ("base", _is_text(base.get("name")) and _is_text(base.get("hash")), "a name and a hash"),
         ("method", _is_text(values["method"]), "text"),
@@ -49,7 +50,7 @@ def card_of(values: Mapping[str, Any], source: str) -> RollCard:
         ("answers", _all(_is_text, values.get("answers", [])), "a list of texts"),
         ("metrics", isinstance(values.get("metrics", {}), dict), "an object"),
         ("metrics.passes", is_whole_number(metrics.get("passes", 1)), "a whole number"),
-        ("metrics.positive", _is_text(metrics.get("positive", "")), "text"),
+        ("metrics.positive", positive is None or _is_text(positive), "text or null"),
         ("metrics.files", _all(_is_object, metrics.get("files", {})), "an object of objects"),
         ("seed", is_whole_number(values.get("seed", 0)), "a whole number"),
     ):

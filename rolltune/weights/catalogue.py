@@ -20,10 +20,15 @@ class Source:
     where: str
     target: str
     size: int
-    licence: str
+    licence: str  # the page that shows it
     file: str = ""
     revision: str = ""
     sha256: str = ""
+    terms: str = "Gemma terms, to be accepted"  # the licence in a few words
+    recipe: str = "recipes/paligemma_ads.py"  # of rolltune, that was made for it; empty: none
+
+
+GEMMA, LLAMA = "Gemma terms, to be accepted", "Llama 3.2 Community License, to be accepted"
 
 
 TOKENIZER = Source(
@@ -54,9 +59,41 @@ VARIANTS = {
     "paligemma2-28b": ("pt-224", "pt-448", "pt-896"),
 }
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+DTYPES = (*BYTES, "nf4")
+# Of bitsandbytes' four bits: the matrices of the layers, with a byte for 64 values and a float for 256 of these bytes.
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+GEMMA2_9B, GEMMA2_9B_MATRICES = 9_241_705_984, 8_323_596_288
 
 
 def sources() -> Iterator[Source]:
+    yield from paligemma()
+    yield from others()
+
+
+def others() -> Iterator[Source]:
+    """Models that Hugging Face alone has, a repository each."""
+    packed = 2 * (GEMMA2_9B - GEMMA2_9B_MATRICES) + round(NF4_BYTES * GEMMA2_9B_MATRICES)
+    preferences = "recipes/preference_gemma2.py"
+    for where, dtype, size, terms, recipe in (
+        (
+            "meta-llama/Llama-3.2-11B-Vision-Instruct",
+            "bfloat16",
+            2 * 10_670_220_835,
+            LLAMA,
+            "recipes/plantdoc_llama.py",
+        ),
+        ("microsoft/Phi-3.5-vision-instruct", "bfloat16", 2 * 4_146_621_440, "MIT", "recipes/phi35_docvqa.py"),
+        ("google/gemma-2-9b-it", "bfloat16", 2 * GEMMA2_9B, GEMMA, preferences),
+        ("unsloth/gemma-2-9b-it-bnb-4bit", "nf4", packed, "Gemma terms", preferences),
+        ("llava-hf/llava-v1.6-mistral-7b-hf", "float16", 2 * 7_566_747_648, "Apache-2.0", "recipes/animals_llava.py"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "bfloat16", 2 * 134_515_008, "Apache-2.0", ""),
+    ):
+        name = where.partition("/")[2].lower().removesuffix("-hf").removesuffix("-bnb-4bit")
+        page = f"https://huggingface.co/{where}"
+        yield Source(name, dtype, "huggingface", where, f"{name}-{dtype}", size, page, terms=terms, recipe=recipe)
+
+
+def paligemma() -> Iterator[Source]:
     for family, variants in VARIANTS.items():
         first = family == "paligemma-3b"
         for variant in variants:
@@ -78,20 +115,28 @@ def sources() -> Iterator[Source]:
                 yield Source(name, dtype, "huggingface", f"google/{name}", target, size, page, revision=revision)
 
 
-def find(name: str, dtype: str, hub: str) -> Source:
-    """The source of that name; a name without "pt" or "mix" means the pretrained model (paligemma-3b-224)."""
+def find(name: str, dtype: str = "", hub: str = "") -> Source:
+    """The source of that name: without a dtype in bfloat16 or what there is, without a hub from the first that has it.
+
+    A name may be that of the repository, in any letter case; one without "pt" or "mix" means the pretrained model
+    (paligemma-3b-224). Raises UserError with what there is.
+    """
     known = list(sources())
     names = {source.name for source in known}
-    family, _, side = name.rpartition("-")
+    asked = name.lower()
+    asked = next((source.name for source in known if source.where.lower() == asked), asked)
+    family, _, side = asked.rpartition("-")
     if f"{family}-pt-{side}" in names:
-        name = f"{family}-pt-{side}"
-    if name not in names:
+        asked = f"{family}-pt-{side}"
+    if asked not in names:
         raise UserError(
             f"{name!r} is no known model. Known are:\n  " + "\n  ".join(sorted(names)) + "\n"
             "See 01-download_models.py --list; other checkpoints of these families work too once they are on the disk."
         )
-    for source in known:
-        if (source.name, source.dtype, source.hub) == (name, dtype, hub):
-            return source
-    there = sorted(f"{source.dtype} from {source.hub}" for source in known if source.name == name)
-    raise UserError(f"{name} is not published as {dtype} from {hub}. It is there as: {', '.join(there)}.")
+    forms = [source for source in known if source.name == asked]
+    fitting = [source for source in forms if dtype in ("", source.dtype) and hub in ("", source.hub)]
+    if not fitting:
+        there = ", ".join(sorted(f"{source.dtype} from {source.hub}" for source in forms))
+        wanted = " ".join([*(["as", dtype] if dtype else []), *(["from", hub] if hub else [])])
+        raise UserError(f"{asked} is not published {wanted}. It is there as: {there}.")
+    return min(fitting, key=lambda source: source.dtype != "bfloat16")

@@ -56,7 +56,14 @@ class Kaggle:
 class HuggingFace:
     """huggingface_hub resumes each file; the SHA-256 of every large one is published and compared here."""
 
-    WANTED = (".safetensors", ".json", "tokenizer.model")
+    # By name: repositories hold program code, pickled weights and other forms of the same model, too.
+    WANTED = frozenset(
+        (
+            *("config.json", "preprocessor_config.json", "model.safetensors.index.json"),
+            *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"),
+            "added_tokens.json",
+        )
+    )
 
     def files(self, source: Source) -> list[RemoteFile]:
         from huggingface_hub import HfApi
@@ -65,7 +72,7 @@ class HuggingFace:
         return [
             RemoteFile(file.rfilename, file.size or 0, file.lfs.sha256 if file.lfs else "", info.sha or "")
             for file in info.siblings or []
-            if file.rfilename.endswith(self.WANTED) and "/" not in file.rfilename
+            if file.rfilename in self.WANTED or (file.rfilename.endswith(".safetensors") and "/" not in file.rfilename)
         ]
 
     def fetch(self, source: Source, file: RemoteFile, staging: Path) -> Path:

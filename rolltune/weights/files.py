@@ -1,30 +1,12 @@
-"""Reading a part of a file and replacing a whole one: what every checkpoint format here stands on."""
+"""Reading a part of a file: what every checkpoint format here stands on."""
 
-import contextlib
-import errno
 import math
-import os
-import secrets
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from rolltune.errors import UserError
-
-ADVICE = {
-    errno.ENOSPC: "the disk is full: free some space, or choose another folder",
-    errno.EDQUOT: "the disk quota is used up: free some space, or choose another folder",
-    errno.EFBIG: "the file grew past what this file system or account allows",
-    errno.EACCES: "no permission to write there: choose another folder, or change its owner",
-    errno.EPERM: "no permission to write there: choose another folder, or change its owner",
-    errno.EROFS: "the folder is mounted read-only: choose another one",
-    errno.ENOTDIR: "a part of the path is a file, not a folder",
-    errno.EISDIR: "a folder of that name is in the way",
-}
 
 
 @dataclass(frozen=True)
@@ -88,72 +70,3 @@ class FortranTensor:
             return part.copy()
         out[...] = part
         return out
-
-
-@contextlib.contextmanager
-def written_aside(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` only when it is whole and on the disk.
-
-    It lies beside `path` meanwhile, hidden, with the ending ".part", so that no glob for checkpoints meets it. An error
-    removes it; a kill or a power cut leaves it behind and the earlier file untouched.
-    """
-    path = Path(path)
-    aside = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(aside, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-        sync_folder(path.parent)
-    except BaseException as error:
-        with contextlib.suppress(OSError):  # the first error is the one to tell
-            aside.unlink(missing_ok=True)
-        raise_advice(error, path)
-        raise
-
-
-@contextlib.contextmanager
-def folder_written_aside(folder: Path) -> Iterator[Path]:
-    """The same for a new folder of several files. A folder that holds something is refused, not replaced:
-    no file system swaps two folders in one step, so that a kill in between could leave neither."""
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not an empty folder: choose another name, or move it away first.")
-    aside = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.part"
-    try:
-        aside.mkdir(parents=True)
-        yield aside
-        for file in aside.iterdir():
-            with open(file, "rb+") as open_file:
-                os.fsync(open_file.fileno())
-        sync_folder(aside)
-        if folder.exists():
-            folder.rmdir()
-        os.replace(aside, folder)
-        sync_folder(folder.parent)
-    except BaseException as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise_advice(error, folder)
-        raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes a rename last through a power cut. Windows has no such call (and needs none)."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # some mounted file systems refuse this
-            raise
-    finally:
-        os.close(handle)
-
-
-def raise_advice(error: BaseException, path: Path) -> None:
-    """Turns the errors of a full or closed disk into a UserError; other errors are left to the caller."""
-    if isinstance(error, OSError) and error.errno in ADVICE:
-        raise UserError(f"could not write {path}: {ADVICE[error.errno]}. Nothing was changed.") from error

@@ -1,4 +1,7 @@
-"""Hugging Face checkpoints: one safetensors file or shards with an index, under any of three generations of names."""
+"""Hugging Face checkpoints: one safetensors file or shards with an index, under any of three generations of names.
+
+Those that bitsandbytes packed to four bits read as what they were before.
+"""
 
 import json
 import math
@@ -10,12 +13,14 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from rolltune.atomic import folder_aside
 from rolltune.errors import UserError
-from rolltune.weights.files import StoredTensor, folder_written_aside
+from rolltune.weights import bitsandbytes
+from rolltune.weights.files import StoredTensor
 from rolltune.weights.names import DTYPES, Lazy, Pieces, collapse
 from rolltune.weights.npz import as_pieces
 
-CODES = {"F32": DTYPES["float32"], "F16": DTYPES["float16"], "BF16": DTYPES["bfloat16"]}
+CODES = {"F32": DTYPES["float32"], "F16": DTYPES["float16"], "BF16": DTYPES["bfloat16"], "U8": np.dtype(np.uint8)}
 SHARD = 5_000_000_000  # bytes, as the published files
 INDEX, SINGLE, CONFIG = "model.safetensors.index.json", "model.safetensors", "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -68,7 +73,7 @@ def read_hf(path: Path | str) -> dict[str, Lazy]:
         seen: dict[str, str] = {}
         pairs = [f"{name} and {seen[new]}" for name, new in renamed.items() if seen.setdefault(new, name) != name]
         raise UserError(f"{path} holds the same tensor under two names: {', '.join(pairs)}")
-    return {renamed[name]: tensor for name, tensor in tensors.items()}
+    return dict(bitsandbytes.joined({renamed[name]: tensor for name, tensor in tensors.items()}, str(path)))
 
 
 def _shards(path: Path) -> dict[Path, list[str] | None]:
@@ -127,7 +132,8 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
     header = {name: entry for name, entry in header.items() if name != "__metadata__" and not name.endswith(BUFFERS)}
     if odd := [f"{name}: {entry['dtype']}" for name, entry in header.items() if entry["dtype"] not in CODES]:
         raise UserError(
-            f"{path} holds tensors that are not {', '.join(DTYPES)} (a quantized model?):\n  " + "\n  ".join(odd)
+            f"{path} holds tensors that are not {', '.join(DTYPES)} (a model quantized otherwise than in NF4?):\n  "
+            + "\n  ".join(odd)
         )
     return {
         name: StoredTensor(path, 8 + length + entry["data_offsets"][0], tuple(entry["shape"]), CODES[entry["dtype"]])
@@ -168,7 +174,7 @@ def write_hf(
             room = shard
         groups[-1].append(name)
         room -= size
-    with folder_written_aside(Path(folder)) as aside:
+    with folder_aside(folder) as aside:
         (aside / CONFIG).write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
         weight_map: dict[str, str] = {}
         for number, group in enumerate(groups, 1):

@@ -1,4 +1,4 @@
-"""The parts of published layouts that several families share, as name maps: Llama's decoder and CLIP's tower.
+"""The parts of published layouts that several families share, as name maps: a decoder with Llama's names, CLIP's tower.
 
 A file's matrices are torch's, [out, in]; ours are [in, out].
 """
@@ -23,11 +23,11 @@ def rms_norm(path: str, name: str, width: int, layers: int = 0) -> TensorMap:
 
 
 def llama_text(text: Any, model: str, head: str, tied: bool = False, fused: bool = False) -> list[TensorMap]:
-    """A decoder with Llama's names: `model` stands before them, `head` is the output matrix's own name.
+    """A decoder with Llama's names, which Gemma has too: `model` stands before them, `head` is the output matrix's own.
 
-    `text` has `vocab`, `width`, `layers`, `heads`, `kv_heads`, `head_dim` and `mlp`. A `tied` head is the embedding
-    itself: some files carry it a second time. `fused` is Phi-3's: queries, keys and values in one matrix, gate and up
-    in another. They stay together in ours, so that adapters of that shape go out and come back.
+    `text` has `vocab`, `width`, `layers`, `heads`, `kv_heads`, `head_dim`, `mlp` and `post_norms`. A `tied` head is the
+    embedding itself: some files carry it a second time. `fused` is Phi-3's: queries, keys and values in one matrix,
+    gate and up in another. They stay together in ours, so that adapters of that shape go out and come back.
     """
     D, V, L = text.width, text.vocab, text.layers
     q, kv = text.heads * text.head_dim, text.kv_heads * text.head_dim
@@ -46,8 +46,12 @@ def llama_text(text: Any, model: str, head: str, tied: bool = False, fused: bool
         rows += linear(f"text/layers/attn/{ours}", f"{layer}.self_attn.{theirs}", i, o, L)
     for ours, theirs, i, o in mlp:
         rows += linear(f"text/layers/mlp/{ours}", f"{layer}.mlp.{theirs}", i, o, L)
-    rows.append(rms_norm("text/layers/pre_attn_norm", f"{layer}.input_layernorm", D, L))
-    rows.append(rms_norm("text/layers/pre_mlp_norm", f"{layer}.post_attention_layernorm", D, L))
+    # The same published name plays two roles: after the attention in Gemma 2, before the MLP in all others.
+    norms = {"pre_attn_norm": "input_layernorm", "pre_mlp_norm": "post_attention_layernorm"}
+    if text.post_norms:
+        norms["pre_mlp_norm"] = "pre_feedforward_layernorm"
+        norms |= {"post_attn_norm": "post_attention_layernorm", "post_mlp_norm": "post_feedforward_layernorm"}
+    rows += [rms_norm(f"text/layers/{ours}", f"{layer}.{theirs}", D, L) for ours, theirs in norms.items()]
     rows.append(rms_norm("text/norm", f"{model}.norm", D))
     if not tied:
         rows.append(TensorMap("text/head/kernel", head, (D, V), turn((V, D), (1, 0))))

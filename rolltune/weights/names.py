@@ -19,6 +19,7 @@ from rolltune.errors import UserError
 
 Shape = tuple[int, ...]
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+SQUARE = 256  # rows and columns turned at a time
 CHUNK = 1 << 24  # elements read, converted or written at a time where a tensor has no layers to go by
 
 
@@ -217,15 +218,19 @@ def stream(
     """
     check({name: tensor.shape for name, tensor in lazy.items()}, table, source)
     for row in table:
-        first = lazy[next(iter(row.in_file()))]
-        wanted = np.dtype(dtype) if dtype is not None else first.dtype
-        if row.tied and row.tied in lazy:
-            _same(lazy[row.file], lazy[row.tied], row, source)
-        out = np.empty(row.ours, wanted)
-        for layer in range(max(row.layers, 1)):
-            tensor = lazy[row.name(layer)]
-            _fill(tensor, row, 0 if row.split else layer, out[layer] if row.layers else out)
-        yield row.path, out
+        yield row.path, read(lazy, row, dtype, source)
+
+
+def read(lazy: Mapping[str, Lazy], row: TensorMap, dtype: Any = None, source: str = "the file") -> np.ndarray:
+    """One of our tensors out of a file that was checked (`check`)."""
+    first = lazy[next(iter(row.in_file()))]
+    if row.tied and row.tied in lazy:
+        _same(lazy[row.file], lazy[row.tied], row, source)
+    out = np.empty(row.ours, np.dtype(dtype) if dtype is not None else first.dtype)
+    for layer in range(max(row.layers, 1)):
+        tensor = lazy[row.name(layer)]
+        _fill(tensor, row, 0 if row.split else layer, out[layer] if row.layers else out)
+    return out
 
 
 def _fill(tensor: Lazy, row: TensorMap, layer: int, out: np.ndarray) -> None:
@@ -233,7 +238,18 @@ def _fill(tensor: Lazy, row: TensorMap, layer: int, out: np.ndarray) -> None:
     start = layer * math.prod(layout.file) + layout.rows[0] * inner
     size = math.prod(layout.part)
     if not layout.plain:
-        out[...] = layout.to_ours(tensor.read(start, start + size).reshape(layout.part), row.shape)
+        turned = layout.to_ours(tensor.read(start, start + size).reshape(layout.part), row.shape)
+        if out.ndim != 2 or layout.order != (1, 0):
+            out[...] = turned
+            return
+        if turned.dtype == out.dtype:  # as plain bits: NumPy copies bfloat16 number by number
+            bits = np.dtype(f"u{out.itemsize}")
+            turned, out = turned.view(bits), out.view(bits)
+        # A whole matrix turned at once jumps a page at every number: squares stay in the processor's cache.
+        for top in range(0, out.shape[0], SQUARE):
+            for left in range(0, out.shape[1], SQUARE):
+                here = np.s_[top : top + SQUARE, left : left + SQUARE]
+                out[here] = turned[here]
         return
     flat = out.reshape(-1)  # a view: `out` is contiguous
     for at in range(0, size, CHUNK):

@@ -15,8 +15,9 @@ import ml_dtypes
 import numpy as np
 from numpy.lib import format as npy
 
+from rolltune import atomic
 from rolltune.errors import UserError
-from rolltune.weights.files import FortranTensor, StoredTensor, written_aside
+from rolltune.weights.files import FortranTensor, StoredTensor
 from rolltune.weights.names import DTYPES, Lazy, Pieces
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -170,7 +171,7 @@ def write_npz(path: Path | str, tensors: Mapping[str, np.ndarray | Pieces], pref
     With prefix "params/" the names are those of the published files, without it those of big_vision's demo; it reads
     both. `np.load` reads either.
     """
-    with written_aside(Path(path)) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with atomic.aside(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, tensor in tensors.items():
             pieces = tensor if isinstance(tensor, Pieces) else as_pieces(tensor)
             descr = "|V2" if pieces.dtype == BFLOAT16 else npy.dtype_to_descr(pieces.dtype)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from rolltune.atomic import folder_aside
 from rolltune.errors import UserError
-from rolltune.weights.files import folder_written_aside
 from rolltune.weights.hf import write_safetensors
 from rolltune.weights.names import Pieces, TensorMap, flatten
 from rolltune.weights.npz import as_pieces
@@ -49,7 +49,7 @@ def export_peft(
         "init_lora_weights": True,
         "target_modules": _targets(modules),
     }
-    with folder_written_aside(Path(folder)) as aside:
+    with folder_aside(folder) as aside:
         (aside / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         write_safetensors(aside / "adapter_model.safetensors", tensors)
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from rolltune import atomic
 from rolltune.errors import UserError
 from rolltune.weights.card import Base, RollCard, card_of, is_whole_number
-from rolltune.weights.files import written_aside
 from rolltune.weights.hf import read_json
 from rolltune.weights.names import Pieces
 from rolltune.weights.npz import write_npz
@@ -46,8 +46,7 @@ def write_whole(
     told = {"format": FORMAT, "version": VERSION, **said, "weights": weights, "card": asdict(card)}
     text = json.dumps(told, indent=1, allow_nan=False) + "\n"
     write_npz(path, tensors, prefix="params/")
-    with written_aside(json_of(path)) as file:
-        file.write(text.encode("ascii"))
+    atomic.write_text(json_of(path), text)
 
 
 def beside(path: Path) -> dict[str, Any]:

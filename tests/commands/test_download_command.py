@@ -65,6 +65,16 @@ def test_auto_goes_where_credentials_are(hubs, monkeypatch, tmp_path):
     assert (tmp_path / "other/paligemma2-3b-pt-448-bfloat16/model.safetensors").exists()
 
 
+@pytest.mark.parametrize("variable", ["KAGGLE_KEY", "HF_TOKEN", None])
+def test_auto_takes_the_hub_that_has_the_model(hubs, monkeypatch, tmp_path, capsys, variable):
+    if variable:
+        monkeypatch.setenv(variable, "x")
+    assert main(["llava-hf/llava-v1.6-mistral-7b-hf"], hubs) == 0
+    assert FakeHub.asked == [("huggingface", "model.safetensors")]  # no tokenizer of another model
+    said = capsys.readouterr().out
+    assert f"--config recipes/animals_llava.py --model {tmp_path}/cache/llava-v1.6-mistral-7b-float16\n" in said
+
+
 def test_an_interrupt_says_how_to_go_on(hubs, capsys):
     assert main([], {**hubs, "web": Interrupted}) == 130
     assert "goes on where it stopped" in capsys.readouterr().out
@@ -72,7 +82,8 @@ def test_an_interrupt_says_how_to_go_on(hubs, capsys):
 
 def test_list_and_help_teach(hubs, capsys):
     assert main(["--list"], hubs) == 0
-    assert "paligemma2-28b-pt-896" in capsys.readouterr().out and not FakeHub.asked
+    said = capsys.readouterr().out
+    assert "paligemma2-28b-pt-896" in said and "phi-3.5-vision-instruct  (MIT)" in said and not FakeHub.asked
     with pytest.raises(SystemExit):
         main(["--help"], hubs)
     assert "rolltune download paligemma2-3b-pt-448" in capsys.readouterr().out

@@ -80,6 +80,92 @@ def test_answers_that_are_empty_or_no_texts_are_told(tmp_path):
                 main([kind, str(path), str(out)])
 
 
+def test_splits_of_one_set_lie_side_by_side(tmp_path):
+    """Pictures of one name in two splits are two pictures."""
+    for name, shade in (("train", 0), ("val", 200)):
+        (tmp_path / name).mkdir()
+        Image.new("L", (9, 9), shade).save(tmp_path / name / "1.png")
+        entry = {"question": "Who?", "image": "1.png", "answers": [name]}
+        (tmp_path / name / f"{name}_v1.0.json").write_text(json.dumps({"data": [entry]}))
+    for name, split in (("train", "train"), ("val", "valid")):
+        source = tmp_path / name / f"{name}_v1.0.json"
+        assert main(["docvqa", str(source), str(tmp_path / "out"), "--split", split]) == 0
+    splits = {path.stem: path for path in (tmp_path / "out").glob("*.jsonl")}
+    assert set(splits) == {"train", "valid"}
+    shades = [Image.open(read_examples(path)[0].images[0]).getpixel((0, 0)) for path in sorted(splits.values())]
+    assert shades == [0, 200]
+
+
+def test_plantdoc_pools_its_published_splits(tmp_path):
+    for split, leaf, name in (("train", "Apple leaf", "a?1.png"), ("test", "Bell_pepper leaf", "b&2%.png")):
+        (tmp_path / "raw" / split / leaf).mkdir(parents=True)
+        Image.new("L", (9, 9)).save(tmp_path / "raw" / split / leaf / name)
+    rows = twice("plantdoc", tmp_path / "raw", tmp_path / "pooled", "--pool")
+    assert [row.answer for row in rows] == ["Apple leaf", "Bell pepper leaf"]
+    assert not (tmp_path / "pooled" / "train.jsonl").exists()
+    twice("plantdoc", tmp_path / "raw", tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").glob("*.jsonl")} == {"train.jsonl", "test.jsonl"}
+
+
+def test_animals_have_a_name_map_and_test_pictures_are_told_of(tmp_path, capsys):
+    for place in ("train_data/ragno", "train_data/cat", "validation_data/ragno", "test_data"):
+        (tmp_path / "raw" / place).mkdir(parents=True)
+        Image.new("L", (9, 9)).save(tmp_path / "raw" / place / "1.jpg")
+    twice("animals", tmp_path / "raw", tmp_path / "out")
+    assert "note: test_data/ was left out" in capsys.readouterr().out
+    assert [row.answer for row in read_examples(tmp_path / "out" / "train.jsonl")] == ["cat", "spider"]
+    assert [row.answer for row in read_examples(tmp_path / "out" / "valid.jsonl")] == ["spider"]
+    twice("folder", tmp_path / "raw", tmp_path / "own", "--names", '{"ragno": "a spider"}')
+    assert [row.answer for row in read_examples(tmp_path / "own" / "valid.jsonl")] == ["a spider"]
+
+
+def test_the_arena_table_is_what_its_classifiers_read(tmp_path):
+    (tmp_path / "raw").mkdir()
+    path = tmp_path / "raw" / "train.csv"
+    header = "id,model_a,model_b,prompt,response_a,response_b,winner_model_a,winner_model_b,winner_tie\n"
+    path.write_text(
+        header
+        + '30192,x,y,"[""p,1"",""p2""]","[""a\\u00e9"",null]","[""b1"",""b2""]",1,0,0\n'
+        + '53567,x,y,"[""q""]","[""\\ud83d\\ude00""]","[""r""]",0,0,1\n'
+    )
+    first, second = twice("arena", path, tmp_path / "out")
+    assert first.prompt == "<prompt>: p,1 p2\n\n<response_a>: aé \n\n<response_b>: b1 b2" and first.answer == "a"
+    assert second.prompt == "<prompt>: q\n\n<response_a>: 😀\n\n<response_b>: r" and second.answer == "tie"
+    assert (first.id, second.id) == ("0", "1")  # the published fold is by place
+    kept = [json.loads(line)["arena_id"] for line in (tmp_path / "out" / "data.jsonl").read_text().splitlines()]
+    assert kept == ["30192", "53567"]
+    path.write_text(header + "1,x,y,[],[],[],1,0,0\n1,x,y\n" + '2,x,y,"[""q""]","[""a""]","[""b""]",1,1,0\n')
+    with pytest.raises(UserError, match=r"(?s)3 problems.*csv:2: the three lists.*csv:3: 3 cells.*csv:4: exactly one"):
+        main(["arena", str(path), str(tmp_path / "no")])
+    path.write_text("id,prompt\n1,x\n")
+    with pytest.raises(UserError, match="has no column response_a, response_b, winner_model_a"):
+        main(["arena", str(path), str(tmp_path / "no")])
+
+
+def test_rows_of_the_phi_recipes_keep_turns_splits_and_recordings(tmp_path):
+    raw = tmp_path / "raw"
+    for split, group in (("train", 21), ("val", 9)):
+        names = [f"{split}/Archery/v_Archery_g{group:02}_c04.{frame}.jpg" for frame in range(8)]
+        (raw / "images" / split / "Archery").mkdir(parents=True)
+        for number, name in enumerate(names):
+            Image.new("RGB", (9, 9), (number, 0, group)).save(raw / "images" / name)
+        turn = {"images": names, "user": "Classify the video: Archery, Bowling.", "assistant": "Archery"}
+        more = {"user": "Sure?", "assistant": "Yes."}
+        row = {"id": f"{split}-0000000300", "source": "ucf101", "conversations": [turn, more]}
+        (raw / f"ucf101_{split}.jsonl").write_text(json.dumps(row) + "\n")
+    twice("phi", raw, tmp_path / "out")
+    (row,) = read_examples(tmp_path / "out" / "valid.jsonl", open_images=True)
+    assert [turn.text for turn in row.turns][1:] == ["Archery", "Sure?", "Yes."] and len(row.images) == 8
+    assert (row.id, row.group) == ("val-0000000300", "v_Archery_g09")
+    assert [path.name for path in row.images] == [f"v_Archery_g09_c04.{frame}.jpg" for frame in range(8)]
+    twice("phi", raw / "ucf101_val.jsonl", tmp_path / "alone", "--images", raw / "images")
+    assert read_examples(tmp_path / "alone" / "valid.jsonl")[0].turns == row.turns
+    (raw / "ucf101_val.jsonl").write_text('{"conversations": [{"images": ["no.jpg"]}]}\n{"conversations": 5}\n')
+    with pytest.raises(UserError, match=r"(?s)2 problems.*val\.jsonl:1: image 'no.jpg'.*val\.jsonl:2: \"conversations"):
+        main(["phi", str(raw), str(tmp_path / "no")])
+    assert not (tmp_path / "no" / "train.jsonl").exists()
+
+
 def test_memes(tmp_path):
     source = tmp_path / "raw"
     (source / "img").mkdir(parents=True)

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from rolltune.errors import UserError
-from rolltune.families import catalogue, paligemma, paligemma_names
+from rolltune.families import catalogue, paligemma, paligemma_config
 from rolltune.models.layers import Rope
 
 CONFIG1 = {
@@ -106,7 +106,11 @@ def test_what_is_written_is_read_back():
     for config in (CONFIG1, CONFIG2):
         for entries in ({}, {"text_sliding_window": None, "text_rms_norm_eps": 1e-5, "vision_layer_norm_eps": 1e-5}):
             made = read(config, **entries)
-            assert paligemma.read_config(paligemma_names.hf_config(made), {}, "config.json") == made
+            assert paligemma.read_config(paligemma_config.hf_config(made), {}, "config.json") == made
+    scaled = {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    made = read(CONFIG1, text_rope_scaling=scaled | {"original_max_position_embeddings": 64})
+    with pytest.raises(UserError, match="of kind 'llama3' can't be written"):
+        paligemma_config.hf_config(made)
 
 
 ODD = (None, True, -1, 2**70, 10**400, 0.5, float("nan"), "x", "\ud83d", [], [[]], {}, {"a": []})

@@ -52,7 +52,9 @@ def theirs(request):
 
 def test_logits_loss_gradients_and_answers_equal_those_of_transformers(theirs, monkeypatch, tmp_path):
     theirs.save_pretrained(tmp_path / "saved")
-    monkeypatch.setattr(base.text, "load", lambda path: Letters())
+    every_row = Letters()
+    every_row.size = theirs.config.text_config.vocab_size
+    monkeypatch.setattr(base.text, "load", lambda path: every_row)
     monkeypatch.setattr(base.text, "check", lambda *given: None)
     model, params = base.load(str(tmp_path / "saved"), tokenizer="any", dtype="float32")
 

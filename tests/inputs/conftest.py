@@ -17,7 +17,7 @@ def small(request, tmp_path, monkeypatch):
 
 @pytest.fixture
 def examples(tmp_path):
-    """Rows: of one picture, of two, of none, of a picture with other bytes, of an animation's second and first frame."""
+    """Rows: of one picture, two, none, of a picture with other bytes, of an animation's second and first frame."""
     noise = np.random.default_rng(0).integers(0, 256, (4, 20, 30, 3)).astype(np.uint8)
     pictures = [Image.fromarray(values) for values in noise]
     pictures[0].save(tmp_path / "a.png")

@@ -105,5 +105,5 @@ def test_a_disk_that_takes_nothing_is_advice(keep, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(disk.atomic, "write_bytes", fails)
-    with pytest.raises(UserError, match="some numbers cannot be kept there.*ROLLTUNE_CACHE"):
+    with pytest.raises(UserError, match=r"some numbers cannot be kept there.*ROLLTUNE_CACHE"):
         keep()

@@ -47,7 +47,7 @@ class Made:
 
 @pytest.fixture
 def keep(tmp_path, monkeypatch, examples):
-    """`keep(small, limit)`: rows of the examples, their states kept below FIRST, by the limit on the device or the disk."""
+    """`keep(small, limit)`: rows of the examples, states kept below FIRST, by the limit on the device or the disk."""
     monkeypatch.setenv("ROLLTUNE_CACHE", str(tmp_path / "cache"))
 
     def run(small, limit, feed_limit=1.0, some=examples, first=FIRST, listed=False, hash="weights", dtype="float32"):

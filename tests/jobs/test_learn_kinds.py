@@ -1,4 +1,4 @@
-"""The main job on data of every kind, and on every way that rows come in: it trains, saves, and scores the same again."""
+"""The main job on data of every kind, by every way that rows come in: it trains, saves, and scores the same again."""
 
 import dataclasses
 import json

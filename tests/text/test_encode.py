@@ -141,8 +141,8 @@ def test_text_sees_the_last_pictures_that_stand_side_by_side():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_a_classifiers_row_asks_its_last_token(training):
-    turns, ended = [Turn("user", "is it red")], dataclasses.replace(templates.GEMMA_TEXT, row_end=(templates.EOS,))
-    for template, end in ((templates.GEMMA_TEXT, []), (ended, [TINY.eos])):
+    turns, ended = [Turn("user", "is it red")], dataclasses.replace(templates.BARE_TEXT, row_end=(templates.EOS,))
+    for template, end in ((templates.BARE_TEXT, []), (ended, [TINY.eos])):
         row, cut = classify_row(template, TINY, 0, turns, [], 3, 2, training)
         assert row.tokens.tolist() == [TINY.bos, *ids("is it red"), *end] and cut == 0
         last = len(row.tokens) - 1
@@ -157,7 +157,7 @@ def test_a_classifiers_text_is_cut_as_a_tokenizer_would(shared):
     theirs = Tokenizer.from_file(str(folder / "tokenizer.json"))
     theirs.post_processor = TemplateProcessing("<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 1)])
     whole = len(theirs.encode(text).ids)
-    ended = dataclasses.replace(templates.GEMMA_TEXT, row_end=(templates.EOS,))
+    ended = dataclasses.replace(templates.BARE_TEXT, row_end=(templates.EOS,))
     ours = tokenizer.load(folder / "tokenizer.model")
     for limit in (whole + 1, whole, whole - 1, 10):
         theirs.enable_truncation(limit)
@@ -168,7 +168,7 @@ def test_a_classifiers_text_is_cut_as_a_tokenizer_would(shared):
 
 
 def test_a_picture_is_never_cut():
-    template = dataclasses.replace(templates.GEMMA_TEXT, row_end=(templates.EOS,))
+    template = dataclasses.replace(templates.BARE_TEXT, row_end=(templates.EOS,))
     make = lambda limit: classify_row(template, TINY, 0, [Turn("user", "red")], [picture(4)], 2, 0, True, limit=limit)
     row, cut = make(5)
     assert row.slots.tolist() == [0, 1, 2, 3, -1] and cut == 1 + len(ids("red"))
@@ -178,10 +178,10 @@ def test_a_picture_is_never_cut():
 
 def test_generated_text_ends_at_any_stop(published):
     phi = published("phi3")
-    assert stop_ids(templates.PHI3_CHAT, phi) == (32007, 32000, 2)
-    assert answer_text(templates.PHI3_CHAT, phi, [319, 6635, 29889, 32007, 29871, 319]) == "A cat."
+    assert stop_ids(templates.BAR_CHAT, phi) == (32007, 32000, 2)
+    assert answer_text(templates.BAR_CHAT, phi, [319, 6635, 29889, 32007, 29871, 319]) == "A cat."
     said = [*TINY.encode(" yes"), TINY.eos, 5]
-    assert answer_text(templates.GEMMA_TEXT, TINY, said) == "yes"
+    assert answer_text(templates.BARE_TEXT, TINY, said) == "yes"
 
 
 def test_encoding_takes_little_beside_the_tokenizer(published):
@@ -197,6 +197,6 @@ def test_encoding_takes_little_beside_the_tokenizer(published):
         return min(times)
 
     turns, pieces = [Turn("user", text)], ("user\n" + text, "\n", "model\n", "good")
-    row = fastest(lambda: encode(templates.GEMMA_CHAT, gemma, 0, turns, ["good"], []))
+    row = fastest(lambda: encode(templates.TURN_CHAT, gemma, 0, turns, ["good"], []))
     alone = fastest(lambda: [gemma.encode(piece) for piece in pieces])
     assert row - alone < 150e-6

@@ -71,10 +71,10 @@ def test_gemma(stored, published):
     (_, plain), = stored("gemma2")  # fmt: skip
     (_, chat), = stored("gemma2-it")  # fmt: skip
     row, cut = classify_row(
-        templates.GEMMA_TEXT, published("gemma"), 0, [Turn("user", "The movie was great.")], [], 3, 1, True
+        templates.BARE_TEXT, published("gemma"), 0, [Turn("user", "The movie was great.")], [], 3, 1, True
     )
     assert (row.tokens.tolist(), cut) == (plain["input_ids"], 0)
-    row = encode(templates.GEMMA_CHAT, published("gemma"), 0, [Turn("user", "Hello")], [], [])
+    row = encode(templates.TURN_CHAT, published("gemma"), 0, [Turn("user", "Hello")], [], [])
     assert row.tokens.tolist() == chat["input_ids"]
 
 
@@ -84,12 +84,12 @@ def test_mllama(stored, published):
         assert published("llama3").special(name) == number
     assert chat[1].startswith("<|begin_of_text|>") and base[1] == "<|image|>If I had to write"
     turns = [Turn("user", "What is shown in this image?")]
-    row = encode(templates.LLAMA3_CHAT, published("llama3"), 0, turns, ["A cat."], [crossing(4)])
+    row = encode(templates.HEADER_CHAT, published("llama3"), 0, turns, ["A cat."], [crossing(4)])
     assert [*row.tokens, row.targets[-1]] == expected["input_ids"]
     assert row.seen[:, 1].tolist() == expected["cross_attention_mask_rows"][:-1]
     assert not row.seen[:, 0].any() and row.slots.max() == -1
     turns = [Turn("user", "If I had to write")]
-    row = encode(templates.LLAMA3_TEXT, published("llama3"), 0, turns, [], [crossing(4)])
+    row = encode(templates.HEADER_TEXT, published("llama3"), 0, turns, [], [crossing(4)])
     assert row.tokens.tolist() == begun["input_ids"]
 
 
@@ -98,7 +98,7 @@ def test_llava(stored, published):
     assert len(entries) == 4
     for _, entry in entries:
         turns, places = [Turn("user", "What is shown in this image?")], entry["n_image"]
-        row = encode(templates.MISTRAL_INST, published("mistral"), 1, turns, ["A cat."], [picture(places, learned=1)])
+        row = encode(templates.INST_CHAT, published("mistral"), 1, turns, ["A cat."], [picture(places, learned=1)])
         assert sequence(row, 32000) == entry["input_ids"]
         assert row.targets.tolist() == [330, 5255, 28723, 2]
 
@@ -106,7 +106,7 @@ def test_llava(stored, published):
 def test_phi(stored, published):
     (_, one), (_, two), (_, none) = stored("phi3v")
     ask = lambda text, answers, *pictures: encode(
-        templates.PHI3_CHAT, published("phi3"), 0, [Turn("user", text)], answers, pictures
+        templates.BAR_CHAT, published("phi3"), 0, [Turn("user", text)], answers, pictures
     )
     row = ask("What is shown in this image?", ["A cat."], picture(469))
     assert sequence(row, number=True) == one["input_ids"]

@@ -33,15 +33,15 @@ def shown(template, turns, images=0) -> str:
     ("template", "expected"),
     [
         (templates.PLAIN_PREFIX, "(bos)Be brief.\nWho?\nMe.\nWhy?|\n"),
-        (templates.GEMMA_TEXT, "(bos)Be brief.\nWho?\nMe.\nWhy?"),
+        (templates.BARE_TEXT, "(bos)Be brief.\nWho?\nMe.\nWhy?"),
         (
-            templates.GEMMA_CHAT,
+            templates.TURN_CHAT,
             "(bos)(<start_of_turn>)user\nBe brief.\n\nWho?(<end_of_turn>)\n(<start_of_turn>)model\n"
             "[Me.(<end_of_turn>)]\n(<start_of_turn>)user\nWhy?(<end_of_turn>)\n(<start_of_turn>)model\n",
         ),
-        (templates.MISTRAL_INST, "(bos)[INST] Be brief.\n\nWho? [/INST][Me.(eos)][INST] Why? [/INST]"),
+        (templates.INST_CHAT, "(bos)[INST] Be brief.\n\nWho? [/INST][Me.(eos)][INST] Why? [/INST]"),
         (
-            templates.LLAMA3_CHAT,
+            templates.HEADER_CHAT,
             "(bos)(<|start_header_id|>)system(<|end_header_id|>)\n\nCutting Knowledge Date: December 2023\n"
             "Today Date: 26 Jul 2024\n\nBe brief.(<|eot_id|>)(<|start_header_id|>)user(<|end_header_id|>)\n\n"
             "Who?(<|eot_id|>)(<|start_header_id|>)assistant(<|end_header_id|>)\n\n[Me.(<|eot_id|>)]"
@@ -49,7 +49,7 @@ def shown(template, turns, images=0) -> str:
             "(<|start_header_id|>)assistant(<|end_header_id|>)\n\n",
         ),
         (
-            templates.PHI3_CHAT,
+            templates.BAR_CHAT,
             "(bos)(<|system|>)\nBe brief.(<|end|>)\n(<|user|>)\nWho?(<|end|>)\n(<|assistant|>)[Me.(<|end|>)\n]"
             "(<|user|>)\nWhy?(<|end|>)\n(<|assistant|>)",
         ),
@@ -66,9 +66,9 @@ def test_a_conversation_with_a_system(template, expected):
 
 
 def test_the_llama_template_has_a_system_turn_only_without_images():
-    alone = shown(templates.LLAMA3_CHAT, TALK)
+    alone = shown(templates.HEADER_CHAT, TALK)
     assert alone.startswith("(bos)(<|start_header_id|>)system(<|end_header_id|>)\n\nCutting Knowledge Date")
-    beside = shown(templates.LLAMA3_CHAT, TOLD, 1)
+    beside = shown(templates.HEADER_CHAT, TOLD, 1)
     assert "system" not in beside and "\n\n{0}Be brief.\n\nWho?(<|eot_id|>)" in beside
 
 
@@ -76,8 +76,8 @@ def test_the_llama_template_has_a_system_turn_only_without_images():
     ("template", "expected"),
     [
         (templates.PLAIN_PREFIX, "{0}{1}(bos)compare  with|\n"),
-        (templates.MISTRAL_INST, "(bos)[INST] compare {0} with {1} [/INST]"),
-        (templates.PHI3_CHAT, "(bos)(<|user|>)\ncompare {0}(bos) with {1}(bos)(<|end|>)\n(<|assistant|>)"),
+        (templates.INST_CHAT, "(bos)[INST] compare {0} with {1} [/INST]"),
+        (templates.BAR_CHAT, "(bos)(<|user|>)\ncompare {0}(bos) with {1}(bos)(<|end|>)\n(<|assistant|>)"),
     ],
 )
 def test_images_stand_where_the_text_marks_them(template, expected):
@@ -86,17 +86,17 @@ def test_images_stand_where_the_text_marks_them(template, expected):
 
 def test_images_without_a_mark_come_first_in_the_first_question():
     asked = [TALK[0], TALK[1], Turn("user", "And <image>?")]
-    found = shown(templates.MISTRAL_INST, asked, 3)
+    found = shown(templates.INST_CHAT, asked, 3)
     assert found == "(bos)[INST] {0}\n{1}\nWho? [/INST][Me.(eos)][INST] And {2}? [/INST]"
-    found = shown(templates.PHI3_CHAT, TALK, 2)
+    found = shown(templates.BAR_CHAT, TALK, 2)
     assert found.startswith("(bos)(<|user|>)\n{0}(bos)\n{1}(bos)\nWho?(<|end|>)")
     with pytest.raises(UserError, match="1 <image> marks for 0 images"):
-        render(templates.MISTRAL_INST, asked, 0)
+        render(templates.INST_CHAT, asked, 0)
 
 
 def test_an_image_in_an_answer_is_no_text():
     turns = [TALK[0], Turn("assistant", "It is <image>."), TALK[2]]
-    assert "[It is {0}.(eos)]" in shown(templates.MISTRAL_INST, turns, 1)
+    assert "[It is {0}.(eos)]" in shown(templates.INST_CHAT, turns, 1)
 
 
 def test_a_prompt_ends_with_a_question():
@@ -113,6 +113,6 @@ def test_a_text_that_is_tokenised_apart_joins_nothing():
 
 def test_white_space_around_a_question_goes_where_the_format_says_so():
     asked = [Turn("user", " a\n"), Turn("assistant", " b "), Turn("user", "c ")]
-    assert "user\na(<end_of_turn>)" in shown(templates.GEMMA_CHAT, asked)
-    assert "[ b (<end_of_turn>)]" in shown(templates.GEMMA_CHAT, asked)  # an answer stays as it was written
-    assert shown(templates.MISTRAL_INST, asked) == "(bos)[INST]  a\n [/INST][ b (eos)][INST] c  [/INST]"
+    assert "user\na(<end_of_turn>)" in shown(templates.TURN_CHAT, asked)
+    assert "[ b (<end_of_turn>)]" in shown(templates.TURN_CHAT, asked)  # an answer stays as it was written
+    assert shown(templates.INST_CHAT, asked) == "(bos)[INST]  a\n [/INST][ b (eos)][INST] c  [/INST]"

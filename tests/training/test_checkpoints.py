@@ -22,9 +22,8 @@ same = lambda judged: judged
 def made(step: int, width: int = 2) -> State:
     ramp = lambda *shape: jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape) + step
     one = {"q": {"a": ramp(width, 3, 2), "b": ramp(width, 2, 5)}}
-    numbers = [jnp.full((width,), step, jnp.float32)] * 5
-    rolls = Roll(one, {"m": ramp(width, 7)}, jnp.zeros((width, 2), jnp.uint32), jnp.full((width,), step), *numbers,
-                 jnp.zeros((width,), jnp.int32))  # fmt: skip
+    arrays = {"trainable": one, "optimizer": {"m": ramp(width, 7)}, "key": jnp.zeros((width, 2), jnp.uint32)}
+    rolls = Roll(**{name: arrays.get(name, jnp.full((width,), step, jnp.float32)) for name in Roll._fields})
     draw = Draw(0, 5, 0.1, 8.0, 0.0)
     trained = jax.tree.map(lambda leaf: np.asarray(leaf[0]), one)
     ended = [FinishedRoll(draw, 3, "", False, trained, {"f": 0.5}), FinishedRoll(draw, 1, "loss", True, None)]
@@ -62,7 +61,7 @@ def test_a_damaged_state_is_advice_or_the_state(tmp_path):
     state = made(4)
     checkpoints.save(kept, state, SETTINGS, same)
     files = sorted(path.relative_to(kept) for path in kept.rglob("*") if path.is_file())
-    refused = 0
+    refused = seen = 0
     for number in range(3 * len(files)):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(kept, folder)
@@ -82,6 +81,7 @@ def test_a_damaged_state_is_advice_or_the_state(tmp_path):
         except UserError as error:
             assert str(error).startswith(str(folder)) and "start anew, without --resume" in str(error)
             refused += 1
+            seen += "is not as it was saved" in str(error)
         else:
             assert equal(found, state), path
-    assert refused > len(files) / 2
+    assert refused > len(files) / 2 and seen > 0.9 * refused  # before orbax, which leaves tracebacks behind

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+from rolltune.families import paligemma_config
 from rolltune.families import paligemma_names as names
 from rolltune.weights.hf import read_hf
 from rolltune.weights.npz import read_npz
@@ -21,5 +22,5 @@ def open_npz(path: Path):
 
 def open_hf(folder: Path):
     lazy = read_hf(folder)
-    sizes = sizes_of(names.sizes_from_hf(json.loads((folder / "config.json").read_text())))
+    sizes = sizes_of(paligemma_config.sizes_from_hf(json.loads((folder / "config.json").read_text())))
     return lazy, names.rows_for(lazy, sizes), sizes

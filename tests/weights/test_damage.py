@@ -107,6 +107,7 @@ def test_a_card_of_odd_values_is_advice_or_the_card(tmp_path, entry):
             assert str(error).startswith(str(tmp_path / "r.npz")) and len(str(error)) < 1000
         else:
             assert dataclasses.asdict(card) == {key: value for key, value in values.items() if key != "arrays"}
+            assert type(card.base.name) is type(card.base.hash) is str
             for key, kind in FREE.items():
                 assert type(getattr(card, key)) is kind
 
@@ -149,7 +150,7 @@ def test_arrays_that_do_not_fit_the_model_are_named_all_at_once():
     ]
     for first_layer, rank, message in (
         (0, 4, r"a \[2, 6, 4\], expected \[3, 6, 4\]"),
-        (1, 2, "rank 2"),
+        (1, 2, r"a \[2, 6, 4\], expected \[2, 6, 2\] and b \[2, 4, 8\]"),
         (3, 4, "below"),
     ):
         with pytest.raises(UserError, match=message):

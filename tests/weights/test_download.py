@@ -207,7 +207,9 @@ def test_kaggle_is_asked_for_one_file_in_a_folder_of_ours(tmp_path, monkeypatch)
 
 
 def test_hugging_face_files_are_pinned_and_compared(tmp_path, monkeypatch):
-    data = {"model.safetensors": b"www", "config.json": b"{}", "README.md": b"#", "sub/x.json": b"", "x.bin": b"p"}
+    wanted = ("config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors.index.json")
+    unwanted = ("README.md", "sub/config.json", "original/x.safetensors", "x.bin", "x.pth", "modeling.py", "other.json")
+    data = {"model.safetensors": b"www"} | dict.fromkeys((*wanted, *unwanted), b"{}")
     wrong = hashlib.sha256(b"other").hexdigest()
     lfs = {"model.safetensors": SimpleNamespace(sha256=wrong)}
     revisions = []
@@ -228,11 +230,10 @@ def test_hugging_face_files_are_pinned_and_compared(tmp_path, monkeypatch):
         download(source, HuggingFace(), tmp_path)
     lfs["model.safetensors"].sha256 = hashlib.sha256(b"www").hexdigest()
     target = download(source, HuggingFace(), tmp_path)
-    assert {path.name for path in target.iterdir() if path.suffix != ".sha256"} == {"model.safetensors", "config.json"}
-    assert revisions[-2:] == [
-        ("google/paligemma-3b-pt-224", "model.safetensors", "c0ffee"),
-        ("google/paligemma-3b-pt-224", "config.json", "c0ffee"),
-    ]
+    held = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.suffix != ".sha256"}
+    assert held == {"model.safetensors", *wanted}
+    assert revisions[-1] == ("google/paligemma-3b-pt-224", "config.json", "c0ffee")
+    assert {commit for _, _, commit in revisions[1:]} == {"c0ffee"}
 
 
 class Server(http.server.BaseHTTPRequestHandler):
@@ -302,7 +303,31 @@ def test_the_catalogue_is_consistent():
     half = find("paligemma-3b-224", "bfloat16", "kaggle")
     assert half.file == "paligemma-3b-pt-224.bf16.npz" and abs(half.size - 2 * 2_923_335_408) < 1e6
     assert find("paligemma2-3b-pt-224", "bfloat16", "kaggle").file == "paligemma2-3b-pt-224.b16.npz"
-    with pytest.raises(UserError, match=r"'llama' is no known model. Known are:\n  paligemma-3b-mix-224"):
+    with pytest.raises(UserError, match=r"(?s)'llama' is no known model. Known are:\n  gemma-2-9b-it\n.*  phi-3"):
         find("llama", "bfloat16", "kaggle")
     with pytest.raises(UserError, match=r"not published as float32 from kaggle. It is there as: bfloat16 from hug"):
         find("paligemma2-3b-pt-224", "float32", "kaggle")
+    with pytest.raises(UserError, match=r"not published from kaggle. It is there as: bfloat16 from huggingface.$"):
+        find("phi-3.5-vision-instruct", hub="kaggle")
+
+
+# What the tensors of each model count together, from its config.
+COUNTS = {
+    "llama-3.2-11b-vision-instruct": 10_670_220_835,
+    "phi-3.5-vision-instruct": 4_146_621_440,
+    "gemma-2-9b-it": 9_241_705_984,
+    "llava-v1.6-mistral-7b": 7_566_747_648,
+    "smollm2-135m-instruct": 134_515_008,
+}
+
+
+def test_other_families_come_from_hugging_face_alone():
+    for name, count in COUNTS.items():
+        found = find(name)
+        assert (found.hub, found.size, found.target) == ("huggingface", 2 * count, f"{name}-{found.dtype}")
+        assert find(found.where) == find(found.where.upper()) == found and found.where in found.licence
+        gated = name.startswith(("llama", "gemma"))
+        assert ("to be accepted" in found.terms) == gated
+    packed = find("gemma-2-9b-it", "nf4")
+    assert packed.where == "unsloth/gemma-2-9b-it-bnb-4bit" and 6.1e9 < packed.size < 6.2e9
+    assert find("paligemma-3b-224").dtype == "bfloat16" and find("llava-v1.6-mistral-7b").dtype == "float16"

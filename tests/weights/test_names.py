@@ -10,6 +10,7 @@ from paligemma_files import open_hf, open_npz, sizes_of
 from safetensors import safe_open
 
 from rolltune.errors import UserError
+from rolltune.families import paligemma_config
 from rolltune.families import paligemma_names as names
 from rolltune.weights.hf import published_names, read_hf, write_hf
 from rolltune.weights.names import check_map, collapse, flatten, keep, load_tree, nest, pick, stream, to_file
@@ -131,7 +132,7 @@ def test_device_arrays_are_written_too(oracle, tmp_path):
 def test_hf_gives_its_bytes_back_in_shards(oracle, tmp_path, family):
     folder = oracle(f"{family}/hf_published")
     lazy, rows, sizes = open_hf(folder)
-    write_hf(tmp_path / "out", to_file(load_tree(lazy, rows), rows), names.hf_config(sizes), shard=100_000)
+    write_hf(tmp_path / "out", to_file(load_tree(lazy, rows), rows), paligemma_config.hf_config(sizes), shard=100_000)
     shards = sorted((tmp_path / "out").glob("*.safetensors"))
     assert len(shards) > 3 and all(shard.stat().st_size < 120_000 for shard in shards)
     with safe_open(folder / "model.safetensors", "numpy") as before:
@@ -204,7 +205,7 @@ def test_tied_head_present_absent_or_untied(oracle, tmp_path):
     lazy, rows, sizes = open_hf(folder)
     tensors = to_file(load_tree(lazy, rows), rows)
     embedding = tensors["language_model.model.embed_tokens.weight"]
-    config = names.hf_config(sizes)
+    config = paligemma_config.hf_config(sizes)
     write_hf(tmp_path / "with", {**tensors, "lm_head.weight": embedding}, config)
     same(load_tree(*open_hf(tmp_path / "with")[:2]), load_tree(lazy, rows))
     other = np.concatenate(list(embedding.chunks())).reshape(embedding.shape)
@@ -253,14 +254,14 @@ def test_published_config_with_defaults_left_out():
     text |= {"num_hidden_layers": 18, "num_key_value_heads": 1, "vocab_size": 257216, "num_image_tokens": 1024}
     vision = {"hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16, "num_hidden_layers": 27}
     config = {"model_type": "paligemma", "text_config": text, "vision_config": vision}
-    numbers = names.sizes_from_hf(config)
+    numbers = paligemma_config.sizes_from_hf(config)
     assert (numbers["vision"]["image_size"], numbers["text"]["head_dim"]) == (448, 256)
     assert numbers["text"]["query_scale"] == 1 / 16 and numbers["text"]["attn_softcap"] is None
     text |= {"model_type": "gemma2", "query_pre_attn_scalar": 144, "head_dim": 128}
-    numbers = names.sizes_from_hf(config)
+    numbers = paligemma_config.sizes_from_hf(config)
     assert numbers["text"]["query_scale"] == 144**-0.5
     assert (numbers["text"]["attn_softcap"], numbers["text"]["final_softcap"]) == (50.0, 30.0)
     with pytest.raises(UserError, match="vocab_size is None"):
-        names.sizes_from_hf({**config, "text_config": {**text, "vocab_size": None}})
+        paligemma_config.sizes_from_hf({**config, "text_config": {**text, "vocab_size": None}})
     with pytest.raises(UserError, match="model_type is 'llava'"):
-        names.sizes_from_hf({**config, "model_type": "llava"})
+        paligemma_config.sizes_from_hf({**config, "model_type": "llava"})

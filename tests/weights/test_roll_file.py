@@ -30,7 +30,7 @@ CARD = RollCard(
     recipe={"rank": 4, "alpha": 8.0},
     prompt="この広告は OK ですか",
     answers=["OK", "NG"],
-    metrics={"valid": {"f": 0.5}},
+    metrics={"valid": {"f": 0.5}, "positive": None},
     seed=7,
 )
 TREE = {"text": {"layers": {"attn": {"q": {"kernel": {"a": np.arange(24, dtype=np.float32).reshape(2, 3, 4)}}}}}}
@@ -49,6 +49,13 @@ def test_a_roll_comes_back(tmp_path):
     plain = np.load(tmp_path / "r.npz", allow_pickle=False)
     assert plain["b"].dtype.str == "|V2" and plain["text/layers/attn/q/kernel/a"].shape == (2, 3, 4)
     assert [file.name for file in tmp_path.iterdir()] == ["r.npz"]
+
+
+@pytest.mark.parametrize("positive", ["OK", None])  # of three answers, or of written ones, none is
+def test_a_roll_comes_back_with_or_without_a_positive_answer(tmp_path, positive):
+    card = RollCard(base=BASE, method="lora", recipe={}, metrics={"passes": 1, "positive": positive})
+    save_roll(tmp_path / "r.npz", TREE, card)
+    assert load_roll(tmp_path / "r.npz", BASE).card == card
 
 
 def test_half_precision_halves_the_file(tmp_path):
@@ -152,7 +159,7 @@ def test_a_failed_write_says_so_and_cleans_up(tmp_path):
     save_roll(path, {"w": np.ones(3, np.float32)}, CARD)
     earlier = path.read_bytes()
     ended = write_with_limit(path, "fail", 5_000)
-    assert "UserError: could not write" in ended.stderr and "Nothing was changed" in ended.stderr
+    assert "NotWritten: could not write" in ended.stderr and "Nothing was changed" in ended.stderr
     assert [file.name for file in tmp_path.iterdir()] == ["r.npz"] and path.read_bytes() == earlier
 
 

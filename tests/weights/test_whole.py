@@ -12,10 +12,12 @@ import pytest
 from rolltune import base
 from rolltune.errors import UserError
 from rolltune.families import paligemma
-from rolltune.families.paligemma_names import hf_config, hf_rows
+from rolltune.families.paligemma_config import hf_config
+from rolltune.families.paligemma_names import hf_rows
 from rolltune.models import decoder, vision
 from rolltune.models.layers import Rope
 from rolltune.weights.card import Base, RollCard
+from rolltune.weights.checkpoint import Checkpoint
 from rolltune.weights.hf import write_hf
 from rolltune.weights.names import to_file
 from rolltune.weights.roll_file import load_roll, read_card
@@ -146,3 +148,10 @@ def test_what_has_no_place_in_the_layout_is_refused_before_the_work(opened):
     with pytest.raises(UserError, match="Llama is not published as one npz"):
         other = dataclasses.replace(model.family, name="Llama", npz=None)
         base.check_whole(dataclasses.replace(model, family=other), classifier=False)
+
+
+def test_the_beginning_token_is_the_one_that_config_json_states():
+    """Of families whose models each have their own tokenizer."""
+    stated = {"bos_token_id": 7}, {"bos_token_id": True}, {"bos_token_id": [7]}, {}, None
+    found = [base._stated_ids(Checkpoint(TOKENIZER, {}, config)) for config in stated]
+    assert found == [{"bos": 7}, {}, {}, {}, {}]

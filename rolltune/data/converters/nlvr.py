@@ -15,17 +15,19 @@ PAIR = "The two pictures are left and right. True or false? {sentence}"
 BOXES = ((0, 0, 100, 100), (150, 0, 250, 100), (300, 0, 400, 100))  # of NLVR's 400 x 100 picture
 
 
-def convert_nlvr(source: Path, out: Path, *, images: Path | None = None, boxes: bool = False) -> Output:
+def convert_nlvr(
+    source: Path, out: Path, *, images: Path | None = None, boxes: bool = False, split: str = ""
+) -> Output:
     """`source` is the published file (dev.json, a row of JSON a line) of either set; out/data.jsonl.
 
     Pictures are looked for by name under `images` (the file's folder by default). `boxes` cuts NLVR's
     one picture into its three. Rows about the same pictures are one group.
     """
     rows = list(json_lines(source))
-    output = Output(out, source)
+    output = Output(out, source, split)
     root = images or source.parent
     at = {path.name: path for path in sorted(root.rglob("*.png"))}
-    split = source.stem.split("_")[0]
+    published = source.stem.split("_")[0]
     result = []
     for line, row in rows:
         where = f"{source.name}:{line}"
@@ -34,7 +36,7 @@ def convert_nlvr(source: Path, out: Path, *, images: Path | None = None, boxes: 
             output.problem(where, f"the row lacks {', '.join(lacking)} (test sets are published without labels)")
             continue
         identifier, sentence = str(row["identifier"]), str(row["sentence"])
-        names = _names(identifier, split)
+        names = _names(identifier, published)
         missing = [name for name in names if name not in at]
         if missing:
             output.problem(where, f"there is no picture {', '.join(missing)} under {root}", "give --images")

@@ -19,14 +19,17 @@ class Output:
     """A folder to convert into. Nothing is ever written where the originals are.
 
     Problems are gathered, and raised together by `finish` before a JSONL is written. A file that is there
-    already with the same content is left as it is.
+    already with the same content is left as it is. With a `split`, its name is that of the JSONL and of a folder of
+    its own below images/, so that several splits can be written into one folder.
     """
 
     folder: Path
     originals: Path
+    split: str = ""
     pictures: int = 0
     written: int = 0
     problems: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what a person should know though nothing is wrong
     _taken: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -54,7 +57,7 @@ class Output:
         return self._write(data.getvalue(), name, source)
 
     def _write(self, data: bytes, name: str, source: str) -> str:
-        parts = [safe_name(part) for part in name.split("/")]
+        parts = [safe_name(part) for part in (f"{self.split}/{name}" if self.split else name).split("/")]
         place = distinct("/".join(["images", *parts]), source, self._taken)
         self.pictures += 1
         self._write_if_new(self.folder / place, data)
@@ -65,8 +68,9 @@ class Output:
             write_bytes(path, data)
             self.written += 1
 
-    def finish(self, rows: Iterable[dict], name: str = "data.jsonl") -> Path:
+    def finish(self, rows: Iterable[dict], name: str = "") -> Path:
         """Writes the JSONL, or raises everything that went wrong."""
+        name = name or f"{self.split or 'data'}.jsonl"
         raise_errors(self.problems, str(self.originals))
         text = jsonl_text(rows)
         if not text:

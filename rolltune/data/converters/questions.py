@@ -13,7 +13,7 @@ MEME = 'Is this meme hateful? Its text reads: "{text}" Answer yes or no.'
 MEME_UNREAD = "Is this meme hateful? Answer yes or no."
 
 
-def convert_docvqa(source: Path, out: Path, *, images: Path | None = None) -> Output:
+def convert_docvqa(source: Path, out: Path, *, images: Path | None = None, split: str = "") -> Output:
     """train_v1.0.json and its like: out/data.jsonl with "answers", all that count as right (ANLS takes the best).
 
     The first answer is the one learnt. Questions about one document are one group.
@@ -22,7 +22,7 @@ def convert_docvqa(source: Path, out: Path, *, images: Path | None = None) -> Ou
     entries = data.get("data") if isinstance(data, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f'{source}: expected DocVQA\'s {{"data": [...]}}, a list of objects')
-    output = Output(out, source)
+    output = Output(out, source, split)
     root = images or source.parent
     rows = []
     for number, entry in enumerate(entries):
@@ -47,12 +47,12 @@ def convert_docvqa(source: Path, out: Path, *, images: Path | None = None) -> Ou
     return output
 
 
-def convert_memes(source: Path, out: Path, *, images: Path | None = None, text: bool = True) -> Output:
+def convert_memes(source: Path, out: Path, *, images: Path | None = None, text: bool = True, split: str = "") -> Output:
     """train.jsonl and its like ({"id", "img", "label", "text"}): out/data.jsonl with yes and no.
 
     With `text` the question holds the meme's words, which a small model reads badly off the picture.
     """
-    output = Output(out, source)
+    output = Output(out, source, split)
     root = images or source.parent
     rows = []
     for line, entry in json_lines(source):

@@ -16,6 +16,12 @@ QUESTION = "These are frames of one video, in order. What is the person doing?"
 _UCF = re.compile(r"v_([A-Za-z0-9]+)_g(\d+)_c(\d+)")
 
 
+def recording_of(name: str) -> str | None:
+    """The recording that a file of UCF-101 was cut out of, v_ApplyEyeMakeup_g01; None for other names."""
+    found = _UCF.match(name)
+    return f"v_{found[1]}_g{found[2]}" if found else None
+
+
 def convert_videos(
     sources: Sequence[Path],
     out: Path,
@@ -24,6 +30,7 @@ def convert_videos(
     question: str = QUESTION,
     labels: Mapping[str, str] | None = None,
     max_side: int = 448,
+    split: str = "",
 ) -> Output:
     """Frames as JPEG, at most `max_side` pixels, and out/data.jsonl.
 
@@ -32,7 +39,7 @@ def convert_videos(
     each, which must not lie in two splits.
     """
     videos = _listed(sources)
-    output = Output(out, sources[0])
+    output = Output(out, sources[0], split)
     rows = []
     for path, folder in videos:
         labels = labels or {}
@@ -51,7 +58,7 @@ def convert_videos(
             output.save(picture, f"{path.stem}/f{number}.jpg", f"{path}#{number}")
             for number, picture in enumerate(pictures)
         ]
-        group = f"v_{ucf[1]}_g{ucf[2]}" if ucf else path.stem
+        group = recording_of(path.stem) or path.stem
         row = {"prefix": question, "suffix": label, "images": images, "group": group, "video": path.stem}
         rows.append({**row, "original": path.name})
     output.finish(rows)

@@ -1,0 +1,241 @@
+"""Frozen weights in four or eight bits, as bitsandbytes has them: NF4 by blocks, int8 by channel.
+
+NF4 (Dettmers et al. 2023, arXiv:2305.14314) gives each value the nearest of sixteen quantiles of a normal distribution,
+times the largest magnitude of its block of 64. The scales themselves may be quantized ("double quantization"): their
+distance from their mean, in eight bits of a dynamic map, by blocks of 256. Matrices keep the file's [out, in] with the
+blocks along `in`, so that published files load as they are; `shape` says what a product sees, [in, out].
+
+The arithmetic is written once for NumPy and JAX and is bitsandbytes' own, step by step: the bytes agree.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Int8, Num, UInt8
+
+from rolltune import rules as path_rules
+from rolltune.errors import UserError
+from rolltune.trees import flatten, unflatten
+
+Either = Array | np.ndarray
+BLOCK, SCALE_BLOCK = 64, 256
+CODE = np.array(
+    [
+        *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635),
+        *(-0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725),
+        *(0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941),
+        *(0.7229568362236023, 1.0),
+    ],
+    np.float32,
+)
+
+
+def _dynamic_code() -> np.ndarray:
+    """The 256 values of the dynamic map (Dettmers 2016, arXiv:1511.04561): seven decades of ever finer steps.
+
+    torch's linspace counts from both ends and rounds once.
+    """
+    values = [0.0, 1.0]
+    for exponent in range(7):
+        steps = 2**exponent
+        step, places = float(np.float32(0.9) / np.float32(steps)), np.arange(steps + 1)
+        rising = float(np.float32(0.1)) + step * places
+        bounds = np.where(places < (steps + 1) // 2, rising, 1 - step * (steps - places)).astype(np.float32)
+        means = (bounds[:-1] + bounds[1:]) / np.float32(2)
+        values += [*(means := means * np.float32(10.0 ** (exponent - 6))), *-means]
+    return np.sort(np.array(values, np.float32))
+
+
+DYNAMIC = _dynamic_code()
+
+
+@struct.dataclass
+class DoubleScales:
+    """Quantized scales of n blocks: `code[codes] * absmax + offset`."""
+
+    codes: UInt8[Either, "*l n"]
+    code: Float[Either, "*l 256"]  # DYNAMIC, to the roundings of the machine that a published file was made on
+    absmax: Float[Either, "*l s"]  # one for each 256 of the n
+    offset: Float[Either, "*l"]
+
+
+@struct.dataclass
+class NF4:
+    """Two values a byte, the first in its high half."""
+
+    packed: UInt8[Either, "*l o p"]  # p = in / 2
+    scales: Any  # float32 [*l, o, in / block], or DoubleScales of n = o * in / block
+    block: int = struct.field(pytree_node=False, default=BLOCK)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        *layers, o, half = self.packed.shape
+        return (*layers, 2 * half, o)
+
+    def take(self, layer: Any) -> "NF4":
+        """One layer of a stack, or a slice of it."""
+        return jax.tree.map(lambda leaf: leaf[layer], self)
+
+    __getitem__ = take
+
+    def __iter__(self) -> Iterator["NF4"]:
+        return (self.take(layer) for layer in range(self.packed.shape[0]))
+
+
+@struct.dataclass
+class Int8Rows:
+    """`values * scales / 127`, a scale for each output."""
+
+    values: Int8[Either, "*l o i"]
+    scales: Float[Either, "*l o"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        *layers, o, i = self.values.shape
+        return (*layers, i, o)
+
+    def take(self, layer: Any) -> "Int8Rows":
+        return jax.tree.map(lambda leaf: leaf[layer], self)
+
+    __getitem__ = take
+
+    def __iter__(self) -> Iterator["Int8Rows"]:
+        return (self.take(layer) for layer in range(self.values.shape[0]))
+
+
+Quantized = NF4 | Int8Rows
+
+
+def encode_nf4(weight: Num[Any, "*l o i"], double: bool = True, block: int = BLOCK) -> NF4:
+    """A matrix, or a stack of them, in NF4. Raises ValueError where the blocks don't divide a row.
+
+    The scales' mean is one sum over all of them, in whatever order: bitsandbytes' own differs from CPU to GPU by a
+    rounding.
+    """
+    *layers, o, i = weight.shape
+    if i % block or block % 2:
+        raise ValueError(f"rows of {i} values are no whole blocks of {block}")
+    xp = weight.__array_namespace__()
+    values = weight.astype(xp.float32).reshape(*layers, o, i // block, block)
+    absmax = xp.max(xp.abs(values), -1)
+    scaled = _scaled(values, absmax)
+    codes = sum((scaled > bound).astype(xp.uint8) for bound in _midpoints(CODE)).reshape(*layers, o, i // 2, 2)
+    packed = (codes[..., 0] << 4) | codes[..., 1]
+    return NF4(packed, encode_scales(absmax.reshape(*layers, -1)) if double else absmax, block)
+
+
+def encode_scales(absmax: Float[Any, "*l n"]) -> DoubleScales:
+    xp, count = absmax.__array_namespace__(), absmax.shape[-1]
+    offset = xp.mean(absmax, -1)
+    fill = -count % SCALE_BLOCK  # zeros: they raise no block's largest magnitude
+    values = xp.pad(absmax - offset[..., None], [*[(0, 0)] * (absmax.ndim - 1), (0, fill)])
+    values = values.reshape(*absmax.shape[:-1], -1, SCALE_BLOCK)
+    largest = xp.max(xp.abs(values), -1)
+    codes = xp.searchsorted(xp.asarray(_midpoints(DYNAMIC)), _scaled(values, largest)).astype(xp.uint8)
+    codes = codes.reshape(*absmax.shape[:-1], -1)[..., :count]
+    return DoubleScales(codes, xp.broadcast_to(xp.asarray(DYNAMIC), (*offset.shape, 256)), largest, offset)
+
+
+def encode_int8(weight: Num[Any, "*l o i"]) -> Int8Rows:
+    """A matrix, or a stack of them, with a scale for each output."""
+    xp = weight.__array_namespace__()
+    values = weight.astype(xp.float32)
+    scales = xp.max(xp.abs(values), -1)
+    factor = xp.where(scales > 0, np.float32(127) / xp.where(scales > 0, scales, 1), 0)
+    return Int8Rows(xp.round(values * factor[..., None]).astype(xp.int8), scales)
+
+
+def _midpoints(code: np.ndarray) -> np.ndarray:
+    return (code[:-1] + code[1:]) / np.float32(2)
+
+
+def _scaled(values: Any, absmax: Any) -> Any:
+    """Values [..., block] over their block's largest magnitude, in -1..1; a block of zeros stays."""
+    xp = values.__array_namespace__()
+    inverse = xp.where(absmax > 0, np.float32(1) / xp.where(absmax > 0, absmax, 1), 0)
+    return xp.clip(values * inverse[..., None], -1, 1)
+
+
+def decode(weight: Quantized, dtype: Any) -> Num[Any, "*l o i"]:
+    """The matrix as it lies in the file, [*l, out, in]: worked out in float32, then rounded to `dtype`."""
+    if isinstance(weight, Int8Rows):
+        xp = weight.values.__array_namespace__()
+        return (weight.values.astype(xp.float32) * weight.scales[..., None] * np.float32(1 / 127)).astype(dtype)
+    xp = weight.packed.__array_namespace__()
+    *layers, o, half = weight.packed.shape
+    code = xp.asarray(CODE)
+    values = xp.stack([code[weight.packed >> 4], code[weight.packed & 15]], -1)
+    blocks = values.reshape(*layers, o, 2 * half // weight.block, weight.block)
+    scales = decode_scales(weight.scales).reshape(blocks.shape[:-1])
+    return (blocks * scales[..., None]).astype(dtype).reshape(*layers, o, 2 * half)
+
+
+def decode_scales(scales: Any) -> Float[Any, "..."]:
+    """float32, [*l, n] where they were quantized, else as they are."""
+    if not isinstance(scales, DoubleScales):
+        return scales
+    xp, count = scales.codes.__array_namespace__(), scales.codes.shape[-1]
+    largest = xp.repeat(scales.absmax, SCALE_BLOCK, -1)[..., :count]
+    return xp.take_along_axis(scales.code, scales.codes.astype(xp.int32), -1) * largest + scales.offset[..., None]
+
+
+KINDS: dict[str, Callable[[Any], Quantized]] = {
+    "nf4": lambda weight: encode_nf4(weight, double=False),
+    "nf4-double": encode_nf4,
+    "int8": encode_int8,
+}
+KEEP = "keep"
+
+
+DECODER = r"text/(layers|cross)/.*/kernel"
+
+
+def words_for(rules: Sequence[tuple[str, str]], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """path -> nf4, nf4-double, int8 or keep, for parameters of these shapes.
+
+    Raises UserError for a rule without a match, another word, and what can't be quantized.
+    """
+    words = path_rules.match(rules, shapes, "what to quantize")
+    for path, word in words.items():
+        if word not in (*KINDS, KEEP):
+            raise UserError(f"what to quantize: {path!r} is given {word!r}; expected {', '.join(KINDS)} or {KEEP}")
+        if word != KEEP and not path.endswith("/kernel"):
+            raise UserError(f"what to quantize: only matrices (paths that end in /kernel) can be, not {path!r}")
+        if word.startswith("nf4") and shapes[path][-2] % BLOCK:
+            raise UserError(
+                f"what to quantize: {path!r} has {shapes[path][-2]} inputs, which are no whole blocks of {BLOCK}: "
+                f"give it {KEEP} or int8"
+            )
+    return words
+
+
+def quantized(kernel: Any, word: str) -> Quantized:
+    """A matrix [in, out], or a stack of such, on the device. A stack goes there layer by layer: what is not quantized
+    yet need not fit."""
+    one = lambda matrix: _encode(jnp.asarray(matrix), word)
+    if kernel.ndim == 2:
+        return one(kernel)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[one(matrix) for matrix in kernel])
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _encode(matrix: Num[Array, "i o"], word: str) -> Quantized:
+    return KINDS[word](jnp.swapaxes(matrix, -1, -2))
+
+
+def quantize_tree(params: dict, rules: Sequence[tuple[str, str]]) -> dict:
+    """The tree with the matrices that the rules name quantized (see `words_for`). Leaves are taken out of `params` one
+    by one: no two copies of all of them exist at a time."""
+    flat = flatten(params)
+    words = words_for(rules, {path: tuple(leaf.shape) for path, leaf in flat.items()})
+    params.clear()
+    made = {}
+    for path, word in words.items():
+        leaf = flat.pop(path)
+        made[path] = leaf if word == KEEP else quantized(leaf, word)
+    return unflatten(made)
