@@ -23,9 +23,9 @@ Item = TypeVar("Item")
 
 
 def progress(items: Iterable[Item], what: str, total: int, console: Console | None = None) -> Iterator[Item]:
-    """Passes the items on under a progress bar that goes away at the end; silent where there is no terminal."""
+    """Passes the items on under a bar that goes away at the end; silent without a terminal or for one item."""
     console = console or Console(stderr=True)
-    if not console.is_terminal:
+    if not console.is_terminal or total < 2:
         yield from items
         return
     with _bar(console, transient=True) as bar:

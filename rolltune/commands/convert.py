@@ -5,9 +5,8 @@ import sys
 from pathlib import Path
 
 from rolltune.commands.common import command_parser
-from rolltune.commands.progress import quiet_decoders
 from rolltune.commands.reading import texts_by_name
-from rolltune.commands.terminal import tell, terminal
+from rolltune.commands.terminal import quiet_decoders, tell, terminal
 from rolltune.data.converters import arena, classes, conversations, nlvr, questions, video
 from rolltune.data.examples import QUESTION
 from rolltune.errors import UserError

@@ -7,13 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rolltune.atomic import write_bytes
 from rolltune.commands.common import command_parser
-from rolltune.commands.progress import quiet_decoders
 from rolltune.commands.reading import add_reading_flags, reading_of
-from rolltune.commands.terminal import tell, terminal
+from rolltune.commands.terminal import quiet_decoders, tell, terminal
 from rolltune.data.doctor import examine, sources_of, token_buckets, write_cleaned
 from rolltune.data.findings import ERROR, NOTE, WARNING, Finding
 from rolltune.errors import UserError
@@ -52,18 +50,8 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError("--max-tokens counts tokens: give the --tokenizer to count with")
     sources = sources_of(options.data)
     pieces = pieces_of(options.tokenizer) if options.tokenizer else None
-    columns = (TextColumn("looking at the images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=None)
-        with quiet_decoders():
-            report = examine(
-                sources,
-                pieces=pieces,
-                max_tokens=options.max_tokens,
-                expect=lambda images: progress.update(task, total=images),
-                advance=lambda: progress.advance(task),
-                **reading_of(options),
-            )
+    with quiet_decoders():
+        report = examine(sources, pieces=pieces, max_tokens=options.max_tokens, **reading_of(options))
     for name, scan in report.scans.items():
         tell(console, f"{name}: {scan.understood}")
         if scan.examples:

@@ -10,9 +10,8 @@ from rich.console import Console
 
 from rolltune.atomic import folder_aside
 from rolltune.commands.common import command_parser
-from rolltune.commands.progress import counted, quiet_decoders
 from rolltune.commands.reading import add_reading_flags, reading_of
-from rolltune.commands.terminal import tell, terminal
+from rolltune.commands.terminal import quiet_decoders, tell, terminal
 from rolltune.data.answers import spelling_findings
 from rolltune.data.examples import Scan
 from rolltune.data.files import relative, safe_name, sha256_of, write_json, write_jsonl
@@ -121,11 +120,11 @@ def _read(data: str, near: bool, reading: dict) -> tuple[Scan, dict | None]:
     """All rows, every image decoded; one error lists everything that is wrong."""
     scan = scan_source(data, **reading)
     keys = dict.fromkeys(key for example in scan.examples for key in keys_of(example))
-    with counted("looking at the images", len(keys)) as advance, quiet_decoders():
+    with quiet_decoders():
         if not near:
-            raise_errors(scan.findings + check_images(scan, advance=advance), data)
+            raise_errors(scan.findings + check_images(scan), data)
             return scan, None
-        made = fingerprints(keys, advance=advance)
+        made = fingerprints(keys)
     broken = [
         Finding(ERROR, "unreadable image", example.source, str(made[key]))
         for example in scan.examples

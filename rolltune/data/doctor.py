@@ -84,21 +84,17 @@ def examine(
     *,
     pieces: Callable[[str], list[str]] | None = None,
     max_tokens: int | None = None,
-    advance: Callable[[], None] = lambda: None,
-    expect: Callable[[int], None] = lambda images: None,
     **reading: Any,
 ) -> Report:
     """Reads and looks at everything; `sources` maps split names to what `read_examples` takes.
 
-    `pieces` cuts a text into a tokenizer's pieces. `expect` is told the number of images before they are
-    looked at, `advance` each one that is done. `reading` goes to the readers (question, names, columns).
+    `pieces` cuts a text into a tokenizer's pieces. `reading` goes to the readers (question, names, columns).
     """
     report = Report({name: scan_source(path, **reading) for name, path in sources.items()})
     for scan in report.scans.values():
         report.findings += scan.findings
     keys = dict.fromkeys(key for _, _, example in report.rows() for key in keys_of(example))
-    expect(len(keys))
-    report.prints = fingerprints(keys, advance=advance)
+    report.prints = fingerprints(keys)
     _unreadable(report)
     _copies(report)
     _groups(report)

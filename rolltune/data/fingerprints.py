@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from PIL import Image
 
 from rolltune.data.images import at_frame, frame_range, open_image, opened, orientation_of, upright_rgb
 from rolltune.errors import UserError
+from rolltune.tracking import progress
 
 # A copy that was resized, recompressed, turned or mirrored. Both must hold: the hash finds candidates, and the
 # small picture decides, because hashes of drawings on one background are often alike by chance. Measured: photos
@@ -76,9 +77,7 @@ def _turns(array: np.ndarray) -> list[np.ndarray]:
     return [np.ascontiguousarray(np.rot90(side, turn)) for side in (array, array[:, ::-1]) for turn in range(4)]
 
 
-def fingerprints(
-    keys: Iterable[Key], workers: int | None = None, advance: Callable[[], None] = lambda: None
-) -> dict[Key, Fingerprint | UserError]:
+def fingerprints(keys: Iterable[Key], workers: int | None = None) -> dict[Key, Fingerprint | UserError]:
     """The fingerprint of each image, or the error that says why it has none; on a few threads."""
 
     def one(key: Key) -> Fingerprint | UserError:
@@ -86,12 +85,11 @@ def fingerprints(
             return fingerprint(*key)
         except UserError as error:
             return error
-        finally:
-            advance()
 
     keys = list(dict.fromkeys(keys))
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-        return dict(zip(keys, pool.map(one, keys), strict=True))
+        made = progress(pool.map(one, keys), "looking at images", len(keys))
+        return dict(zip(keys, made, strict=True))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from rolltune.data.findings import ERROR, Finding, raise_errors
 from rolltune.data.images import open_image
 from rolltune.data.layouts import WHOLE, splits_in, table_in
 from rolltune.errors import UserError
+from rolltune.tracking import progress
 
 
 def scan_source(
@@ -62,7 +63,7 @@ def _only_table(folder: Path) -> Path | None:
     return table_in(folder)
 
 
-def check_images(scan: Scan, workers: int | None = None, advance: Callable[[], None] = lambda: None) -> list[Finding]:
+def check_images(scan: Scan, workers: int | None = None) -> list[Finding]:
     """Opens every image of the scan once, on a few threads; one finding for each row of each that fails."""
     users: dict[tuple[Path, int | None], list[Example]] = {}
     for example in scan.examples:
@@ -74,12 +75,11 @@ def check_images(scan: Scan, workers: int | None = None, advance: Callable[[], N
             open_image(*key)
         except UserError as error:
             return str(error)
-        finally:
-            advance()
         return None
 
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-        found = zip(users.items(), pool.map(problem, users), strict=True)
+        looked = progress(pool.map(problem, users), "looking at images", len(users))
+        found = zip(users.items(), looked, strict=True)
         return [
             Finding(ERROR, "unreadable image", example.source, message, images=(path,))
             for ((path, _), examples), message in found
