@@ -50,6 +50,14 @@ def test_the_page_draws_every_file_and_no_other():
     assert drawn() == {path.relative_to(LIBRARY).as_posix() for path in files() if path.name != "__init__.py"}
 
 
+def test_the_maps_of_the_readmes_have_every_room():
+    rooms = {path.parent.name for path in LIBRARY.glob("*/__init__.py")}
+    rooms |= {"bin", "docker", "docs", "playground", "tests", "benchmarks"}
+    for page in ("README.md", "README.ja.md"):
+        text = (ROOT / page).read_text()
+        assert not (missing := {room for room in rooms if f"  {room}/" not in text}), f"{page}: {missing}"
+
+
 def test_no_import_runs_up():
     floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
     wrong = []
