@@ -27,6 +27,7 @@ from rolltune.evaluation.report_pictures import pictures
 from rolltune.evaluation.report_tables import SplitResult
 from rolltune.jobs.outputs import Outputs
 from rolltune.recipe import Recipe
+from rolltune.tracking import print_table
 from rolltune.training.dataset import Data, judged_rows
 from rolltune.training.loop import FinishedRoll
 from rolltune.training.rolls import Draw
@@ -174,10 +175,7 @@ def _all_died(ended: Sequence[FinishedRoll], recipe: Recipe) -> str:
 
 
 def _print_board(board: leaderboard.Leaderboard, say: Callable[[str], None]) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    console.print(leaderboard.table(board))
+    print_table(leaderboard.table(board))
     for text in (*board.ends, *board.notes):
         say(f"  {text}")
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-from rich.console import Console
 from rich.table import Table
 
 from rolltune import atomic, trees
@@ -23,7 +22,7 @@ from rolltune.inputs import features, rows
 from rolltune.inputs.pictures import read_pictures
 from rolltune.models.forward import Network
 from rolltune.recipe import Recipe
-from rolltune.tracking import progress
+from rolltune.tracking import print_table, progress
 from rolltune.training import setup
 from rolltune.training.dataset import Data, Wanted, read_data
 
@@ -91,7 +90,7 @@ def _print_table(measured: Sequence[tuple[str, Metrics]]) -> None:
         table.add_column(name, justify="left" if name == "prompt" else "right", overflow="fold")
     for prompt, metrics in measured:
         table.add_row(*(rounded(metrics.figure(name)) for name in NAMES), prompt or "(each row's own)")
-    Console(highlight=False).print(table)
+    print_table(table)
 
 
 def recipe_text(recipe: Recipe) -> str:

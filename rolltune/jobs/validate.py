@@ -5,8 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from rolltune import base
 from rolltune import recipe as recipes
 from rolltune.data.examples import Example
@@ -22,6 +20,7 @@ from rolltune.evaluation.written import Written, first_rows
 from rolltune.jobs.learn import asked_text
 from rolltune.jobs.scorer import Bench, Scorer
 from rolltune.recipe import Recipe
+from rolltune.tracking import print_table
 from rolltune.weights.roll_file import RollCard, load_roll, read_card
 
 Say = Callable[[str], None]
@@ -75,7 +74,7 @@ def validate(options: Options, rolls: Sequence[Path], say: Say) -> int:
         cells.sort(key=lambda cell: order[cell.checkpoint])
         defaults = {cell.metrics.names[0] for cell in cells if cell.metrics is not None}
         metric = options.metric or (defaults.pop() if len(defaults) == 1 else "log-loss")
-        Console(highlight=False).print(cross_table.table(cells, metric))
+        print_table(cross_table.table(cells, metric))
         if options.json:
             cross_table.write(options.json, cells, metric)
     return 0
