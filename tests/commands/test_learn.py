@@ -99,7 +99,7 @@ def test_a_run_prints_saves_and_can_be_gone_on_with(here, capsys):
 
     assert learn("-w", "second", "-2") == 0
     out = capsys.readouterr().out
-    assert "going on with ./checkpoints/first.npz at a tenth of its rate: 2e-05" in out
+    assert "going on with ./checkpoints/first.npz by its own recipe, at a tenth of its rate: 2e-05" in out
     assert re.search(BLOCK.format(PATHS[0], "1st trained"), out) and re.search(
         BLOCK.format(PATHS[0], "2nd trained"), out
     )

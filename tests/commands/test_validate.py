@@ -76,12 +76,14 @@ def test_rolls_and_data_are_told_apart_where_a_shell_expanded_the_pattern(traine
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["-m", "nothing/*.npz", "drawn/few.jsonl"], "no file has such a name"),
+        (["-m", "nothing/*.npz", "drawn/few.jsonl"], "no roll has such a name"),
+        (["-m", "big.whole.npz", "--model", "tiny", "drawn/few.jsonl"], "is a whole model and its own base"),
         (["-m", "a.npz", "b.jsonl"], "a.npz"),
         (["-m", "checkpoints/first.npz", "drawn/few.jsonl", "--metric", "luck"], "no metric is called 'luck'"),
     ],
 )
 def test_what_is_missing_is_named_before_anything_is_scored(trained, capsys, arguments, said):
+    (trained / "big.whole.npz").touch()
     assert main(["validate", *arguments]) == 2
     shown = capsys.readouterr()
     assert said in shown.err and not shown.out
