@@ -97,9 +97,9 @@ def test_a_run_prints_saves_and_can_be_gone_on_with(here, capsys):
     assert any(np.any(leaf) for path, leaf in flatten(roll.tree).items() if path.endswith("/b"))
     assert roll.card.prompt == ads.PROMPT and roll.card.answers == ["no", "yes"] and roll.card.metrics["passes"] == 1
 
-    assert learn("-w", "second", "-2") == 0
+    assert learn("-w", "second", "-2", "--config.rate=2e-5") == 0
     out = capsys.readouterr().out
-    assert "going on with ./checkpoints/first.npz by its own recipe, at a tenth of its rate: 2e-05" in out
+    assert "going on with ./checkpoints/first.npz by its own recipe, at lr 2e-05" in out
     assert re.search(BLOCK.format(PATHS[0], "1st trained"), out) and re.search(
         BLOCK.format(PATHS[0], "2nd trained"), out
     )
