@@ -156,8 +156,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
             f"{error.filename or shown(out.roll)}: {error.strerror}; {kept}: make room there, then the same command "
             "with --resume saves the rolls without training them again"
         ) from error
-    if status == 0:
-        checkpoints.remove(out.state)
+    checkpoints.remove(out.state)  # where every roll diverged, too: there is nothing to go on with
     return status
 
 
