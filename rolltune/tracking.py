@@ -18,6 +18,7 @@ from rich.table import Table
 
 from rolltune import atomic, plain_json
 from rolltune.errors import UserError
+from rolltune.output import outlived
 
 Item = TypeVar("Item")
 
@@ -34,7 +35,14 @@ def progress(items: Iterable[Item], what: str, total: int, console: Console | No
 
 def note(text: str) -> None:
     """Something to know that is no result and no error: on standard error, as the progress is."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+    with outlived(sys.stderr):
+        Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def print_table(table: Table) -> None:
+    """A table of results on standard output."""
+    with outlived():
+        Console(highlight=False).print(table)
 
 
 def _bar(console: Console, transient: bool) -> Progress:
@@ -77,17 +85,20 @@ class LiveRolls:
     def __enter__(self) -> "LiveRolls":
         if self.console.is_terminal:
             self._live = Live(self._drawn(), console=self.console, refresh_per_second=4)
-            self._live.start()
+            with outlived():
+                self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
-            self._live.update(self._drawn(), refresh=True)
-            self._live.stop()
+            with outlived():
+                self._live.update(self._drawn(), refresh=True)
+                self._live.stop()
             self._live = None
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        with outlived():
+            self.console.print(text, markup=False)
 
     def show(
         self,
@@ -252,8 +263,13 @@ class Sinks:
         self._sinks = tuple(sinks)
 
     def log(self, step: int, figures: Mapping[str, object]) -> None:
+        """A sink that can't take the figures any more (a full disk) is left out from then on, and it is said once."""
         for sink in self._sinks:
-            sink.log(step, figures)
+            try:
+                sink.log(step, figures)
+            except OSError as error:
+                self._sinks = tuple(other for other in self._sinks if other is not sink)
+                note(f"{type(sink).__name__}: nothing more is logged there ({error}); the run goes on")
 
 
 def by_roll(rolls: Sequence[int], several: bool = False, **figures: Sequence[float]) -> dict[str, float]:

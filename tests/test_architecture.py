@@ -20,7 +20,7 @@ FLOORS = [
     {"evaluation"},
     {"models", "quantize"},
     {"text", "weights", "adapters", "optim", "data"},
-    {"trees", "batch", "rules", "device", "tracking", "atomic", "plain_json", "errors", "typed", "tiny"},
+    {"trees", "batch", "rules", "device", "tracking", "atomic", "plain_json", "errors", "output", "typed", "tiny"},
 ]
 # `models.layers` and `models.family` are named by what stands beside them: a LoRA, a tree's stacks, a name map's rows.
 KNOWN = {("adapters", "models"), ("weights", "models"), ("weights", "quantize"), ("optim", "models")}
@@ -48,6 +48,14 @@ def drawn() -> set[str]:
 
 def test_the_page_draws_every_file_and_no_other():
     assert drawn() == {path.relative_to(LIBRARY).as_posix() for path in files() if path.name != "__init__.py"}
+
+
+def test_the_maps_of_the_readmes_have_every_room():
+    rooms = {path.parent.name for path in LIBRARY.glob("*/__init__.py")}
+    rooms |= {"bin", "docker", "docs", "playground", "tests", "benchmarks"}
+    for page in ("README.md", "README.ja.md"):
+        text = (ROOT / page).read_text()
+        assert not (missing := {room for room in rooms if f"  {room}/" not in text}), f"{page}: {missing}"
 
 
 def test_no_import_runs_up():

@@ -144,6 +144,27 @@ def test_every_sink_gets_the_figures_and_is_closed_after_an_error():
     assert calls == [("a", 1, {"loss": 0.5}), ("b", 1, {"loss": 0.5}), ("b", "closed"), ("a", "closed")]
 
 
+def test_a_sink_on_a_full_disk_is_left_out_and_the_run_goes_on(capsys):
+    class Full:
+        def log(self, step, figures):
+            raise OSError(28, "No space left on device")
+
+        def close(self): ...
+
+    steps = []
+
+    class Good:
+        def log(self, step, figures):
+            steps.append(step)
+
+        def close(self): ...
+
+    with tracking.open_sinks([Full(), Good()]) as sinks:
+        for step in (1, 2):
+            sinks.log(step, {"loss": 0.5})
+    assert steps == [1, 2] and capsys.readouterr().err.count("No space left") == 1
+
+
 @pytest.mark.parametrize(
     ("name", "make", "advice"),
     [

@@ -1,10 +1,9 @@
 """What several commands share: recipes from flags, and how they speak."""
 
 import argparse
-import os
-import sys
 
 from rolltune.errors import visible
+from rolltune.output import outlived
 from rolltune.typed import as_typed
 
 EPILOG = argparse.RawDescriptionHelpFormatter
@@ -24,10 +23,8 @@ def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
 
 def say(text: str) -> None:
     """A line on standard output, as it can be typed and shown here. A reader who has gone does not end the work."""
-    try:
+    with outlived():
         print(visible(as_typed(text)), flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def split_overrides(rest: list[str], parser: argparse.ArgumentParser) -> list[str]:

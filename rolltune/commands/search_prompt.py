@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rolltune.commands.common import add_recipe_flags, command_parser, say, split_overrides
+from rolltune.commands.reading import add_reading_flags, reading_of
+from rolltune.data.files import read_text
 from rolltune.errors import UserError
 
 EXAMPLES = """examples:
@@ -24,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--metric", default="log-loss", help="what ranks them (default log-loss)")
     parser.add_argument("--write", type=Path, metavar="RECIPE", help="write a recipe with the best prompt")
     add_recipe_flags(parser)
+    add_reading_flags(parser)
     args, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     from rolltune import recipe as recipes
     from rolltune.device import set_up_jax
@@ -34,17 +37,12 @@ def main(argv: list[str] | None = None) -> int:
     set_up_jax()
     from rolltune.jobs.search_prompt import Options, search
 
-    options = Options(args.dataset, args.metric, args.write)
+    options = Options(args.dataset, args.metric, args.write, reading_of(args))
     return search(options, recipe, read_prompts(args.prompts, args.file), say)
 
 
 def read_prompts(given: Sequence[str], file: Path | None) -> list[str]:
     """Each prompt once, in order; the empty one, first, means each row's own."""
-    lines = []
-    if file is not None:
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{file}: cannot be read as text ({error})") from error
+    lines = [] if file is None else read_text(file).splitlines()
     prompts = [text.strip() for text in (*given, *lines)]
     return ["", *dict.fromkeys(text for text in prompts if text)]

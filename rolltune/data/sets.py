@@ -17,11 +17,31 @@ def find_dataset(name: str, root: Path = Path("dataset")) -> dict[str, Path]:
             "(playground, in the repository)"
         )
     if not path.is_dir():
-        raise UserError(f"{path}: no such data set; ./02-shuffle_data.sh -v 10 -n {Path(name).name} makes it")
+        there = ", ".join(sets_in(root)) or "none"
+        made = f"./02-shuffle_data.sh -v 10 -n {Path(name).name} makes it"
+        raise UserError(f"{path}: no such data set; in {shown(root)} there are: {there}; {made}")
     files = {split: file for split, file in splits_in(path).items() if split in ("train", "valid", "test")}
     if "train" not in files:
-        raise UserError(f"{path}: no train.jsonl in it; ./02-shuffle_data.sh -v 10 -n {path.name} makes it")
+        raise UserError(f"{path}: no train.jsonl in it; {_instead(path, root)}")
     return files
+
+
+def sets_in(root: Path) -> list[str]:
+    """The names of the sets below a folder, folds of one set among them, as `-d` takes them."""
+    places = [path for path in sorted([*root.glob("*"), *root.glob("*/fold*")]) if path.is_dir()]
+    return [place.relative_to(root).as_posix() for place in places if any(place.glob("train.*"))]
+
+
+def _instead(path: Path, root: Path) -> str:
+    """What to do with a folder that holds no training rows by that name."""
+    if inside := sets_in(path):
+        return f"it holds {', '.join(inside)}: name one of these, such as -d {shown(path / inside[0])}"
+    if (whole := path / "data.jsonl").is_file():
+        if path.resolve() == root.resolve():
+            return f"./02-shuffle_data.sh -v 10 -n set1 splits {whole}, then -d set1; -d {whole} trains on all of it"
+        split = f"./02-shuffle_data.sh {shown(whole)} -v 10 -n {path.name}-split"
+        return f"{split} splits {whole}, then -d {path.name}-split; -d {shown(whole)} trains on all of it"
+    return f"./02-shuffle_data.sh {shown(path)} -v 10 -n {path.name}-split splits what it holds"
 
 
 def shown(path: Path) -> str:

@@ -98,18 +98,20 @@ def _head(run: RunSummary) -> str:
         return f"<header>{head}</header>"
     now, before = split.shown, split.before if split.after is not None else None
     names = dict.fromkeys((run.leaderboard.metric if run.leaderboard else now.names[0], *now.beside))
-    head += f'<p class="lead">{_lead(split.role, now, before)}</p>'
+    head += f'<p class="lead">{_lead(split, now, before)}</p>'
     tiles = "".join(_tile(now, before, name) for name in names) + _wrong_tile(now)
     return f'<header>{head}<div class="tiles">{tiles}</div></header>'
 
 
-def _lead(role: str, now: Figures, before: Figures | None) -> str:
+def _lead(split: SplitResult, now: Figures, before: Figures | None) -> str:
     where = {
         "test": "on pictures that neither training nor choosing has seen",
         "valid": "on pictures it was not trained on",
         "train": "on the pictures it was trained on (which says nothing about new ones)",
         "all": "on all pictures, those it was trained on among them",
-    }[role]
+    }[split.role]
+    if split.learned and split.role in ("valid", "test"):  # cut from the same data as what an earlier pass learned from
+        where = f"on pictures of which {split.learned} were learned from (which says little about new ones)"
     if now.right is None:  # no answer was written out
         was = f"; before training {rounded(before.log_loss)}" if before is not None else ""
         return escape(f"Log-loss {rounded(now.log_loss)} {where}{was}.")

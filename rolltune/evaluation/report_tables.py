@@ -16,12 +16,14 @@ MOST_BARS = 40
 
 @dataclass(frozen=True)
 class SplitResult:
-    """One data set before and after. `role`: "train", "valid", "test" or "all"."""
+    """One data set before and after. `role`: "train", "valid", "test" or "all"; `learned`: rows that were learned from,
+    in this pass or in earlier ones."""
 
     name: str
     role: str
     before: Figures | None
     after: Figures | None
+    learned: int = 0
 
     @property
     def shown(self) -> Figures | None:

@@ -27,6 +27,7 @@ from rolltune.evaluation.report_pictures import pictures
 from rolltune.evaluation.report_tables import SplitResult
 from rolltune.jobs.outputs import Outputs
 from rolltune.recipe import Recipe
+from rolltune.tracking import print_table
 from rolltune.training.dataset import Data, judged_rows
 from rolltune.training.loop import FinishedRoll
 from rolltune.training.rolls import Draw
@@ -174,10 +175,7 @@ def _all_died(ended: Sequence[FinishedRoll], recipe: Recipe) -> str:
 
 
 def _print_board(board: leaderboard.Leaderboard, say: Callable[[str], None]) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    console.print(leaderboard.table(board))
+    print_table(leaderboard.table(board))
     for text in (*board.ends, *board.notes):
         say(f"  {text}")
 
@@ -275,15 +273,22 @@ def _save_whole(recipe: Recipe, ended: FinishedRoll, path: Path, card: RollCard,
 def _report(
     options: Any, recipe: Recipe, model: Model, data: Data, board: Leaderboard, made: Finished, after: Any, out: Outputs
 ) -> None:
+    assert board.chosen is not None
+    chosen = next(one for one in made.ended if one.draw.roll == board.chosen.roll)
+    known = made.passes.learned | trained_marks(data, chosen.draw, made.passes.folds)
     splits = [
-        SplitResult(shown(file), split, figures_of(data, made.before, span), figures_of(data, after, span))
+        SplitResult(
+            shown(file),
+            split,
+            figures_of(data, made.before, span),
+            figures_of(data, after, span),
+            data.known(span, known),
+        )
         for (split, file), span in zip(data.files.items(), data.spans.values(), strict=True)
     ]
     states = {one.draw.roll: ("died" if one.reason else "alive") for one in made.ended}
     shown_split = "test" if "test" in data.spans else "valid" if "valid" in data.spans else "train"
     rows = data.of(shown_split)
-    assert board.chosen is not None
-    chosen = next(one for one in made.ended if one.draw.roll == board.chosen.roll)
     card = card_of(recipe, model.base, data, chosen.draw, made.passes, board.chosen)
     curves = [Curve(n, steps, losses, states.get(n, "alive")) for n, (steps, losses) in sorted(made.curves.items())]
     write_report(

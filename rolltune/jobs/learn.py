@@ -34,6 +34,7 @@ from rolltune.training.dataset import Data, Wanted, read_data
 from rolltune.training.loop import Run, State, new_state, train
 from rolltune.training.rolls import Draw
 from rolltune.weights.roll_file import check_base, save_roll
+from rolltune.weights.whole import learned_in
 
 INTERRUPTED = 130
 Say = Callable[[str], None]
@@ -94,6 +95,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     out.check_room(room_for(state, options))
     before = ready.evaluator.predict(state.rolls.trainable, state.rolls.scale)[0]  # all alike as yet
     passes, known = (earlier.passes, earlier.learned) if earlier else (0, frozenset())
+    known |= learned_in(recipe.model)
     print_results(data, before, passes, say, learned_from=known)
     say(data.positive.reason)
     settings = dataclasses.asdict(recipe) | {shown(file): data.digest(split) for split, file in data.files.items()}
@@ -154,8 +156,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
             f"{error.filename or shown(out.roll)}: {error.strerror}; {kept}: make room there, then the same command "
             "with --resume saves the rolls without training them again"
         ) from error
-    if status == 0:
-        checkpoints.remove(out.state)
+    checkpoints.remove(out.state)  # where every roll diverged, too: there is nothing to go on with
     return status
 
 

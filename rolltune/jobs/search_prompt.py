@@ -1,16 +1,16 @@
 """Try prompts before any training: score each on the data, and write the best into a recipe."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-from rich.console import Console
 from rich.table import Table
 
 from rolltune import atomic, trees
 from rolltune.data.batches import Encoded
+from rolltune.data.learned import learned_text
 from rolltune.data.sets import find_dataset, shown
 from rolltune.data.shapes import shapes_for
 from rolltune.errors import UserError
@@ -23,9 +23,10 @@ from rolltune.inputs import features, rows
 from rolltune.inputs.pictures import read_pictures
 from rolltune.models.forward import Network
 from rolltune.recipe import Recipe
-from rolltune.tracking import progress
+from rolltune.tracking import print_table, progress
 from rolltune.training import setup
 from rolltune.training.dataset import Data, Wanted, read_data
+from rolltune.weights.whole import learned_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,18 +36,21 @@ class Options:
     dataset: str
     metric: str = "log-loss"
     write: Path | None = None  # the recipe to write
+    reading: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # columns, question, names of the data
 
 
 def search(options: Options, recipe: Recipe, prompts: Sequence[str], say: Callable[[str], None]) -> int:
     check_name(options.metric, CHOOSE)
     wanted = Wanted(recipe.task, recipe.answers, recipe.positive, recipe.frames)
-    data = read_data(find_dataset(options.dataset), wanted, say)
+    data = read_data(find_dataset(options.dataset), wanted, say, options.reading)
     if data.task.kind != CHOOSE:
         raise UserError(f"task: {data.task.kind}; prompts are compared by the scores of allowed answers (task: choose)")
     predictions = score_prompts(recipe, data, prompts)
     measured = [measure(one, data.positive.answer) for one in predictions]
     ranked = sorted(range(len(prompts)), key=lambda number: order(measured[number], options.metric))
     _print_table([(prompts[n], measured[n]) for n in ranked])
+    if known := data.known(data.seen, learned_in(recipe.model)):
+        say(learned_text(known, len(data.seen)))
     if poor := no_better(measured[ranked[0]], "the best prompt"):
         say(poor)
     best = prompts[ranked[0]]
@@ -91,7 +95,9 @@ def _print_table(measured: Sequence[tuple[str, Metrics]]) -> None:
         table.add_column(name, justify="left" if name == "prompt" else "right", overflow="fold")
     for prompt, metrics in measured:
         table.add_row(*(rounded(metrics.figure(name)) for name in NAMES), prompt or "(each row's own)")
-    Console(highlight=False).print(table)
+    always = rounded(measured[0][1].majority_rate)
+    table.add_row(*(always if name == "accuracy" else "" for name in NAMES), "(always the commonest answer)")
+    print_table(table)
 
 
 def recipe_text(recipe: Recipe) -> str:

@@ -52,9 +52,10 @@ def second_pass(asked: Asked, recipe: Recipe, say: Callable[[str], None]) -> tup
         return None, recipe
     path = roll_to_continue(asked.second, asked.name)
     roll = load_roll(path)
-    old = recipes.from_card(roll.card.recipe)
+    old = recipes.from_card(roll.card.recipe, str(path))
     own = dataclasses.replace(old, rate=old.rate / 10, prompt=roll.card.prompt, answers=tuple(roll.card.answers))
     new = dataclasses.replace(own, **{name: getattr(recipe, name) for name in asked.stated})
+    recipes.check(new)  # what was typed fits a recipe of its own, and may not fit the roll's
     differs = [
         f"{field.name} {getattr(old, field.name)!r} -> {getattr(new, field.name)!r}"
         for field in dataclasses.fields(Recipe)

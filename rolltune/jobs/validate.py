@@ -5,8 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from rolltune import base
 from rolltune import recipe as recipes
 from rolltune.data.examples import Example
@@ -14,6 +12,7 @@ from rolltune.data.images import apply_frame_policy
 from rolltune.data.learned import Marks, learned, learned_text, marks_of
 from rolltune.data.sets import shown
 from rolltune.data.sources import read_examples
+from rolltune.errors import UserError
 from rolltune.evaluation import cross_table
 from rolltune.evaluation.cross_table import Cell
 from rolltune.evaluation.figures import block, check_name, measured, no_better
@@ -22,7 +21,9 @@ from rolltune.evaluation.written import Written, first_rows
 from rolltune.jobs.learn import asked_text
 from rolltune.jobs.scorer import Bench, Scorer
 from rolltune.recipe import Recipe
+from rolltune.tracking import print_table
 from rolltune.weights.roll_file import RollCard, load_roll, read_card
+from rolltune.weights.whole import is_whole
 
 Say = Callable[[str], None]
 
@@ -52,7 +53,11 @@ def validate(options: Options, rolls: Sequence[Path], say: Say) -> int:
     """All cards and sets are read and checked before a model is loaded: nothing is lost to the last of them."""
     if options.metric:
         check_name(options.metric)
-    saved = [Saved(path, card := read_card(path), recipes.from_card(card.recipe)) for path in rolls]
+    if options.model and (named := [path for path in rolls if is_whole(path)]):
+        raise UserError(
+            f"--model {options.model}: {shown(named[0])} is a whole model and its own base; leave --model away"
+        )
+    saved = [Saved(path, card := read_card(path), recipes.from_card(card.recipe, shown(path))) for path in rolls]
     sets = []
     for path in options.data:
         examples = read_examples(path, say=say, **options.reading)
@@ -75,7 +80,7 @@ def validate(options: Options, rolls: Sequence[Path], say: Say) -> int:
         cells.sort(key=lambda cell: order[cell.checkpoint])
         defaults = {cell.metrics.names[0] for cell in cells if cell.metrics is not None}
         metric = options.metric or (defaults.pop() if len(defaults) == 1 else "log-loss")
-        Console(highlight=False).print(cross_table.table(cells, metric))
+        print_table(cross_table.table(cells, metric))
         if options.json:
             cross_table.write(options.json, cells, metric)
     return 0

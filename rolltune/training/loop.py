@@ -145,6 +145,16 @@ def train(
     step; `save`, where given, now and then (see SAVE_SECONDS) and at a stop; `snapshot` with what one roll
     trained, as often as the looks say.
     """
+
+    def judging(rolls: Roll, slots: Sequence[int], final: bool) -> dict[int, Evaluation]:
+        try:
+            return judge(rolls, slots, final)
+        except BaseException:  # a second Ctrl-C, the device's memory used up: all steps are done, and worth keeping
+            if final and save is not None:
+                save(state)
+                say("what was trained is saved: the same command with --resume goes on with the last evaluation")
+            raise
+
     waited, began, saved, first = 0.0, time.perf_counter(), time.perf_counter(), None
     pause = SAVE_SECONDS
     spent = lambda: Timing(first or 0.0, waited / max(time.perf_counter() - began, 1e-9))
@@ -165,7 +175,7 @@ def train(
                 slot.step += 1
         batches.close()
         if done == length:  # a stop in between adds no look of its own: all comes at the steps it would come at
-            _look(run, state, judge, log, say, report)
+            _look(run, state, judging, log, say, report)
             if snapshot is not None:
                 _snapshots(run.looks, state, snapshot)
             _close_up(run.looks, state)
@@ -181,7 +191,10 @@ def train(
 
 
 def _until_next_look(looks: Looks, state: State) -> int:
-    """Steps until something may be due: a logged step, a rung, a roll's last step."""
+    """Steps until something may be due: a logged step, a rung, a roll's last step. None where that was done, and a run
+    ended before it was looked at."""
+    if any(slot.draw is not None and slot.step >= looks.steps for slot in state.slots):
+        return 0
     due = [looks.log_every - state.step % looks.log_every]
     for slot in state.slots:
         if slot.draw is not None:
@@ -212,7 +225,7 @@ def _look(run, state, judge, log, say, report) -> None:
     states = np.array(state.rolls.state)
     here = [number for number, slot in enumerate(state.slots) if slot.draw is not None]
     done = {number for number in here if state.slots[number].step >= looks.steps}
-    if state.step % looks.log_every == 0 or len(done) == len(here):
+    if report is not None and (state.step % looks.log_every == 0 or len(done) == len(here)):
         log(state, report)
     for number in here:
         if states[number] != ALIVE:

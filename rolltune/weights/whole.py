@@ -68,6 +68,12 @@ def beside(path: Path) -> dict[str, Any]:
     return told
 
 
+def learned_in(model: str) -> frozenset[str]:
+    """The marks of what a base model was trained on here before; none where it is no whole model of ours."""
+    path = Path(model)
+    return frozenset(card_beside(path).metrics.get("learned", ())) if is_whole(path) else frozenset()
+
+
 def card_beside(path: Path) -> RollCard:
     """The card of the roll that was worked in, as that of a roll without arrays on this model as its base."""
     told = beside(path)

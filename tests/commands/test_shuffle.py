@@ -202,6 +202,22 @@ def test_a_set_is_looked_for_in_the_playground(tmp_path, monkeypatch):
         find_dataset("set1")
 
 
+def test_a_set_that_is_not_there_leads_to_those_that_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("dataset/set1", "dataset/cv/fold1", "dataset/cv/fold2", "dataset/animals"):
+        Path(name).mkdir(parents=True)
+        (Path(name) / ("data.jsonl" if name.endswith("animals") else "train.jsonl")).touch()
+    Path("dataset/data.jsonl").touch()
+    for name, advice in (
+        ("sett", r"in \./dataset there are: cv/fold1, cv/fold2, set1; "),
+        ("cv", "it holds fold1, fold2: name one of these, such as -d ./dataset/cv/fold1"),
+        ("dataset/animals", r"02-shuffle_data\.sh \./dataset/animals/data\.jsonl -v 10 -n animals-split splits"),
+        ("dataset", "it holds cv/fold1, cv/fold2, set1: name one of these"),
+    ):
+        with pytest.raises(UserError, match=advice):
+            find_dataset(name)
+
+
 def test_a_folder_of_someone_else_is_not_replaced(dataset):
     with pytest.raises(UserError, match="not written by this command"):
         main(["-v", "4", "-n", "images", "--force", "--dataset-folder", str(dataset)])

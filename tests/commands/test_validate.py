@@ -11,7 +11,7 @@ from rolltune.weights.roll_file import read_card
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with twelve sample ads and two rolls of two steps on them, checkpoints/first.npz and first-2.npz."""
+    """A folder with twelve sample ads and two rolls of two steps on them, checkpoints/first.npz and first.rank2.npz."""
     folder = tmp_path_factory.mktemp("validate")
     write_sample_ads(folder / "drawn", seed=0)
     rows = [json.loads(line) for line in (folder / "drawn/data.jsonl").read_text().splitlines()]
@@ -44,7 +44,7 @@ def test_the_roll_keeps_its_prompt_and_its_figures(trained, capsys):
 
 
 def test_each_roll_is_scaled_by_its_own_alpha(trained):
-    cards = {path: read_card(path) for path in ("checkpoints/first.npz", "checkpoints/first-2.npz")}
+    cards = {path: read_card(path) for path in ("checkpoints/first.npz", "checkpoints/first.rank2.npz")}
     assert {card.recipe["alpha"] for card in cards.values()} == {4.0, 32.0}
     assert main(["validate", "-m", *cards, "drawn/few.jsonl", "--json", "both.json"]) == 0
     board = json.loads((trained / "reports/first.leaderboard.json").read_text())
@@ -76,12 +76,14 @@ def test_rolls_and_data_are_told_apart_where_a_shell_expanded_the_pattern(traine
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["-m", "nothing/*.npz", "drawn/few.jsonl"], "no file has such a name"),
+        (["-m", "nothing/*.npz", "drawn/few.jsonl"], "no roll has such a name"),
+        (["-m", "big.whole.npz", "--model", "tiny", "drawn/few.jsonl"], "is a whole model and its own base"),
         (["-m", "a.npz", "b.jsonl"], "a.npz"),
         (["-m", "checkpoints/first.npz", "drawn/few.jsonl", "--metric", "luck"], "no metric is called 'luck'"),
     ],
 )
 def test_what_is_missing_is_named_before_anything_is_scored(trained, capsys, arguments, said):
+    (trained / "big.whole.npz").touch()
     assert main(["validate", *arguments]) == 2
     shown = capsys.readouterr()
     assert said in shown.err and not shown.out

@@ -165,6 +165,12 @@ def test_the_lead_says_what_the_figure_is_worth(role):
     assert words[role] in text
 
 
+def test_pictures_that_an_earlier_pass_learned_from_are_not_called_untouched():
+    metrics = measure(counted(5, 5, 0, 0), "yes")
+    text = Page(html(RunSummary("x", splits=[SplitResult("data", "valid", None, metrics, learned=7)]))).text
+    assert "of which 7 were learned from" in text and "not trained on" not in text
+
+
 def test_an_empty_summary_is_a_page_and_it_is_written_whole(tmp_path):
     write_report(tmp_path / "reports" / "x.html", RunSummary("only a title"))
     page = Page((tmp_path / "reports" / "x.html").read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from small_model import draw_picture
 
 from rolltune import base
 from rolltune.data.sources import read_examples
+from rolltune.jobs.interrupts import Interrupts
 from rolltune.jobs.learn import Options, learn
 from rolltune.jobs.scorer import Bench, Scorer
 from rolltune.recipe import Recipe, from_card
@@ -66,11 +68,12 @@ def test_a_roll_is_trained_saved_and_scores_the_same_again(write, pictures, answ
     valid = write("valid", pictures[:4], answers[:4])
     said: list[str] = []
     wanted = dataclasses.replace(RECIPE, **recipe)
-    assert learn(Options("set1", "first"), wanted, said.append) == 0, said
-    roll = load_roll("checkpoints/first.npz")
+    assert learn(Options("set1", "first"), wanted, Interrupts(said.append)) == 0, said
+    saved = Path("checkpoints/first.npz")
+    roll = load_roll(saved)
     assert all(np.isfinite(leaf).all() for leaf in flatten(roll.tree).values())
     bench = Bench(*base.load("tiny"))
-    scorer = Scorer(bench, load_roll("checkpoints/first.npz", bench.model.base), from_card(roll.card.recipe))
+    scorer = Scorer(bench, saved, load_roll(saved, bench.model.base), from_card(roll.card.recipe))
     found = scorer.predict(read_examples(valid))
     loss = -float(np.mean(found.log_probs if answers is OPEN else picked(found)))
     assert loss == pytest.approx(roll.card.metrics["valid"]["log-loss"], rel=1e-3, abs=1e-4)

@@ -1,6 +1,7 @@
 """Prompts before training: one scores as if it stood in every row, and the best reaches the recipe that 03 takes."""
 
 import json
+import re
 
 import numpy as np
 
@@ -28,8 +29,12 @@ def test_a_prompt_scores_as_if_it_stood_in_every_row(tmp_path, monkeypatch, caps
     (standing,) = score_prompts(recipe, read("asked"), [""])
     np.testing.assert_allclose(given.log_probs, standing.log_probs, atol=1e-5)
 
-    assert main(["search-prompt", "-d", "drawn/own.jsonl", ASKED, "what?", "--write", "mine.py"]) == 0
+    renamed = (json.dumps({"text" if name == "prefix" else name: row[name] for name in row}) + "\n" for row in few)
+    (tmp_path / "drawn/renamed.jsonl").write_text("".join(renamed))
+    arguments = ["-d", "drawn/renamed.jsonl", "--columns", "prefix=text", ASKED, "what?", "--write", "mine.py"]
+    assert main(["search-prompt", *arguments]) == 0
     out = capsys.readouterr().out
+    assert re.search(r"0\.5 +\(always the commonest answer\)", out)
     assert "(each row's own)" in out and ASKED in out
     if "best: " in out:  # the rows' own may win, and then there is nothing to write
         assert repr(recipes.load("mine.py").prompt) in out

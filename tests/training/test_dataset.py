@@ -14,7 +14,7 @@ from rolltune.training.rolls import Draw
 
 def data(**spans) -> Data:
     examples = [make_example(n, answer=("yes", "no")[n % 2]) for n in range(10)]
-    return Data(examples, spans, {}, Task(CHOOSE, ("no", "yes")), Positive("yes", ""))
+    return Data(examples, spans, {}, Task(CHOOSE, ("no", "yes")), Positive("yes", ""), [])
 
 
 ALL = dict(train=range(0, 6), valid=range(6, 8), test=range(8, 10))

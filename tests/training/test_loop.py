@@ -129,6 +129,25 @@ def test_resumed_equals_uninterrupted(make_run, tmp_path, monkeypatch, at, left,
     assert not checkpoints.exists(tmp_path / "kept")
 
 
+def test_what_was_trained_survives_its_last_evaluation(make_run, tmp_path):
+    """A second Ctrl-C, or a device without memory, at the moment when all steps are done and nothing is saved."""
+    run = make_run()
+    whole, _, _ = go(run)
+    keep = lambda now: checkpoints.save(tmp_path / "kept", now, {}, lambda judged: judged)
+
+    def interrupted(draw):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        go(run, figures=interrupted, save=keep)
+    loaded = checkpoints.load(tmp_path / "kept", {}, loop.new_state(run, 2), lambda judged: judged)
+    resumed, _, finished = go(run, state=loaded)
+    assert finished and resumed.step == whole.step == 6
+    assert [one.draw for one in resumed.ended] == [one.draw for one in whole.ended]
+    for one, other in zip(resumed.ended, whole.ended, strict=True):
+        same(one.trainable, other.trainable)
+
+
 def test_empty_slots_are_left_out_and_nothing_else_changes(make_run, config, encoded_rows, monkeypatch):
     widths, traces, real = [], [], forward.log_probs
     monkeypatch.setattr(forward, "log_probs", lambda *inputs: traces.append(len(widths)) or real(*inputs))

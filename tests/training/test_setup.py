@@ -28,7 +28,7 @@ PATH = "text/layers/attn/q/kernel"
 def data():
     examples = [make_example(n, answer=("yes", "no")[n % 2]) for n in range(10)]
     spans = {"train": range(2, 6), "valid": range(6, 8), "test": range(8, 10), "extra": range(0, 2)}
-    return Data(examples, spans, {}, TASK, Positive("yes", ""))
+    return Data(examples, spans, {}, TASK, Positive("yes", ""), [])
 
 
 def trained_on(data, folds, draw, **recipe) -> set[int]:

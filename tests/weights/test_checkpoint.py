@@ -1,5 +1,6 @@
 """Files that are not what they seem are named, and reading stays within its memory."""
 
+import io
 import json
 import shutil
 import tracemalloc
@@ -50,6 +51,22 @@ def test_npz_that_holds_other_things(tmp_path):
     text = str(error.value)
     assert "a: Python objects (pickle), which are never loaded" in text
     assert "b: dtype int64" in text and "readme.txt: not an array" in text and "c:" not in text
+
+
+@pytest.mark.parametrize("values", [3, 7])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_an_array_shorter_or_longer_than_its_header_says_is_named(tmp_path, values, compressed):
+    """Read by its header, the next member's bytes would be taken for weights."""
+    whole = io.BytesIO()
+    np.save(whole, np.ones(5, np.float32))
+    header = whole.getvalue()[: -5 * 4]
+    kind = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", kind) as archive:
+        archive.writestr("good.npy", whole.getvalue())
+        archive.writestr("bad.npy", header + np.ones(values, np.float32).tobytes())
+    with pytest.raises(UserError, match=rf"bad: {values * 4} bytes, expected 20 for shape \[5\]") as error:
+        read_npz(tmp_path / "x.npz")
+    assert "good" not in str(error.value)
 
 
 def test_damaged_compressed_member(tmp_path):

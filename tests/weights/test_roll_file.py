@@ -1,5 +1,6 @@
 """A roll comes back as it was, never onto another base, and an interrupted save loses nothing."""
 
+import dataclasses
 import json
 import re
 import signal
@@ -21,7 +22,7 @@ from rolltune.weights.identity import base_hash
 from rolltune.weights.names import flatten, load_tree, nest, stream, to_file
 from rolltune.weights.npz import read_npz, write_npz
 from rolltune.weights.peft import export_peft
-from rolltune.weights.roll_file import Base, RollCard, load_roll, read_card, save_roll
+from rolltune.weights.roll_file import VERSION, Base, RollCard, load_roll, read_card, save_roll
 
 BASE = Base("tiny", "ab" * 32)
 CARD = RollCard(
@@ -56,6 +57,15 @@ def test_a_roll_comes_back_with_or_without_a_positive_answer(tmp_path, positive)
     card = RollCard(base=BASE, method="lora", recipe={}, metrics={"passes": 1, "positive": positive})
     save_roll(tmp_path / "r.npz", TREE, card)
     assert load_roll(tmp_path / "r.npz", BASE).card == card
+
+
+@pytest.mark.parametrize("read", [read_card, load_roll])
+def test_a_roll_of_a_later_version_is_refused_though_all_else_is_known(tmp_path, read):
+    save_roll(tmp_path / "r.npz", TREE, dataclasses.replace(CARD, version=VERSION))
+    assert read(tmp_path / "r.npz")
+    save_roll(tmp_path / "r.npz", TREE, dataclasses.replace(CARD, version=VERSION + 1))
+    with pytest.raises(UserError, match=rf"has format {VERSION + 1}; .* reads up to {VERSION}\. Update rolltune"):
+        read(tmp_path / "r.npz")
 
 
 def test_half_precision_halves_the_file(tmp_path):

@@ -1,0 +1,43 @@
+"""Going on with a roll: its own recipe, changed by what was typed and by nothing else."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from rolltune.errors import UserError
+from rolltune.jobs.second_pass import second_pass
+from rolltune.recipe import Recipe
+from rolltune.weights.roll_file import Base, RollCard, save_roll
+
+
+def saved(folder, **changes):
+    card = RollCard(
+        Base("tiny", "ab"), "lora", dataclasses.asdict(Recipe()) | changes, prompt="ok?", answers=["a", "b"]
+    )
+    save_roll(folder / "first.npz", {"text": {"norm": np.ones(2, np.float32)}}, card)
+    return str(folder / "first.npz")
+
+
+def again(path, typed, **changes):
+    said = []
+    asked = SimpleNamespace(second=path, name="second", stated=frozenset(typed))
+    return second_pass(asked, Recipe(**{**changes, **typed}), said.append)[1], " ".join(said)
+
+
+def test_the_rolls_own_recipe_counts_and_what_was_typed(tmp_path):
+    path = saved(tmp_path, optimizer="sgd", rate=0.03, dropout=0.1, steps=16)
+    new, said = again(path, {"steps": 8}, dropout=0.5)
+    assert (new.optimizer, new.dropout, new.steps, new.prompt, new.answers) == ("sgd", 0.1, 8, "ok?", ("a", "b"))
+    assert new.rate == pytest.approx(0.003) and "steps 16 -> 8" in said
+
+
+def test_what_was_typed_has_to_fit_the_rolls_recipe(tmp_path):
+    with pytest.raises(UserError, match=r"warmup: 4\.0; expected less than the 2 steps"):
+        again(saved(tmp_path, steps=16, warmup=4.0), {"steps": 2})
+
+
+def test_a_recipe_that_none_can_have_names_the_roll(tmp_path):
+    with pytest.raises(UserError, match=r"first\.npz: rank"):
+        again(saved(tmp_path, rank=0), {})
