@@ -32,7 +32,7 @@ from rolltune import trees
 from rolltune.base import Model
 from rolltune.data.batches import joint_batch
 from rolltune.data.examples import Example, Turn
-from rolltune.device import set_up_jax
+from rolltune.device import is_gpu, set_up_jax
 from rolltune.evaluation.metrics import Positive
 from rolltune.evaluation.tasks import CLASSIFY, WRITE, Task
 from rolltune.families import catalogue
@@ -108,7 +108,11 @@ def load(folder: Path, word: str) -> tuple[Model, dict]:
     kind = KIND if dtype == "bfloat16" else np.float32
     words = {row.path: word if word and re.fullmatch(DECODER, row.path) else KEEP for row in table}
     put = lambda path, leaf: jax.device_put(leaf) if words[path] == KEEP else quantized(leaf, words[path])
-    params = {path: put(path, leaf) for path, leaf in stream(checkpoint.tensors, table, kind)}
+    listed = lambda path: is_gpu() and trees.stack_of(path, family.stacks(config))
+    params = {
+        path: [put(path, layer) for layer in leaf] if listed(path) else put(path, leaf)
+        for path, leaf in stream(checkpoint.tensors, table, kind)
+    }
     image = checkpoint.config.get("image_token_index", 3)
     return Model(
         family, config, Numbers(min(config.text.vocab, 1000), image), Base(folder.name, "random")
@@ -133,6 +137,7 @@ def main() -> None:
     parser.add_argument("--tower", action="store_true", help="the tower runs in every step")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--write", type=int, default=8, help="tokens to write a row")
+    parser.add_argument("--trace", help="folder for a profiler's trace of three steps")
     parser.add_argument("--folder", type=Path, default=Path("families-benchmark"))
     parser.add_argument("--tag", default="")
     args = parser.parse_args()
@@ -151,6 +156,9 @@ def main() -> None:
     began = time.perf_counter()
     model, params = load(folder, args.quantize)
     jax.block_until_ready(params)
+    stats = lambda: jax.devices()[0].memory_stats() or {}
+    peak = lambda: gib(stats().get("peak_bytes_in_use", 0))
+    record["loaded_gib"] = gib(stats().get("bytes_in_use", 0)), peak()
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     record |= {"load_s": round(time.perf_counter() - began, 1), "host_gib": gib(host), "host_before_gib": gib(before)}
     data = make_data(args.folder, size, max(8, args.batch), args.text, args.classes)
@@ -165,6 +173,7 @@ def main() -> None:
     inputs = setup.encode(model, recipe, data)
     cached = setup.cache(model, params, plan, recipe, data, inputs)
     record |= {"cache_s": round(time.perf_counter() - began, 1), "tokens": len(inputs.training[0].tokens)}
+    record["cached_gib"] = gib(stats().get("bytes_in_use", 0)), peak()
     loaders = setup.loaders(recipe, cached.training, data, None)
     run, evaluator = setup.compile(model, plan, recipe, data, cached, loaders, args.rolls)
     state = new_state(run, args.rolls)
@@ -178,12 +187,17 @@ def main() -> None:
         losses.append(float(report.loss[0]))
         times.append(time.perf_counter() - began)
     seconds = sorted(times[1:])[len(times[1:]) // 2]
-    stats = lambda: jax.devices()[0].memory_stats() or {}
+    if args.trace:
+        with jax.profiler.trace(args.trace, create_perfetto_trace=True):
+            for number in range(3):
+                batch, source = batches(number)
+                rolls, report = run.step(run.base, source, rolls, jax.device_put(batch))
+            jax.block_until_ready(report)
     record |= {
         "compile_s": round(times[0] - seconds, 1),
         "step_ms": round(seconds * 1e3, 1),
         "samples_s": round(args.rolls * args.batch / seconds, 2),
-        "peak_gib": gib(stats().get("peak_bytes_in_use", 0)),
+        "peak_gib": peak(),
         "losses": [round(loss, 3) for loss in losses],
     }
     for what, writes in (("score", False), ("write", True)):
@@ -194,7 +208,7 @@ def main() -> None:
         found = evaluator.predict(rolls.trainable, rolls.scale, writes)[0]
         record[f"{what}_rows_s"] = round(len(data.examples) / (time.perf_counter() - began), 2)
         record["finite"] = bool(np.isfinite(found.log_probs).all() and np.isfinite(losses).all())
-    record |= {"peak_all_gib": gib(stats().get("peak_bytes_in_use", 0)), "device": jax.devices()[0].device_kind}
+    record |= {"peak_all_gib": peak(), "device": jax.devices()[0].device_kind}
     print(json.dumps(record), flush=True)
     assert jnp.isfinite(report.loss).all()
 

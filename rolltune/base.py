@@ -1,6 +1,7 @@
 """A base model, ready to use: its family, sizes, tokenizer and identity; and its parameters on the device."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,17 @@ class Model:
 
 
 def load(
-    path: str, tokenizer: str = "", dtype: str = "auto", quantize: Sequence[tuple[str, str]] = ()
+    path: str,
+    tokenizer: str = "",
+    dtype: str = "auto",
+    quantize: Sequence[tuple[str, str]] = (),
+    listed: bool = False,
 ) -> tuple[Model, dict]:
     """Opens and checks a checkpoint (big_vision npz or Hugging Face), and puts it on the device leaf by leaf.
 
     The weights are digested while they are read: whoever saves a roll later knows what it belongs to. Matrices that the
     file has in four bits stay packed; `quantize` are rules (path regex, word) for the others, see `quantize.words_for`.
+    `listed`: the decoder's layers come as lists of their own arrays, not stacked (see `trees`).
 
     Raises UserError for a file that is missing, damaged or of another model, naming each odd tensor.
     """
@@ -65,21 +71,23 @@ def load(
     table = family.tensors(config, checkpoint.tensors)
     kind = np.dtype(np.float32 if dtype == "float32" else ml_dtypes.bfloat16)
     words = packing.words_for(quantize, {row.path: row.ours for row in table}) if quantize else {}
+    stacks = family.stacks(config)
     params: dict[str, Any] = {}
     for leaf, array in stream_packed(checkpoint.tensors, table, kind, source):
-        if not isinstance(array, np.ndarray):  # four bits are weights of their own, digested as they lie there
+        if isinstance(array, np.ndarray):
+            digest.add(leaf, array)
+        else:  # four bits are weights of their own, digested as they lie there
             for number, part in enumerate(jax.tree.leaves(array)):
                 digest.add(f"{leaf}/{number}", part)
-            params[leaf] = jax.device_put(array)
-            continue
-        digest.add(leaf, array)
-        if words.get(leaf, packing.KEEP) != packing.KEEP:
-            params[leaf] = packing.quantized(array, words[leaf])
+        word = words.get(leaf, packing.KEEP) if isinstance(array, np.ndarray) else packing.KEEP
+        put = jax.device_put if word == packing.KEEP else functools.partial(packing.quantized, word=word)
+        if listed and trees.stack_of(leaf, stacks):
+            params[leaf] = [put(layer) for layer in array]
             continue
         # Rows past the tokenizer's are Hugging Face's padding. big_vision's form of the same model has none, and with
         # them every probability would be another: with the same hash, a model is the same.
         cut = leaf == EMBEDDING and family.npz is not None
-        params[leaf] = jax.device_put(array[: opened.size] if cut else array)
+        params[leaf] = put(array[: opened.size] if cut else array)
     if family.npz is not None:
         config = dataclasses.replace(config, text=dataclasses.replace(config.text, vocab=opened.size))
     name = "tiny" if path == "tiny" else checkpoint.name

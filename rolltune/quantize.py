@@ -167,8 +167,10 @@ def decode(weight: Quantized, dtype: Any) -> Num[Any, "*l o i"]:
         return (weight.values.astype(xp.float32) * weight.scales[..., None] * np.float32(1 / 127)).astype(dtype)
     xp = weight.packed.__array_namespace__()
     *layers, o, half = weight.packed.shape
+    # One expression for both halves of a byte: XLA writes two that are stacked by a kernel half as fast.
+    places = (weight.packed[..., None] >> xp.asarray([4, 0], xp.uint8)) & xp.uint8(15)
     code = xp.asarray(CODE)
-    values = xp.stack([code[weight.packed >> 4], code[weight.packed & 15]], -1)
+    values = code[places] if xp is np else code.at[places].get(mode="promise_in_bounds")
     blocks = values.reshape(*layers, o, 2 * half // weight.block, weight.block)
     scales = decode_scales(weight.scales).reshape(blocks.shape[:-1])
     return (blocks * scales[..., None]).astype(dtype).reshape(*layers, o, 2 * half)

@@ -1,6 +1,7 @@
 """Trees of parameters: paths, and the decoder's layers stacked, listed, cut in two.
 
-A model is loaded with its layers in stacks: subtrees whose leaves have the layers of one kind on axis 0. What runs has
+A model is loaded with its layers in stacks: subtrees whose leaves have the layers of one kind on axis 0, or are lists
+of the layers' own arrays (no stack is cut up then, which would take the memory of both). What runs has
 them under `text/layers`, as that stack or as a list in the order of the layers, and under `text/lower` those below the
 first layer that is trained. What is trained stays in stacks.
 """
@@ -29,7 +30,8 @@ def unflatten(flat: dict[str, Any]) -> Any:
 
 
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {path: tuple(leaf.shape) for path, leaf in flatten(tree).items()}
+    size = lambda leaf: (len(leaf), *leaf[0].shape) if isinstance(leaf, list) else tuple(leaf.shape)
+    return {path: size(leaf) for path, leaf in flatten(tree).items()}
 
 
 def stack_of(path: str, stacks: Stacks) -> str | None:
@@ -52,10 +54,11 @@ def arrange(params: dict, stacks: Stacks, first: int = 0, listed: bool = False, 
     """The tree as it runs: layers from `first` up under `text/layers`, those below under `text/lower`.
 
     Leaves of the paths in `without` are left out, but for those of lower layers: they are trained, and come back by
-    `adapters.combine`. Layers of several kinds are always listed. Takes the leaves out of `params` one by one, so that
-    no two copies of all of them exist at a time.
+    `adapters.combine`. Layers of several kinds, and such as were loaded in lists, are always listed. Takes the leaves
+    out of `params` one by one, so that no two copies of all of them exist at a time.
     """
-    flat, listed = flatten(params), listed or len(stacks) > 1
+    flat = flatten(params)
+    listed = listed or len(stacks) > 1 or any(isinstance(leaf, list) for leaf in flat.values())
     params.clear()
     made: dict[str, Any] = {}
     layers: dict[int, dict[str, Any]] = {number: {} for numbers in stacks.values() for number in numbers}

@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from rolltune import base
+from rolltune import base, trees
 from rolltune.errors import UserError
 from rolltune.families import paligemma
 from rolltune.families.paligemma_names import npz_rows
+from rolltune.training import setup
 from rolltune.weights.names import to_file
 from rolltune.weights.npz import write_npz
 
@@ -72,3 +73,17 @@ def test_what_is_missing_or_damaged_is_named(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(b"not a model")
     with pytest.raises(UserError, match=r"tokenizer\.model: not a SentencePiece model"):
         base.load("tiny", tokenizer=str(tmp_path / "tokenizer.model"))
+
+
+def test_layers_loaded_in_lists_are_those_of_the_stacks():
+    rules = [("text/layers/mlp/.*", "int8"), (".*", "keep")]
+    model, stacked = base.load("tiny", dtype="float32", quantize=rules)
+    again, listed = base.load("tiny", dtype="float32", quantize=rules, listed=True)
+    assert again.base == model.base and trees.shapes(listed) == trees.shapes(stacked)
+    assert isinstance(listed["text"]["layers"]["attn"]["q"]["kernel"], list)
+    plan = setup.plan_of(model, {"text/layers/attn/q/kernel": "full"}, first=1)
+    started = [setup.initial_weights(model, params, plan).full for params in (stacked, listed)]
+    arranged = [trees.arrange(params, model.stacks, 1, listed=True) for params in (stacked, listed)]
+    for one, other in (started, arranged):
+        assert jax.tree.structure(one) == jax.tree.structure(other)
+        assert all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))

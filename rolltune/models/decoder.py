@@ -179,6 +179,9 @@ def cross_layer(config: Config, p: dict, x: Float[Array, "b t d"], keys, sees, p
     return x + gate("gate_mlp", jnp.where(some, _mlp(config, p, x), 0)), (k, v)
 
 
+LAST = 2  # layers of a list that keep all with remat: going back begins with them, while nothing else is held
+
+
 def run(
     config: Config,
     layers: Any,
@@ -210,13 +213,15 @@ def run(
             x, kv = layer(config, p, x, context.angles, mask, own, at, context.causal)
         return x, kv if keep_kv else None
 
+    n, plain = depth(layers), block
     block = jax.checkpoint(block) if remat else block
-    n = depth(layers)
     sliding = (jnp.arange(n) + first) % 2 == 0
     if isinstance(layers, list | tuple):
         kept = []
-        block = jax.jit(block)  # traced once for all layers of a kind
+        block, plain = jax.jit(block), jax.jit(plain)  # traced once for all layers of a kind
         for i, p in enumerate(layers):
+            if i >= n - LAST:
+                block = plain
             own, asked = None if past is None else past[i], at if i == n - 1 else None
             if "cross" in p and context.keys is None and own is None:
                 x, kv = x if asked is None else places(x, asked), None

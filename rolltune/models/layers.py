@@ -263,7 +263,7 @@ def rotate(x: Float[Array, "b t n h"], angles: tuple[Array, Array]) -> Float[Arr
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1).astype(x.dtype)
 
 
-FUSED_FROM, FUSED_HEAD = 1024 * 1024, 128  # T * T, and the width of a head
+FUSED_FROM, FUSED_HEAD = 1024 * 1024, 128  # T * S, and the width of a head
 LOGITS_AT_ONCE = 2**28  # float32 logits [B, N, T, S]: 1 GiB
 
 
@@ -279,14 +279,18 @@ def attend(
     """Grouped-query attention: each key head serves n/k consecutive query heads. Logits and softmax in float32.
 
     `causal` says that the mask lets every token see those before it and itself, padding at the end apart, which nobody
-    reads: then long sequences on a GPU take cuDNN's kernel, which holds no [T, S] of logits (FlashAttention: Dao et al.
-    2022, arXiv:2205.14135). It knows no soft cap, and heads of up to 128. Where logits would be large otherwise, they
-    come for some queries at a time.
+    reads. Long sequences on a GPU take a kernel that holds no [T, S] of logits (FlashAttention: Dao et al. 2022,
+    arXiv:2205.14135): cuDNN's where it serves, which knows no soft cap, no mask but the causal one under `vmap`, and
+    heads of up to 128; else ours. Where there is none and logits would be large, they come for some queries at a time.
     """
     b, t, n, h = q.shape
-    fits = softcap is None and h <= FUSED_HEAD and q.dtype != jnp.float32
-    if causal and fits and t * t >= FUSED_FROM and jax.default_backend() == "gpu":
-        return jax.nn.dot_product_attention(q, k, v, is_causal=True, scale=scale, implementation="cudnn")
+    if t * k.shape[1] >= FUSED_FROM and q.dtype != jnp.float32 and jax.default_backend() == "gpu":
+        if causal and softcap is None and h <= FUSED_HEAD:
+            return jax.nn.dot_product_attention(q, k, v, is_causal=True, scale=scale, implementation="cudnn")
+        from rolltune.models import flash  # Pallas takes a while to import, and most runs have no need of it
+
+        if mask is not None and h in flash.WIDTHS and t >= flash.LEAST:
+            return flash.attend(q, k, v, mask, scale, softcap, causal)
     parts = -(-b * n * t * k.shape[1] // LOGITS_AT_ONCE)
     if parts == 1:
         return _attend_whole(q, k, v, mask, scale, softcap)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -42,8 +43,8 @@ LEAST_STALL = 100  # steps: every roll begins above a guess's loss
 
 
 def load(recipe: Recipe) -> tuple[Model, dict]:
-    """The model, and its parameters on the device."""
-    return base.load(recipe.model, recipe.tokenizer, recipe.dtype, recipe.packing)
+    """The model, and its parameters on the device: on a GPU with the decoder's layers in lists, as they run there."""
+    return base.load(recipe.model, recipe.tokenizer, recipe.dtype, recipe.packing, is_gpu())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +154,7 @@ def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, in
     Raises UserError where a weight that is to be trained itself is quantized.
     """
     flat = trees.flatten(params)
-    if packed := [path for path in plan.paths("full") if isinstance(flat.get(path), Quantized)]:
+    if packed := [path for path in plan.paths("full") if is_quantized(flat.get(path))]:
         raise UserError(
             f"{packed[0]} is quantized, so only adapters can be trained on it: --config.method=lora, or keep it as it "
             "is by a rule of --config.quantize_rules"
@@ -188,17 +189,28 @@ def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, in
 
 def initial_weights(model: Model, params: dict, plan: Plan) -> InitialWeights:
     """Shapes of adapters and of a new head; float32 copies of the weights that are trained themselves."""
-    flat = trees.flatten(params)
+    flat, shapes = trees.flatten(params), trees.shapes(params)
     stack = lambda path: trees.stack_of(path, plan.stacks)
     upper = lambda path, shape: (len(plan.stacks[name]), *shape[1:]) if (name := stack(path)) else tuple(shape)
-    lora = {path: upper(path, flat[path].shape) for path in plan.paths("lora")}
+    lora = {path: upper(path, shapes[path]) for path in plan.paths("lora")}
     cut = lambda path: trees.cut_of(path, model.stacks, plan.first)
-    full = {path: jnp.asarray(flat[path][cut(path) :] if cut(path) else flat[path], jnp.float32)
+    full = {path: as_float32(flat[path][cut(path) :] if cut(path) else flat[path])
             for path in plan.paths("full") if path in flat}  # fmt: skip
     heads: dict[str, tuple[int, ...]] = {}
     if plan.new_classes:
         heads[CLASSES] = (model.config.text.width, plan.new_classes)
     return InitialWeights(lora, full, heads)
+
+
+def is_quantized(leaf: Any) -> bool:
+    return isinstance(leaf[0] if isinstance(leaf, list) else leaf, Quantized)
+
+
+def as_float32(leaf: Any) -> jax.Array:
+    """A leaf, stacked where its layers are a list."""
+    if isinstance(leaf, list):
+        return jnp.stack([layer.astype(jnp.float32) for layer in leaf])
+    return jnp.asarray(leaf, jnp.float32)
 
 
 def going_on(start: InitialWeights, continued: Mapping[str, Any]) -> InitialWeights:
