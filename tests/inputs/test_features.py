@@ -14,7 +14,7 @@ from rolltune.errors import UserError
 from rolltune.evaluation.tasks import CHOOSE, Task
 from rolltune.inputs import features, rows
 from rolltune.inputs.feeds import DiskFeed, TableFeed, TileFeed
-from rolltune.inputs.pictures import read_pictures
+from rolltune.inputs.pictures import Key, read_pictures, with_views
 from rolltune.inputs.rows import Asking
 from rolltune.models.family import Tiles
 from rolltune.models.forward import Network
@@ -97,7 +97,7 @@ def test_another_picture_or_setting_never_meets_an_older_entry(paligemma, exampl
     for changes in ({"hash": "others"}, {"resize": "bicubic"}, {"dtype": "bfloat16"}, {"projected": True}):
         on_disk(**changes)
         assert counts[-1] == 4, changes
-    assert len({features.frame_name("x", frame) for frame in (None, 0, 1, -4)}) == 4
+    assert len({features.shown_name("x", frame) for frame in (None, 0, 1, -4)}) == 4
     model = model_of(paligemma)[0]
     made_by = features.made_by(model, False)
     other_sizes = dataclasses.replace(CONFIG.vision, image_size=42)
@@ -106,10 +106,10 @@ def test_another_picture_or_setting_never_meets_an_older_entry(paligemma, exampl
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())  # now what a.png is
     files = on_disk()
     assert counts[-1] == 0
-    a, b = (files.read((tmp_path / name, None)) for name in ("a.png", "b.png"))
+    a, b = (files.read(Key(tmp_path / name)) for name in ("a.png", "b.png"))
     np.testing.assert_array_equal(a, b)
     Image.new("RGB", (30, 20)).save(tmp_path / "b.png")
-    assert not np.array_equal(on_disk().read((tmp_path / "b.png", None)), a) and counts[-1] == 1
+    assert not np.array_equal(on_disk().read(Key(tmp_path / "b.png")), a) and counts[-1] == 1
 
 
 def test_a_damaged_file_is_computed_again_and_said_where_it_is_met(paligemma, examples, counts, kept_files, capsys):
