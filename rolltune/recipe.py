@@ -66,7 +66,7 @@ class Recipe:
     truncate: str = ""  # "right": a classifier's longer text is cut on its right instead, and it is said
     # Training pictures come changed, too: crop, flip (not where there is text, or left and right matter), colour.
     augment: tuple[str, ...] = ()
-    views: int = 4  # with `augment`: of each picture, itself among them; the table of features is as many times as large
+    views: int = 4  # with `augment`: of each picture, itself among them; as many times the table of features
     table_gib: float = 2.0  # what is frozen and worked out stays on the device up to this size, more lies on the disk
     # what is kept on the way
     save_every: int = 0  # steps between a roll's own intermediate states; 0: none are kept

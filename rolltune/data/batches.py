@@ -146,9 +146,10 @@ class Loader:
     """The rows of a training run: those of batch `step` are a function of (seed, step) alone, so any step can be
     resumed from.
 
-    Of rows that there are several views of, each step draws one. Epochs follow each other without a break: a batch may hold the end of one and the beginning of the
+    Epochs follow each other without a break: a batch may hold the end of one and the beginning of the
     next, every row comes once an epoch, and no batch is partial. `balance` gives every label the same
     share of rows instead, `weighted` the same share of the loss. `places` are those of the rows that are trained on.
+    Where there are several views of each, one is drawn every time.
     """
 
     data: Encoded

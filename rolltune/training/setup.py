@@ -138,8 +138,10 @@ def encode(model: Model, recipe: Recipe, data: Data, folds: Sequence[int] | None
     changed, places = views(recipe.augment, recipe.views), trained_places(data, folds)
     keys = dict.fromkeys(key for place in places for key in training[place].pictures)
     if not keys:
-        raise UserError(f"augment: {', '.join(recipe.augment)}; but the rows to train on have no pictures: leave it away")
-    pictures = with_views(pictures, keys, changed[1:])  # type: ignore[arg-type]
+        raise UserError(
+            f"augment: {', '.join(recipe.augment)}; but the rows to train on have no pictures: leave it away"
+        )
+    pictures = with_views(pictures, keys, changed[1:])
     return Inputs(pictures, rows.in_views(training, places, changed), scoring, prompts, cut, len(changed))
 
 
