@@ -139,7 +139,7 @@ def encode(model: Model, recipe: Recipe, data: Data, folds: Sequence[int] | None
     keys = dict.fromkeys(key for place in places for key in training[place].pictures)
     if not keys:
         raise UserError(
-            f"augment: {', '.join(recipe.augment)}; but the rows to train on have no pictures: leave it away"
+            f"augment: {', '.join(recipe.augment)}; but the rows to train on show no pictures: leave it out"
         )
     pictures = with_views(pictures, keys, changed[1:])
     return Inputs(pictures, rows.in_views(training, places, changed), scoring, prompts, cut, len(changed))

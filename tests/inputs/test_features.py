@@ -10,6 +10,7 @@ from small_families import PALIGEMMA, Small, score_all
 from small_model import CONFIG
 
 from rolltune import trees
+from rolltune.data.views import views
 from rolltune.errors import UserError
 from rolltune.evaluation.tasks import CHOOSE, Task
 from rolltune.inputs import features, rows
@@ -133,6 +134,33 @@ def test_without_room_on_the_disk_rows_bring_tiles_and_it_is_said(paligemma, exa
     assert "4 files" in said and "ROLLTUNE_CACHE" in said
     assert isinstance(feed_of(*model_of(paligemma), examples, 0.0, in_step=True), TileFeed)  # a tower that is trained
     assert capsys.readouterr().err == ""
+
+
+def test_views_of_a_picture_stand_beside_it_by_every_way_and_under_names_of_their_own(small, examples, kept_files):
+    model, params = model_of(small)
+    plain = read_pictures(model.family, model.config, examples)
+    encoded, _ = rows.encode_rows(model, plain, examples, ASKING, rows.TRAIN)
+    changed = views(("crop", "flip", "colour"), 3)
+    shown = rows.in_views(encoded, [0, 1, 2, 4], changed)
+    assert [row.tokens.tolist() for row in shown] == [row.tokens.tolist() for row in encoded] * 3
+    stays = [place for place in range(6) if shown[6 + place] is encoded[place]]
+    assert stays == [2, 3, 5]  # without a picture, and those that are not asked for
+    keys = dict.fromkeys(key for row in shown[:2] + shown[4:5] for key in row.pictures)
+    pictures = with_views(plain, keys, changed[1:])
+    assert len(pictures.places) == 4 + 2 * 3
+    ready = trees.arrange(trees.unflatten(trees.flatten(params)), model.stacks)
+    found = []
+    for limit, in_step in ((1.0, False), (0.0, False), (1.0, True)):
+        feed = features.feed(model, params, pictures, False, in_step, limit)
+        found.append(score_all(Network(model.family, model.config), ready, shown, feed))
+    for near, far, tiles in zip(*found, strict=True):
+        np.testing.assert_allclose(near, far, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(near, tiles, rtol=1e-5, atol=1e-5)
+    assert len({row.tobytes() for row in found[0]}) == 6 + 2 * 3
+    untouched = features.content(list(plain.places))
+    assert {file.name for file in kept_files("features")} > set(untouched.values())  # as without views
+    assert len(kept_files("features")) == 10
+    assert features.bytes_of(model, pictures, False) == 10 * features.bytes_of(model, plain, False) // 4
 
 
 def test_text_alone_needs_no_tower(paligemma, examples, counts):

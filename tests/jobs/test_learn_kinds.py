@@ -10,6 +10,7 @@ from small_model import draw_picture
 
 from rolltune import base
 from rolltune.data.sources import read_examples
+from rolltune.errors import UserError
 from rolltune.jobs.interrupts import Interrupts
 from rolltune.jobs.learn import Options, learn
 from rolltune.jobs.scorer import Bench, Scorer
@@ -47,6 +48,7 @@ def write(tmp_path, monkeypatch):
 
 TEXT, MIXED = [[]] * 6, [[0], [], [1, 2], [], [], [3]]
 ANSWERS = ("yes", "no") * 3
+VIEWS = {"augment": ("crop", "colour"), "views": 3}
 OPEN = ("red", "a blue one", "none", "green", "two", "it is")
 
 
@@ -60,8 +62,22 @@ OPEN = ("red", "a blue one", "none", "green", "two", "it is")
         (MIXED, ANSWERS, {"first_layer": 2}),
         (MIXED, ANSWERS, {"method": "rules", "rules": VISUAL, "evaluate_batch": 1}),
         (MIXED, ANSWERS, {"method": "full", "rate": 1e-5}),
+        (MIXED, ANSWERS, VIEWS),
+        (MIXED, ANSWERS, VIEWS | {"first_layer": 2, "table_gib": 0.0}),
+        (MIXED, ANSWERS, VIEWS | {"method": "rules", "rules": VISUAL, "evaluate_batch": 1}),
     ],
-    ids=["text", "text-states", "text-classes", "text-written", "mixed-states", "mixed-tower", "mixed-full"],
+    ids=[
+        "text",
+        "text-states",
+        "text-classes",
+        "text-written",
+        "mixed-states",
+        "mixed-tower",
+        "mixed-full",
+        "views",
+        "views-states",
+        "views-tower",
+    ],
 )
 def test_a_roll_is_trained_saved_and_scores_the_same_again(write, pictures, answers, recipe):
     write("train", pictures, answers)
@@ -81,3 +97,32 @@ def test_a_roll_is_trained_saved_and_scores_the_same_again(write, pictures, answ
 
 def picked(prediction):
     return prediction.log_probs[np.arange(len(prediction.label)), prediction.label]
+
+
+def test_views_are_drawn_by_a_roll_s_seed_and_their_price_is_said(write):
+    """The rolls of one run are the runs of one roll; without views, or with states of rows in views, too."""
+    write("train", MIXED, ANSWERS)
+    wanted = dataclasses.replace(RECIPE, steps=4, log_every=4, augment=("crop", "flip", "colour"), views=3)
+
+    def trained(name, recipe=wanted, **options):
+        said: list[str] = []
+        assert learn(Options("set1", name, **options), recipe, Interrupts(said.append)) == 0, said
+        arrays = [flatten(load_roll(path).tree) for path in sorted(Path("checkpoints").glob(f"{name}.*npz"))]
+        seeds = [load_roll(path).card.seed for path in sorted(Path("checkpoints").glob(f"{name}.*npz"))]
+        return dict(zip(seeds, arrays, strict=True)), said
+
+    both, said = trained("both", rolls="2", keep="all")
+    assert any("draws one of 3 views of a picture (crop, flip, colour); image features take" in text for text in said)
+    lower = dataclasses.replace(wanted, seed=1, first_layer=2)
+    one, plain = trained("one", dataclasses.replace(wanted, seed=1))[0], dataclasses.replace(wanted, seed=1, augment=())
+    without, states = trained("without", plain)[0], trained("states", lower)
+    assert any("states of lower layers 3 times as much" in text for text in states[1])
+    for name, values in one[1].items():
+        np.testing.assert_allclose(both[1][name], values, rtol=1e-4, atol=1e-6)
+    assert any(not np.allclose(without[1][name], values, rtol=1e-4, atol=1e-6) for name, values in one[1].items())
+
+
+def test_views_of_nothing_are_refused(write):
+    write("train", TEXT, ANSWERS)
+    with pytest.raises(UserError, match="augment: crop, colour; but the rows to train on show no pictures"):
+        learn(Options("set1", "first"), dataclasses.replace(RECIPE, **VIEWS), Interrupts(lambda text: None))
