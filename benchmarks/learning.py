@@ -44,7 +44,7 @@ from rolltune.training.dataset import Wanted, read_data
 TINY = Recipe(metric="accuracy", batch=4, steps=768, rate=2e-3, log_every=64, redraws=0, stall=0.0, evaluate_batch=16)
 LONG = dict(task="classify", max_tokens=512, truncate="right")
 SMOLLM = Recipe(
-    metric="log-loss", batch=4, steps=400, rate=3e-4, rank=16, alpha=32.0, dropout=0.05, remat=True, log_every=50,
+    metric="log-loss", batch=4, steps=400, rate=3e-4, rank=16, alpha=32.0, dropout=0.05, log_every=50,
     redraws=0, stall=0.0,
 )  # fmt: skip
 AUGMENTED = dict(augment=("crop", "flip", "colour"), views=8)
@@ -74,7 +74,7 @@ def searches(smollm: str) -> dict[str, Search]:
         "preferences-tiny": tiny("preferences", **LONG, metric="log-loss", rate=5e-4),
     }
     if smollm:
-        head = dict(task="classify", max_tokens=1024, truncate="right")
+        head = dict(task="classify")
         found |= {
             "preferences-answers": real("preferences"),
             "preferences-head": real("preferences", **head),
@@ -105,6 +105,7 @@ def question(row: dict[str, Any]) -> str:
     return row["prefix"].partition("\n\nAnswer A:")[0]
 
 
+LONGEST = 2500  # characters of a question: so no row is cut, and a batch is not padded to the one long row in it
 SETS = {  # their folder, their files, what must stay on one side
     "hotdog": ("hotdog", ("train.jsonl", "valid.jsonl"), None),
     "plantdoc": ("plantdoc", ("all.jsonl",), None),
@@ -123,6 +124,7 @@ def make_set(name: str, data: Path) -> None:
     folder, files, group = SETS[name]
     shutil.copytree(data / folder, Path("dataset/files", folder), dirs_exist_ok=True)
     rows = joined([data / folder / file for file in files], f"files/{folder}", group)
+    rows = [row for row in rows if len(row["prefix"]) <= LONGEST]
     source = Path("dataset", f"{name}.jsonl")
     atomic.write_text(source, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     parts = [str(source), "-n", name, "-v", "20%", "-t", "20%", "--seed", "1", "--dataset-folder", "dataset"]
