@@ -15,7 +15,7 @@ from rolltune.errors import UserError
 from rolltune.evaluation.tasks import CHOOSE, Task
 from rolltune.inputs import features, rows
 from rolltune.inputs.feeds import DiskFeed, TableFeed, TileFeed
-from rolltune.inputs.pictures import Key, read_pictures
+from rolltune.inputs.pictures import Key, read_pictures, with_views
 from rolltune.inputs.rows import Asking
 from rolltune.models.family import Tiles
 from rolltune.models.forward import Network

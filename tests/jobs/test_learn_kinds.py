@@ -104,7 +104,8 @@ def picked(prediction):
 def test_the_views_of_a_roll_are_its_seed_s_own(write):
     """The second of two rolls is the roll of its seed alone, and another than without views."""
     write("train", MIXED, ANSWERS)
-    wanted = dataclasses.replace(RECIPE, augment=("crop", "flip", "colour"), views=3)
+    own = dict(optimizer="sgd", rate=0.05)  # AdamW makes whole steps of what is rounding in a gradient of nearly 0
+    wanted = dataclasses.replace(RECIPE, augment=("crop", "flip", "colour"), views=3, **own)
 
     def second(name, recipe, **options):
         assert learn(Options("set1", name, **options), recipe, Interrupts(lambda text: None)) == 0
