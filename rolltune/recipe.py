@@ -317,7 +317,8 @@ def check(r: Recipe, where: Callable[[str], str] = str) -> None:
     need(r.truncate in ("", "right"), "truncate", "right, or nothing")
     need(r.average in ("example", "token"), "average", "example or token")
     words = set(r.augment)
-    need(words <= set(WORDS) and len(words) == len(r.augment), "augment", f"some of {WORDS}, each once")
+    several = f"some of {', '.join(WORDS)}, each once, as a list: \"('crop','colour')\""
+    need(words <= set(WORDS) and len(words) == len(r.augment), "augment", several)
     need(r.augment != ("flip",) or r.views == 2, "views", "2: flip alone makes one other view, the mirrored one")
     need(r.balance in ("none", "sample", "weight"), "balance", "none, sample or weight")
     need(r.fold_by in ("auto", "id"), "fold_by", "auto or id")
