@@ -74,10 +74,7 @@ def test_overrides_are_python_values_or_words():
         ("--config.rules=(('.*', 'warm'),)", r"rules: .*expected frozen, lora or full after '\.\*'"),
         ("--config.warmup=1.5", r"warmup: 1\.5; expected a share of the steps from 0, below 1, or a whole number"),
         ("--config.warmup=512", r"warmup: 512\.0; expected less than the 512 steps"),
-        (
-            "--config.augment=crop,flip",
-            r"augment: \('crop,flip',\); expected some of \('crop', 'flip', 'colour'\), each once",
-        ),
+        ("--config.augment=crop,flip", r"augment: \('crop,flip',\); expected some of crop, flip, colour, each once"),
         ("--config.augment=flip", r"views: 4; expected 2: flip alone makes one other view"),
         ("--config.views=1", r"views: 1; expected a number from 2"),
         ("--config.epochs=-1", r"epochs: -1\.0; expected a number from 0"),
