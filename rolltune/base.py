@@ -16,6 +16,7 @@ from rolltune.device import choose_dtype
 from rolltune.errors import UserError
 from rolltune.families import catalogue
 from rolltune.models.family import Family
+from rolltune.text import encode
 from rolltune.text import tokenizer as text
 from rolltune.text.tokenizer import Tokenizer
 from rolltune.weights import whole
@@ -67,6 +68,9 @@ def load(
     place = Path(tokenizer) if tokenizer else _tokenizer_beside(checkpoint, path, family)
     opened = text.load(place)
     text.check(opened, config.text.vocab, family.special_ids or _stated_ids(checkpoint), f"{source} ({family.name})")
+    if family.other_templates:
+        template = encode.fitting((family.template, *family.other_templates), opened)
+        family = dataclasses.replace(family, template=template)
     digest = TreeDigest({EMBEDDING: opened.size})
     table = family.tensors(config, checkpoint.tensors)
     kind = np.dtype(np.float32 if dtype == "float32" else ml_dtypes.bfloat16)

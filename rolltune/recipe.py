@@ -17,6 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rolltune import adapters, optim, quantize, rules
+from rolltune.data.views import WORDS
 from rolltune.errors import UserError
 from rolltune.evaluation.tasks import AUTO, KINDS
 
@@ -63,6 +64,9 @@ class Recipe:
     remat: bool = False  # work activations out again instead of keeping them: half the memory, a third slower
     max_tokens: int = 2048  # a longer row is an error
     truncate: str = ""  # "right": a classifier's longer text is cut on its right instead, and it is said
+    # Training pictures come changed, too: crop, flip (not where there is text, or left and right matter), colour.
+    augment: tuple[str, ...] = ()
+    views: int = 4  # with `augment`: of each picture, itself among them; as many times the table of features
     table_gib: float = 2.0  # what is frozen and worked out stays on the device up to this size, more lies on the disk
     # what is kept on the way
     save_every: int = 0  # steps between a roll's own intermediate states; 0: none are kept
@@ -280,6 +284,7 @@ RANGES = {  # of whole numbers: from, to. What lies beyond is a slip of the fing
     **dict.fromkeys(("save_every", "keep_last", "evaluate_every"), (0, MOST_STEPS)),
     **dict.fromkeys(("first_layer", "redraws", "draws"), (0, 65_536)),
     "max_tokens": (1, 2**24),
+    "views": (2, 1024),
     "seed": (0, SEEDS - 1),
 }
 
@@ -311,6 +316,10 @@ def check(r: Recipe, where: Callable[[str], str] = str) -> None:
     need(r.task in (*KINDS, AUTO), "task", f"{', '.join(KINDS)} or {AUTO}")
     need(r.truncate in ("", "right"), "truncate", "right, or nothing")
     need(r.average in ("example", "token"), "average", "example or token")
+    words = set(r.augment)
+    several = f"some of {', '.join(WORDS)}, each once, as a list: \"('crop','colour')\""
+    need(words <= set(WORDS) and len(words) == len(r.augment), "augment", several)
+    need(r.augment != ("flip",) or r.views == 2, "views", "2: flip alone makes one other view, the mirrored one")
     need(r.balance in ("none", "sample", "weight"), "balance", "none, sample or weight")
     need(r.fold_by in ("auto", "id"), "fold_by", "auto or id")
     need(r.dtype in ("auto", "float32", "bfloat16"), "dtype", "auto, float32 or bfloat16")

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from rolltune.batch import Batch, Row, Source
-from rolltune.data.order import balanced_order, class_weights, order
+from rolltune.data.order import balanced_order, class_weights, drawn_views, order
 from rolltune.data.shapes import Shape, joint, smallest
 
 AHEAD_BYTES = 2**30  # of batches that wait for their turn
@@ -122,12 +122,16 @@ def prefetch(
 
 @dataclass(frozen=True)
 class Encoded:
-    """Rows, how their pictures reach the step, and the few shapes that hold them. `labels` are what to balance by."""
+    """Rows, how their pictures reach the step, and the few shapes that hold them. `labels` are what to balance by.
+
+    There may be several views of each example in `rows`: all examples in one view, then all in the next.
+    """
 
     rows: Sequence[Row]
     feed: Feed
     shapes: tuple[Shape, ...]
-    labels: Sequence[Hashable]
+    labels: Sequence[Hashable]  # one an example
+    views: int = 1
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -145,6 +149,7 @@ class Loader:
     Epochs follow each other without a break: a batch may hold the end of one and the beginning of the
     next, every row comes once an epoch, and no batch is partial. `balance` gives every label the same
     share of rows instead, `weighted` the same share of the loss. `places` are those of the rows that are trained on.
+    Where there are several views of each, one is drawn every time.
     """
 
     data: Encoded
@@ -187,7 +192,9 @@ class Loader:
     def rows(self, step: int) -> tuple[list[Row], np.ndarray]:
         """The step's rows, and float32 [B] how much each weighs: 1, or its class's weight."""
         indices = self.indices(step)
-        return [self.data.rows[self.places[index]] for index in indices], self._weights[indices]
+        drawn = drawn_views(len(indices), self.data.views, step, self.seed)
+        examples = len(self.data.rows) // self.data.views
+        return [self.data.rows[place] for place in drawn * examples + self.places[indices]], self._weights[indices]
 
 
 def joint_batch(loaders: Sequence[Loader], steps: Sequence[int], accumulate: int) -> tuple[Batch, Source]:

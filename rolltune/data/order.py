@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+VIEWS = 1 << 63  # streams of random numbers from here on draw views; those below, orders
+
 
 def order(n: int, epoch: int, seed: int) -> np.ndarray:
     """A permutation of range(n), the same on every platform and NumPy: raw Philox numbers, stably sorted."""
@@ -14,6 +16,12 @@ def order(n: int, epoch: int, seed: int) -> np.ndarray:
 def _permutation(n: int, seed: int, stream: int) -> np.ndarray:
     # Generator.permutation may change between versions of NumPy, the raw numbers of a bit generator do not.
     return np.argsort(np.random.Philox(key=np.array([seed, stream], np.uint64)).random_raw(n), kind="stable")
+
+
+def drawn_views(count: int, views: int, step: int, seed: int) -> np.ndarray:
+    """int64 [count]: which of so many views the step's rows are shown in, all equally likely."""
+    key = np.array([seed, VIEWS | step], np.uint64)
+    return (np.random.Philox(key=key).random_raw(count) % np.uint64(views)).astype(np.int64)
 
 
 def balanced_order(labels: Sequence[object], epoch: int, seed: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from rolltune.errors import UserError
 from rolltune.families import published
 from rolltune.models import decoder
 from rolltune.models.family import Family
-from rolltune.text.templates import HEADER_CHAT, INST_CHAT, Template
+from rolltune.text.templates import CHATML, HEADER_CHAT, INST_CHAT, Template
 from rolltune.weights import layouts
 from rolltune.weights.names import Shape, TensorMap
 
@@ -44,5 +44,6 @@ FAMILY = Family(
     classifier=Template(plain=True),
     special_ids={},  # each generation has its own
     tokenizers=("tokenizer.json", "tokenizer.model"),
+    other_templates=(CHATML,),
 )
-MISTRAL = dataclasses.replace(FAMILY, name="Mistral", model_types=("mistral",), template=INST_CHAT)
+MISTRAL = dataclasses.replace(FAMILY, name="Mistral", model_types=("mistral",), template=INST_CHAT, other_templates=())

@@ -13,6 +13,7 @@ from rolltune.base import Model
 from rolltune.batch import NOTHING, Source
 from rolltune.data.batches import prefetch
 from rolltune.data.files import sha256_of
+from rolltune.data.views import UNTOUCHED, View
 from rolltune.inputs import disk
 from rolltune.inputs.disk import Files
 from rolltune.inputs.feeds import DiskFeed, TableFeed, TileFeed
@@ -89,11 +90,16 @@ def feed(
         return TableFeed(learned, NOTHING, {})
     if in_step:
         return TileFeed(learned, pictures)
-    rows = sum(len(places.used) for places in pictures.places.values())
-    if rows * width_of(model, projected) * jnp.dtype(model.config.dtype).itemsize <= limit_gib * 2**30:
+    if bytes_of(model, pictures, projected) <= limit_gib * 2**30:
         return table(model, params, pictures, projected)
     kept = files(model, params, pictures, projected)
     return TileFeed(learned, pictures) if kept is None else DiskFeed(learned, kept)
+
+
+def bytes_of(model: Model, pictures: Pictures, projected: bool) -> int:
+    """What the rows of all pictures take."""
+    rows = sum(len(places.used) for places in pictures.places.values())
+    return rows * width_of(model, projected) * jnp.dtype(model.config.dtype).itemsize
 
 
 def width_of(model: Model, projected: bool) -> int:
@@ -110,11 +116,12 @@ def made_by(model: Model, projected: bool) -> dict[str, Any]:
 
 
 def content(keys: Sequence[Key]) -> dict[Key, str]:
-    """A name for what each picture shows: of its file's bytes, and of the frame."""
-    paths = list(dict.fromkeys(path for path, _ in keys))
+    """A name for what each picture shows: of its file's bytes, of the frame, and of how it is changed."""
+    paths = list(dict.fromkeys(key.path for key in keys))
     digests = dict(zip(paths, progress(prefetch(sha256_of, paths), "looking at images", len(paths)), strict=True))
-    return {(path, frame): frame_name(digests[path], frame) for path, frame in keys}
+    return {key: shown_name(digests[key.path], key.frame, key.view) for key in keys}
 
 
-def frame_name(digest: str, frame: int | None) -> str:
-    return digest if frame is None else f"{digest}.frame{frame}"
+def shown_name(digest: str, frame: int | None, view: View = UNTOUCHED) -> str:
+    name = digest if frame is None else f"{digest}.frame{frame}"
+    return name if view == UNTOUCHED else f"{name}.{view.name}"

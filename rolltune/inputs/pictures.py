@@ -1,7 +1,7 @@
 """Every picture of the data: which places of a text its rows take, known from its size, and how it is opened."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,11 +10,19 @@ import numpy as np
 from rolltune.data.batches import prefetch
 from rolltune.data.examples import Example
 from rolltune.data.images import image_size, open_image
+from rolltune.data.views import UNTOUCHED, View
 from rolltune.models.family import Family, Size, Tiles
 from rolltune.tracking import progress
 
-Key = tuple[Path, int | None]  # an image file and its frame
 NO_KEYS = np.zeros(0, np.int32)
+
+
+class Key(NamedTuple):
+    """What is shown: an image file, its frame, and how it is changed for training."""
+
+    path: Path
+    frame: int | None = None
+    view: View = UNTOUCHED
 
 
 class Places(NamedTuple):
@@ -25,7 +33,7 @@ class Places(NamedTuple):
     used: np.ndarray  # int64 [u]; the rows of the tower's output that some slot or key means
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Pictures:
     family: Family
     config: Any
@@ -42,20 +50,28 @@ class Pictures:
 
     def open(self, key: Key) -> Tiles:
         assert self.family.picture
-        return self.family.picture(self.config, open_image(*key))
+        return self.family.picture(self.config, key.view.of(open_image(key.path, key.frame)))
 
 
 def keys_of(example: Example) -> list[Key]:
-    return list(zip(example.images, example.frames or (None,) * len(example.images), strict=True))
+    return list(map(Key, example.images, example.frames or (None,) * len(example.images)))
 
 
 def read_pictures(family: Family, config: Any, examples: Sequence[Example]) -> Pictures:
     """The pictures of these rows, each once. Reads their headers, decodes none."""
     keys = list(dict.fromkeys(key for example in examples for key in keys_of(example)))
-    found = prefetch(lambda key: image_size(*key), keys)
+    found = prefetch(lambda key: image_size(key.path, key.frame), keys)
     sizes = dict(zip(keys, progress(found, "looking at images", len(keys)), strict=True))
     by_size = {size: places_of(family, config, size) for size in set(sizes.values())}
     return Pictures(family, config, sizes, {key: by_size[size] for key, size in sizes.items()})
+
+
+def with_views(pictures: Pictures, keys: Collection[Key], views: Sequence[View]) -> Pictures:
+    """Beside the pictures, these views of those of `keys`: each takes the places of its picture, whose size it has."""
+    of = {key._replace(view=view): key for view in views for key in keys}
+    sizes = {own: pictures.sizes[key] for own, key in of.items()}
+    places = {own: pictures.places[key] for own, key in of.items()}
+    return dataclasses.replace(pictures, sizes={**pictures.sizes, **sizes}, places={**pictures.places, **places})
 
 
 def places_of(family: Family, config: Any, size: Size) -> Places:

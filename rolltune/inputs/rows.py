@@ -1,13 +1,14 @@
 """From examples to rows: what is asked, the answers to train or to score, and the places of the pictures."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from rolltune.base import Model
 from rolltune.batch import Row
 from rolltune.data.batches import Encoded, Feed
 from rolltune.data.examples import Example, Turn
 from rolltune.data.shapes import shapes_for
+from rolltune.data.views import View
 from rolltune.errors import UserError
 from rolltune.evaluation.tasks import CLASSIFY, Task
 from rolltune.inputs.pictures import Pictures, keys_of
@@ -89,6 +90,19 @@ def encode_rows(
     return [row for row, _ in made], sum(cut > 0 for _, cut in made)
 
 
-def encoded(rows: Sequence[Row], feed: Feed, examples: Sequence[Example]) -> Encoded:
+def in_views(rows: Sequence[Row], places: Collection[int], views: Sequence[View]) -> list[Row]:
+    """The rows in each view, one view after the other; a row that is not of these `places` stays as it is in all."""
+
+    def shown(row: Row, view: View) -> Row:
+        return row._replace(pictures=tuple(key._replace(view=view) for key in row.pictures))  # type: ignore[attr-defined]
+
+    own = set(places)
+    return [
+        shown(row, view) if place in own and row.pictures else row for view in views for place, row in enumerate(rows)
+    ]
+
+
+def encoded(rows: Sequence[Row], feed: Feed, examples: Sequence[Example], views: int = 1) -> Encoded:
+    """`rows` of these examples, in so many views of each."""
     shapes = shapes_for([feed.shape(row) for row in rows])
-    return Encoded(rows, feed, shapes, [example.answer for example in examples])
+    return Encoded(rows, feed, shapes, [example.answer for example in examples], views)

@@ -35,7 +35,9 @@ def keep(
     """
     width, dtype = model.config.text.width, jnp.dtype(model.config.dtype)
     crossing = any(number >= first for number in model.stacks.get(CROSS, ()))
-    total = sum(len(row.tokens) for row in encoded.rows)
+    first_of: dict[int, int] = {}  # a row that stands in several places is kept once
+    places = [first_of.setdefault(id(row), place) for place, row in enumerate(encoded.rows)]
+    total = sum(len(encoded.rows[place].tokens) for place in first_of.values())
     in_memory = total * width * dtype.itemsize <= limit_gib * 2**30
     if crossing and not isinstance(encoded.feed, TableFeed if in_memory else DiskFeed):
         note(
@@ -43,7 +45,7 @@ def keep(
             "where they fit; --config.table_gib says what may stay on the device"
         )
         return None
-    names = list(map(str, range(len(encoded.rows)))) if in_memory else row_names(encoded.rows)
+    names = list(map(str, places)) if in_memory else row_names(encoded.rows)
     lengths = {name: len(row.tokens) for name, row in zip(names, encoded.rows, strict=True)}
     place_of = {name: place for place, name in enumerate(names)}
     run = jax.jit(lambda base, some, source: forward.lower_states(net, base, some, source))

@@ -220,9 +220,11 @@ def prepare(
     if whole:
         check_whole(model, data.task.kind == CLASSIFY)
     plan = setup.plan(model, trees.shapes(params), recipe, data.task)
-    inputs = setup.encode(model, recipe, data)
+    inputs = setup.encode(model, recipe, data, folds)
     if inputs.cut:
-        say(f"{inputs.cut} of {len(inputs.training)} rows were cut to {recipe.max_tokens} tokens, on their right")
+        say(f"{inputs.cut} of {len(data.seen)} rows were cut to {recipe.max_tokens} tokens, on their right")
+    if price := setup.price_of_views(model, plan, recipe, inputs):
+        say(price)
     cached = setup.cache(model, params, plan, recipe, data, inputs)
     if earlier:
         cached = dataclasses.replace(cached, start=setup.going_on(cached.start, earlier.trained))

@@ -43,6 +43,7 @@ class Family:
     classifier: Template  # of a row that a head above the decoder judges
     special_ids: Mapping[str, int]  # what the family's tokenizer has, so that another's is refused
     tokenizers: tuple[str, ...]  # names that its tokenizer's file may have, beside the weights
+    other_templates: tuple[Template, ...] = ()  # of models of this kind whose tokenizer lacks the tokens of `template`
     stacks: Callable[[Any], Stacks] = lambda config: {"text/layers": tuple(range(config.text.layers))}
     towers: tuple[
         str, ...

@@ -8,7 +8,7 @@ import numpy as np
 from rolltune.batch import Row
 from rolltune.data.examples import Turn
 from rolltune.errors import UserError
-from rolltune.text.templates import Answer, Apart, Image, Piece, Special, Template, last_answer, render
+from rolltune.text.templates import Answer, Apart, Image, Piece, Special, Template, last_answer, render, specials_of
 from rolltune.text.tokenizer import Tokenizer, id_of
 
 
@@ -127,6 +127,18 @@ def classify_row(
     asked = Asked(last, wanted, [0], 0) if training else Asked(last, wanted, wanted, label)
     order = Order(positions, zeros if template.prefix_lm else positions, zeros)
     return _row(prompt, pictures, learned, tokens, order, asked), cut
+
+
+def fitting(templates: Sequence[Template], tokenizer: Tokenizer) -> Template:
+    """The first of the formats whose tokens the tokenizer has; the first of all where none is such."""
+
+    def fits(template: Template) -> bool:
+        try:
+            return all(id_of(tokenizer, piece.name) >= 0 for piece in specials_of(template))
+        except UserError:
+            return False
+
+    return next(filter(fits, templates), templates[0])
 
 
 def stop_ids(template: Template, tokenizer: Tokenizer) -> tuple[int, ...]:

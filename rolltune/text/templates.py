@@ -72,6 +72,12 @@ class Template:
     row_end: Pieces = ()  # ends a classifier's row
 
 
+def specials_of(template: Template) -> tuple[Special, ...]:
+    """The tokens without which no question can be asked and no answer ended."""
+    pieces = (*template.start, *template.user[0], *template.user[1], *template.reply, *template.stop, *template.stops)
+    return tuple(dict.fromkeys(piece for piece in pieces if isinstance(piece, Special)))
+
+
 def render(template: Template, turns: Sequence[Turn], images: int, *, reply: bool = True) -> list[Piece]:
     """The prompt of a row with that many images: everything that stands before the answer to the last turn.
 

@@ -18,6 +18,7 @@ from rolltune.adapters import CLASSES
 from rolltune.base import Model
 from rolltune.batch import Row
 from rolltune.data.batches import Encoded, Loader
+from rolltune.data.views import UNTOUCHED, views
 from rolltune.device import is_gpu
 from rolltune.errors import UserError
 from rolltune.evaluation import compiled
@@ -25,7 +26,7 @@ from rolltune.evaluation.evaluator import Evaluator, Writer, candidates_of
 from rolltune.evaluation.tasks import CLASSIFY, WRITE, Task
 from rolltune.inputs import features, rows, states
 from rolltune.inputs.feeds import TileFeed
-from rolltune.inputs.pictures import Pictures, read_pictures
+from rolltune.inputs.pictures import Pictures, read_pictures, with_views
 from rolltune.inputs.rows import Asking
 from rolltune.models.forward import Network
 from rolltune.quantize import Quantized
@@ -112,17 +113,18 @@ class Inputs:
     """Encoded rows: `training` of those that may be trained on, `scoring` of all, `prompts` for written answers."""
 
     pictures: Pictures
-    training: list[Row]
+    training: list[Row]  # in all views, one after the other
     scoring: list[Row]
     prompts: list[Row]
     cut: int  # training rows whose text was cut
+    views: int = 1
 
 
 def asking(recipe: Recipe, task: Task) -> Asking:
     return Asking(task, recipe.prompt, recipe.max_tokens, recipe.truncate == "right")
 
 
-def encode(model: Model, recipe: Recipe, data: Data) -> Inputs:
+def encode(model: Model, recipe: Recipe, data: Data, folds: Sequence[int] | None = None) -> Inputs:
     """Tokens of all rows; pictures are looked at, none is decoded. All rows that are too long come in one UserError."""
     pictures = read_pictures(model.family, model.config, data.examples)
     model = dataclasses.replace(model, tokenizer=Remembering(model.tokenizer))
@@ -132,7 +134,32 @@ def encode(model: Model, recipe: Recipe, data: Data) -> Inputs:
     prompts: list[Row] = []
     if data.task.kind == WRITE:
         prompts, _ = rows.encode_rows(model, pictures, data.examples, asked, rows.WRITE)
-    return Inputs(pictures, training, scoring, prompts, cut)
+    if not recipe.augment:
+        return Inputs(pictures, training, scoring, prompts, cut)
+    changed, places = views(recipe.augment, recipe.views), trained_places(data, folds)
+    keys = dict.fromkeys(key for place in places for key in training[place].pictures)
+    if not keys:
+        raise UserError(
+            f"augment: {', '.join(recipe.augment)}; but the rows to train on show no pictures: leave it out"
+        )
+    pictures = with_views(pictures, keys, changed[1:])
+    return Inputs(pictures, rows.in_views(training, places, changed), scoring, prompts, cut, len(changed))
+
+
+def price_of_views(model: Model, plan: Plan, recipe: Recipe, inputs: Inputs) -> str:
+    """What several views of each picture cost, in words; empty without."""
+    if inputs.views == 1:
+        return ""
+    drawn = f"each step draws one of {inputs.views} views of a picture ({', '.join(recipe.augment)})"
+    if plan.in_step:
+        return f"{drawn}; the tower runs in the step, so none is kept"
+    plain = [key for key in inputs.pictures.places if key.view == UNTOUCHED]
+    untouched = dataclasses.replace(inputs.pictures, places={key: inputs.pictures.places[key] for key in plain})
+    now, before = (features.bytes_of(model, pictures, plan.projected) for pictures in (inputs.pictures, untouched))
+    kept = [f"image features take {now / 2**30:.2f} GiB in the place of {before / 2**30:.2f}"]
+    if plan.first:
+        kept.append(f"states of lower layers {inputs.views} times as much")
+    return f"{drawn}; {', '.join(kept)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +189,7 @@ def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, in
     del flat
     feed = features.feed(model, params, inputs.pictures, plan.projected, plan.in_step, recipe.table_gib)
     seen = [data.examples[place] for place in data.seen]
-    training = rows.encoded(inputs.training, feed, seen)
+    training = rows.encoded(inputs.training, feed, seen, inputs.views)
     scoring = rows.encoded(inputs.scoring, feed, data.examples)
     prompts = rows.encoded(inputs.prompts, feed, data.examples) if inputs.prompts else None
     if not plan.in_step and not isinstance(feed, TileFeed):
@@ -287,8 +314,8 @@ def guessing_loss(data: Data, training: Encoded, average: str) -> float:
     if data.task.kind == WRITE:
         return 0.0
     counts = collections.Counter(training.labels)
-    lost = np.array([math.log(len(training) / counts[label]) for label in training.labels])
-    lengths = np.array([len(row.targets) for row in training.rows])
+    lost = np.array([math.log(len(training.labels) / counts[label]) for label in training.labels])
+    lengths = np.array([len(row.targets) for row in training.rows[: len(lost)]])
     return float(lost.sum() / lengths.sum() if average == "token" else np.mean(lost / lengths))
 
 
@@ -316,11 +343,18 @@ def lottery(recipe: Recipe) -> Lottery:
     )
 
 
+def trained_places(data: Data, folds: Sequence[int] | None) -> np.ndarray:
+    """int [n]: which of `data.seen` are trained on, by some roll: with folds, all of them."""
+    if folds is not None:
+        return np.arange(len(folds))
+    number = {place: n for n, place in enumerate(data.seen)}
+    return np.array([number[place] for place in data.spans["train"]])
+
+
 def loaders(recipe: Recipe, training: Encoded, data: Data, folds: Sequence[int] | None) -> Callable[[Draw], Loader]:
     """A draw's batches: of the training split, or of all rows but its fold's. The encoded rows serve them all."""
     made: dict[tuple, Loader] = {}
-    number = {place: n for n, place in enumerate(data.seen)}
-    split = np.array([number[place] for place in data.spans["train"]])
+    split = trained_places(data, folds)
 
     def loader(draw: Draw) -> Loader:
         key = (draw.seed, draw.fold)

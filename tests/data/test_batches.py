@@ -128,6 +128,25 @@ def test_every_roll_brings_its_own_rows_at_its_own_step():
         assert batch.tokens[place, :, :, 0].reshape(-1).tolist() == stream(loader, [step])[0]
 
 
+def test_each_step_draws_a_view_of_its_rows_by_seed_and_step_alone():
+    plain = rows_of(6)
+    rows = [encoded(9, value=100 * view + k) for view in range(3) for k in range(6)]
+    several = Encoded(rows, plain.feed, shapes_for([shape_of(row) for row in rows]), plain.labels, 3)
+    places = np.array([5, 1, 2])
+    one, other = (Loader(several, places, 2, seed) for seed in (3, 4))
+    drawn = np.array(stream(one, range(60)))
+    assert (drawn % 100).tolist() == stream(Loader(plain, places, 2, 3), range(60))  # the order is as without
+    assert {(number, view) for number, view in zip(drawn.ravel() % 100, drawn.ravel() // 100, strict=True)} == {
+        (number, view) for number in (5, 1, 2) for view in range(3)
+    }
+    assert stream(one, [41, 7]) == [drawn[41].tolist(), drawn[7].tolist()]  # gone on from anywhere
+    batch, _ = joint_batch([one, other], [7, 7], 2)
+    assert batch.tokens[0, ..., 0].ravel().tolist() == drawn[7].tolist()
+    assert [number // 100 for step in stream(other, range(60)) for number in step] != (drawn.ravel() // 100).tolist()
+    weighted = Loader(several, places, 2, 3, weighted=True)
+    assert weighted.rows(0)[1].tolist() == pytest.approx([weighted._weights[i] for i in weighted.indices(0)])
+
+
 def test_class_weights_reach_the_joint_batch():
     rows = rows_of(9, ("yes", "no", "no"))
     plain, weighted = (Loader(rows, np.arange(9), 9, 0, weighted=flag) for flag in (False, True))

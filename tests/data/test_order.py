@@ -4,9 +4,10 @@ from collections import Counter
 
 import pytest
 
-from rolltune.data.order import balanced_order, class_weights, order
+from rolltune.data.order import balanced_order, class_weights, drawn_views, order
 
 ORDER_42 = [7, 1, 6, 4, 3, 5, 0, 2]
+VIEWS_42 = [0, 3, 3, 1, 0, 3, 2, 0]
 
 
 def test_order_is_the_same_everywhere():
@@ -27,3 +28,12 @@ def test_balanced_order_shares_alike_and_leaves_nothing_out():
 
 def test_class_weights_make_every_label_count_alike():
     assert class_weights(["a", "a", "a", "b"]).tolist() == pytest.approx([2 / 3] * 3 + [2])
+
+
+def test_views_are_drawn_alike_everywhere_and_each_as_often():
+    assert drawn_views(8, 4, 3, 42).tolist() == VIEWS_42
+    steps = [tuple(drawn_views(16, 4, step, seed)) for step in range(8) for seed in range(8)]
+    assert len(set(steps)) == 64
+    counts = Counter(int(view) for drawn in steps for view in drawn)
+    assert sorted(counts) == [0, 1, 2, 3] and all(200 < count < 312 for count in counts.values())
+    assert set(drawn_views(100, 1, 0, 0)) == {0}

@@ -10,11 +10,12 @@ from small_families import PALIGEMMA, Small, score_all
 from small_model import CONFIG
 
 from rolltune import trees
+from rolltune.data.views import views
 from rolltune.errors import UserError
 from rolltune.evaluation.tasks import CHOOSE, Task
 from rolltune.inputs import features, rows
 from rolltune.inputs.feeds import DiskFeed, TableFeed, TileFeed
-from rolltune.inputs.pictures import read_pictures
+from rolltune.inputs.pictures import Key, read_pictures, with_views
 from rolltune.inputs.rows import Asking
 from rolltune.models.family import Tiles
 from rolltune.models.forward import Network
@@ -97,7 +98,7 @@ def test_another_picture_or_setting_never_meets_an_older_entry(paligemma, exampl
     for changes in ({"hash": "others"}, {"resize": "bicubic"}, {"dtype": "bfloat16"}, {"projected": True}):
         on_disk(**changes)
         assert counts[-1] == 4, changes
-    assert len({features.frame_name("x", frame) for frame in (None, 0, 1, -4)}) == 4
+    assert len({features.shown_name("x", frame) for frame in (None, 0, 1, -4)}) == 4
     model = model_of(paligemma)[0]
     made_by = features.made_by(model, False)
     other_sizes = dataclasses.replace(CONFIG.vision, image_size=42)
@@ -106,10 +107,10 @@ def test_another_picture_or_setting_never_meets_an_older_entry(paligemma, exampl
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())  # now what a.png is
     files = on_disk()
     assert counts[-1] == 0
-    a, b = (files.read((tmp_path / name, None)) for name in ("a.png", "b.png"))
+    a, b = (files.read(Key(tmp_path / name)) for name in ("a.png", "b.png"))
     np.testing.assert_array_equal(a, b)
     Image.new("RGB", (30, 20)).save(tmp_path / "b.png")
-    assert not np.array_equal(on_disk().read((tmp_path / "b.png", None)), a) and counts[-1] == 1
+    assert not np.array_equal(on_disk().read(Key(tmp_path / "b.png")), a) and counts[-1] == 1
 
 
 def test_a_damaged_file_is_computed_again_and_said_where_it_is_met(paligemma, examples, counts, kept_files, capsys):
@@ -133,6 +134,33 @@ def test_without_room_on_the_disk_rows_bring_tiles_and_it_is_said(paligemma, exa
     assert "4 files" in said and "ROLLTUNE_CACHE" in said
     assert isinstance(feed_of(*model_of(paligemma), examples, 0.0, in_step=True), TileFeed)  # a tower that is trained
     assert capsys.readouterr().err == ""
+
+
+def test_views_of_a_picture_stand_beside_it_by_every_way_and_under_names_of_their_own(small, examples, kept_files):
+    model, params = model_of(small)
+    plain = read_pictures(model.family, model.config, examples)
+    encoded, _ = rows.encode_rows(model, plain, examples, ASKING, rows.TRAIN)
+    changed = views(("crop", "flip", "colour"), 3)
+    shown = rows.in_views(encoded, [0, 1, 2, 4], changed)
+    assert [row.tokens.tolist() for row in shown] == [row.tokens.tolist() for row in encoded] * 3
+    stays = [place for place in range(6) if shown[6 + place] is encoded[place]]
+    assert stays == [2, 3, 5]  # without a picture, and those that are not asked for
+    keys = dict.fromkeys(key for row in shown[:2] + shown[4:5] for key in row.pictures)
+    pictures = with_views(plain, keys, changed[1:])
+    assert len(pictures.places) == 4 + 2 * 3
+    ready = trees.arrange(trees.unflatten(trees.flatten(params)), model.stacks)
+    found = []
+    for limit, in_step in ((1.0, False), (0.0, False), (1.0, True)):
+        feed = features.feed(model, params, pictures, False, in_step, limit)
+        found.append(score_all(Network(model.family, model.config), ready, shown, feed))
+    for near, far, tiles in zip(*found, strict=True):
+        np.testing.assert_allclose(near, far, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(near, tiles, rtol=1e-5, atol=1e-5)
+    assert len({row.tobytes() for row in found[0]}) == 6 + 2 * 3
+    untouched = features.content(list(plain.places))
+    assert {file.name for file in kept_files("features")} > set(untouched.values())  # as without views
+    assert len(kept_files("features")) == 10
+    assert features.bytes_of(model, pictures, False) == 10 * features.bytes_of(model, plain, False) // 4
 
 
 def test_text_alone_needs_no_tower(paligemma, examples, counts):

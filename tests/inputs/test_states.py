@@ -88,6 +88,18 @@ def test_rows_of_states_keep_no_image_features_alive(keep):
     assert table() is None and [len(row.pictures) for row in kept.rows] == [1] * 6
 
 
+def test_a_row_that_stands_in_several_views_is_kept_once(keep):
+    made = keep(PALIGEMMA, 1.0)
+    first, *others = made.encoded.rows
+    twice = dataclasses.replace(made.encoded, rows=[first, *others, first._replace(), *others], views=2)
+    kept = states.keep(PALIGEMMA.model, made.network, made.base, twice, FIRST, 2, 1.0)
+    held = lambda encoded: encoded.feed.source.rows.shape[0]
+    assert held(kept) == held(made.kept) + len(first.tokens) and kept.views == 2
+    scores = score_encoded(*made.upper, kept)
+    for one, other in zip(scores[:6], scores[6:], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 def test_a_row_finds_its_own_states_and_no_others(keep, examples, tmp_path, kept_files):
     keep(PALIGEMMA, 0.0)
     first = kept_files("states")

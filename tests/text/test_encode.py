@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made_pictures import crossing, picture
+from small_model import Letters
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from rolltune.data.examples import Turn
 from rolltune.errors import UserError
 from rolltune.text import templates, tokenizer
-from rolltune.text.encode import Picture, answer_text, classify_row, encode, stop_ids
+from rolltune.text.encode import Picture, answer_text, classify_row, encode, fitting, stop_ids
 from rolltune.text.templates import Template
 from rolltune.tiny.feed import TOKENIZER
 
@@ -174,6 +175,26 @@ def test_a_picture_is_never_cut():
     assert row.slots.tolist() == [0, 1, 2, 3, -1] and cut == 1 + len(ids("red"))
     with pytest.raises(UserError, match="can't be cut to 4: 5 of them are pictures"):
         make(4)
+
+
+class Knows(Letters):
+    """Letters that have these special tokens, and no others."""
+
+    def special(self, name):
+        if name not in self.specials:
+            raise UserError(f"no {name}")
+        return super().special(name)
+
+
+def test_the_format_is_the_first_whose_tokens_are_there():
+    formats = (templates.HEADER_CHAT, templates.CHATML)
+    headers = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>")
+    chatml = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
+    assert fitting(formats, Knows(*headers)) is templates.HEADER_CHAT
+    assert fitting(formats, Knows(*chatml)) is templates.CHATML
+    assert fitting(formats, Knows(*headers, *chatml)) is templates.HEADER_CHAT
+    assert fitting(formats, Knows(*headers[1:])) is templates.HEADER_CHAT  # whose missing token is then named
+    assert fitting(formats[1:], TINY) is templates.CHATML
 
 
 def test_generated_text_ends_at_any_stop(published):
