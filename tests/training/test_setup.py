@@ -142,6 +142,10 @@ def test_a_second_pass_begins_where_the_first_ended():
 
 def test_the_lottery_takes_stated_rates_first_then_a_range_then_the_rate():
     assert setup.lottery(Recipe(rates=(1.0, 2.0))).rates == (1.0, 2.0)
+    by_root = Recipe(alpha=8.0, rank=16, rslora=True)  # training and scoring scale alike
+    assert (
+        setup.lottery(by_root).rslora and by_root.scale == 2 and dataclasses.replace(by_root, rslora=False).scale == 0.5
+    )
     assert setup.lottery(Recipe(rate=0.5)).rates == (0.5,)
     ranged = Recipe(rate_range=(0.1, 1.0))
     assert setup.lottery(ranged).rate_range == (0.1, 1.0)
