@@ -53,6 +53,19 @@ def test_merged_equals_combined(params, rules, first, listed):
     assert all(jax.tree.leaves(below))
 
 
+def test_a_change_is_added_in_float32_and_rounded_once():
+    path, draw = "text/layers/attn/q/kernel", np.random.default_rng(0)
+    old = jnp.asarray(draw.standard_normal((2, 64, 48)), jnp.bfloat16)
+    a, b = (jnp.asarray(draw.standard_normal(shape), jnp.float32) for shape in ((1, 64, 2), (1, 2, 48)))
+    merged = trees.flatten(
+        adapters.merge(trees.unflatten({path: old}), {path: {"a": a, "b": b}}, {"text/layers": (0, 1)}, 0.1, 1)
+    )[path]
+    exact = np.asarray(old[1:], np.float32) + 0.1 * np.matmul(a, b)
+    assert merged.dtype == jnp.bfloat16 and np.array_equal(merged[:1], old[:1])
+    off = np.abs(np.asarray(merged[1:], np.float32) - exact) / np.abs(exact)
+    assert off.max() < 2**-8 * 1.01  # half of the last bit of bfloat16's eight
+
+
 def test_fresh_adapters_change_nothing(params):
     shapes = PALIGEMMA.prepare(rules=EVERYWHERE).start.lora
     fresh = adapters.init_lora(jax.random.key(0), shapes, 2)

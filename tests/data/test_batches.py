@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -161,6 +161,9 @@ def test_a_balanced_loader_shares_alike():
     rows = rows_of(9)
     balanced = Loader(rows, np.arange(9), 2, 0, balance=True)
     assert Counter(rows.labels[i] for step in range(9) for i in balanced.indices(step)) == {"no": 10, "yes": 8}
+    seldom = Loader(replace(rows, labels=["a"] * 8 + ["b"]), np.arange(9), 1, 0, balance=True)
+    epochs = [{int(seldom.indices(9 * epoch + n)[0]) for n in range(9)} - {8} for epoch in range(2)]
+    assert epochs[0] | epochs[1] == set(range(8)) and epochs[0] != epochs[1]  # an epoch has half of the common rows
 
 
 def test_evaluation_has_every_row_once():

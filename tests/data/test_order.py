@@ -26,6 +26,16 @@ def test_balanced_order_shares_alike_and_leaves_nothing_out():
     assert [counts[place] for place in range(12)] == [4] * 9 + [18] * 2 + [36]
 
 
+def test_rows_of_two_labels_are_drawn_apart_from_each_other():
+    """Of eight rows of each label an epoch takes seven or eight: which ones is not the same for all labels."""
+    labels = ["a"] * 8 + ["b"] * 8 + ["c"] * 4
+    left_out = []
+    for epoch in range(8):
+        drawn = set(balanced_order(labels, epoch, 5).tolist())
+        left_out.append(tuple({n for n in range(8) if first + n not in drawn} for first in (0, 8)))
+    assert sum(a != b for a, b in left_out) >= 3
+
+
 def test_class_weights_make_every_label_count_alike():
     assert class_weights(["a", "a", "a", "b"]).tolist() == pytest.approx([2 / 3] * 3 + [2])
 

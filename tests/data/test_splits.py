@@ -67,6 +67,9 @@ def test_folds_spread_answers_and_keep_clusters():
     per_fold = Counter(zip(folds, ANSWERS, strict=True))
     assert all(10 <= per_fold[fold, "OK"] <= 12 and 8 <= per_fold[fold, "NG"] <= 10 for fold in range(5))
     assert all(folds[2 * pair] == folds[2 * pair + 1] for pair in range(48))
+    # What is left over of each answer goes to different folds: four of each of three answers make four a fold.
+    over = [Counter(fold_rows(["a", "b", "c"] * 4, list(range(12)), 3, seed)) for seed in range(20)]
+    assert sum(set(sizes.values()) == {4} for sizes in over) > 15
     with pytest.raises(UserError, match="2 to 96"):
         fold_rows(ANSWERS, ALONE, 97, seed=2)
 
@@ -143,3 +146,10 @@ def test_rows_that_belong_together(photo, tmp_path):
     assert cluster_rows(rows, None, groups=False) == list(range(10))
     twice = [row(0, [a, other]), row(1, [b, other]), row(2, [other, c])]
     assert cluster_rows(twice, prints) == [0, 0, 0]
+    more = [tmp_path / f"more{number}.png" for number in range(2)]
+    for number, path in enumerate(more, 1):
+        Image.fromarray(np.random.default_rng(number).integers(0, 255, (60, 60, 3), np.uint8)).save(path)
+    prints = prints | fingerprints((path, None) for path in more)
+    # Two shared pictures are all that the one has, but half of what the other has, or two of its three.
+    assert cluster_rows([row(0, [a, other]), row(1, [a, other, *more])], prints) == [0, 1]
+    assert cluster_rows([row(0, [a, other, more[0]]), row(1, [other, a])], prints) == [0, 0]

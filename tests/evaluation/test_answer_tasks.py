@@ -24,6 +24,7 @@ def test_allowed_answers():
 
 def test_auto_takes_few_answers_that_come_again_for_a_choice():
     assert decide(AUTO, (), examples(*"abab"))[0] == Task(CHOOSE, ("a", "b"))
+    assert decide(AUTO, (), examples(*"aba"))[0] == Task(CHOOSE, ("a", "b"))  # two answers, however few rows
     assert decide(AUTO, ("c", "a"), examples("a"))[0] == Task(CHOOSE, ("c", "a"))  # stated: chosen from
     task, why = decide(AUTO, (), examples(*"abcdef"))
     assert task == Task(WRITE, ()) and why.startswith("task: write (6 different answers in 6 rows)")

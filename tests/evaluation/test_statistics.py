@@ -141,6 +141,9 @@ def test_the_paired_test_matches_rows_by_id_and_equals_counting_all_signs():
         test = paired(first, other, "log-loss")
         assert (test.n, test.difference) == (8, pytest.approx(differences.mean()))
         assert test.p == pytest.approx(exact, abs=0.01)
+    many = [("a",)] * 60
+    sure = paired(texts(None, many, np.full(60, 1.0)), texts(None, many, np.full(60, 2.0)), "log-loss", samples=99)
+    assert sure.p == pytest.approx(0.01)  # the signs that were found are among those that are counted: never 0
     with pytest.raises(ValueError, match="different rows"):
         paired(first, second.at([0]), "log-loss")
     assert paired(first, second, "anls") is None  # nothing was written

@@ -125,6 +125,11 @@ def test_caps_and_windows_may_be_none():
     assert FAMILY.config({"sliding_window": None}, {}, "config.json").text.sliding_window is None
 
 
+def test_queries_are_scaled_by_their_own_entry_and_not_by_the_width_of_a_head():
+    scale = lambda **entries: FAMILY.config({"head_dim": 64, **entries}, {}, "config.json").text.attn_scale
+    assert scale() == 1 / 16 and scale(query_pre_attn_scalar=144) == 1 / 12
+
+
 @pytest.mark.parametrize(
     ("entries", "named"),
     [

@@ -71,6 +71,8 @@ def test_entries_that_are_left_out_have_the_library_s_defaults():
     text = config.text
     assert sum(np.prod(row.ours) for row in llama.FAMILY.tensors(config, ())) == 6_738_415_616  # Llama 2 7B
     assert (text.kv_heads, text.head_dim, text.norm_eps, text.rope.theta) == (32, 128, 1e-6, 10000.0)
+    text = llama.MISTRAL.config({"model_type": "mistral", "sliding_window": None}, {}, "config.json").text
+    assert (text.heads, text.kv_heads, text.mlp) == (32, 8, 14336)
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,8 @@ def test_the_published_config_leaves_out_what_is_default():
     config = FAMILY.config(entries, {}, "config.json")
     assert sum(np.prod(row.ours) for row in FAMILY.tensors(config, ())) == 7_566_747_648
     assert (config.text.rope.theta, config.text.norm_eps, config.grid) == (1e6, 1e-5, 24)
+    bare = FAMILY.config({**entries, "text_config": {}}, {}, "config.json").text  # a Llama, as the library has it
+    assert (bare.kv_heads, bare.mlp, bare.norm_eps) == (32, 11008, 1e-6)
 
 
 def test_it_answers_as_transformers_does_at_random_sizes(tmp_path):

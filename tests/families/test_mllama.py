@@ -287,9 +287,11 @@ def test_the_published_config():
     assert (config.text.vocab, by_path["text/head/kernel"].shape) == (128264, (4096, 128256))
     assert by_path["text/layers/attn/q/kernel"].name(3) == "language_model.model.layers.4.self_attn.q_proj.weight"
     assert by_path["text/cross/gate_mlp"].name(1) == "language_model.model.layers.8.cross_attn_mlp_gate"
-    left_out = {"vocab_size", "cross_attention_layers", "rope_theta", "num_hidden_layers"}
+    left_out = {"vocab_size", "cross_attention_layers", "rope_theta", "num_hidden_layers", "num_key_value_heads"}
     text = {name: value for name, value in PUBLISHED["text_config"].items() if name not in left_out}
     assert FAMILY.config({**PUBLISHED, "text_config": text}, {}, "config.json") == config
+    other = FAMILY.config({**PUBLISHED, "text_config": text | {"rope_theta": 10000.0}}, {}, "config.json")
+    assert (config.text.rope.theta, other.text.rope.theta) == (500000.0, 10000.0)
 
 
 def test_its_tokenizer_is_known_as_its_own(shared):

@@ -89,6 +89,17 @@ def paligemma(tmp_path, monkeypatch):
     return PALIGEMMA
 
 
+@pytest.mark.parametrize(
+    ("dtype", "projected", "size"), [("float32", False, 1024), ("bfloat16", False, 512), ("float32", True, 2048)]
+)
+def test_the_table_holds_as_many_bytes_as_it_may(paligemma, examples, dtype, projected, size):
+    """Four pictures of four rows, 16 numbers wide, or 32 past the projector."""
+    model, params = model_of(paligemma, dtype=dtype)
+    feeds = [feed_of(model, params, examples, limit / 2**30, projected) for limit in (size, size - 1)]
+    assert isinstance(feeds[0], TableFeed) and isinstance(feeds[1], DiskFeed)
+    assert feeds[0].source.rows.nbytes == size
+
+
 def test_another_picture_or_setting_never_meets_an_older_entry(paligemma, examples, tmp_path, counts, kept_files):
     on_disk = lambda projected=False, **changes: (
         feed_of(*model_of(paligemma, **changes), examples, 0.0, projected).files

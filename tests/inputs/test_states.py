@@ -80,6 +80,12 @@ def test_states_from_the_device_and_the_disk_equal_the_whole_way(small, keep, fe
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
+def test_the_table_holds_as_many_bytes_as_it_may(keep):
+    size = keep(PALIGEMMA, 1.0).kept.feed.source.rows.nbytes
+    feeds = [keep(PALIGEMMA, limit / 2**30).kept.feed for limit in (size, size - 1)]
+    assert isinstance(feeds[0], TableFeed) and isinstance(feeds[1], DiskFeed)
+
+
 def test_rows_of_states_keep_no_image_features_alive(keep):
     made = keep(PALIGEMMA, 1.0)
     table, kept = weakref.ref(made.encoded.feed.source.rows), made.kept

@@ -1,13 +1,14 @@
 """Going on with a roll: its own recipe, changed by what was typed and by nothing else."""
 
 import dataclasses
+import os
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from rolltune.errors import UserError
-from rolltune.jobs.second_pass import second_pass
+from rolltune.jobs.second_pass import roll_to_continue, second_pass
 from rolltune.recipe import Recipe
 from rolltune.weights.roll_file import Base, RollCard, save_roll
 
@@ -41,3 +42,14 @@ def test_what_was_typed_has_to_fit_the_rolls_recipe(tmp_path):
 def test_a_recipe_that_none_can_have_names_the_roll(tmp_path):
     with pytest.raises(UserError, match=r"first\.npz: rank"):
         again(saved(tmp_path, rank=0), {})
+
+
+def test_without_a_name_the_roll_of_the_same_name_is_gone_on_with_or_else_the_latest_best(tmp_path):
+    with pytest.raises(UserError, match="there is no roll"):
+        roll_to_continue("", "new", tmp_path)
+    for age, name in enumerate(("old", "late", "early.rank2", "early.step9", "early.roll1.step9", "early.whole")):
+        (tmp_path / f"{name}.npz").touch()
+        os.utime(tmp_path / f"{name}.npz", (1000 + age, 1000 + age))
+    assert roll_to_continue("", "new", tmp_path) == tmp_path / "late.npz"
+    assert roll_to_continue("", "old", tmp_path) == tmp_path / "old.npz"
+    assert roll_to_continue("early.rank2", "old", tmp_path) == tmp_path / "early.rank2.npz"

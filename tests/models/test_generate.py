@@ -75,7 +75,7 @@ def written(small):
     return write
 
 
-@pytest.mark.parametrize(("first", "listed"), [(0, False), (2, True)])
+@pytest.mark.parametrize(("first", "listed"), [(0, False), (1, True)])  # an odd one: windows alternate
 def test_decoding_with_a_cache_equals_decoding_without(written, recomputed, first, listed):
     found = written(first, listed)
     assert found[:3].tolist() == recomputed and found[3].tolist() == recomputed[2]

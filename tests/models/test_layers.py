@@ -159,3 +159,13 @@ def test_dropout_reaches_the_last_product_of_the_mlp_and_its_gradient():
     dropped = [run(w.replace(key=jax.random.key(n), dropout=0.5)) for n in range(2)]
     for one, other in ((dropped[0], plain), (dropped[1], plain), dropped):
         assert abs(one[0] - other[0]) > 1e-3 and np.abs(one[1] - other[1]).max() > 1e-3
+
+
+def test_a_prompt_of_the_original_length_has_short_factors_and_one_of_a_token_more_long_ones():
+    rope = nn.Rope(theta=100.0, kind="su", original_max=6, short=(1.0, 2.0), long=(3.0, 5.0), amplitude=1.5)
+    positions = jnp.broadcast_to(jnp.arange(7), (2, 7))
+    cos, sin = nn.rope_angles(rope, positions, 4, jnp.array([6, 7]))
+    for row, factors in enumerate(((1.0, 2.0), (3.0, 5.0))):
+        angles = np.arange(7)[:, None] * np.array([1.0, 0.1]) / np.array(factors)
+        np.testing.assert_allclose(cos[row, :, 0], 1.5 * np.cos(angles), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(sin[row, :, 0], 1.5 * np.sin(angles), rtol=1e-5, atol=1e-6)

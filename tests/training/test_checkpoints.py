@@ -11,7 +11,7 @@ import pytest
 
 from rolltune.errors import UserError
 from rolltune.training import checkpoints
-from rolltune.training.loop import FinishedRoll, Slot, State
+from rolltune.training.loop import Best, FinishedRoll, Slot, State
 from rolltune.training.rolls import Draw
 from rolltune.training.step import Roll
 
@@ -27,14 +27,18 @@ def made(step: int, width: int = 2) -> State:
     draw = Draw(0, 5, 0.1, 8.0, 0.0)
     trained = jax.tree.map(lambda leaf: np.asarray(leaf[0]), one)
     ended = [FinishedRoll(draw, 3, "", False, trained, {"f": 0.5}), FinishedRoll(draw, 1, "loss", True, None)]
-    return State(rolls, [Slot(draw, step, 1), Slot(None)], width, step, 3, 1, {0: [0.5]}, ended)
+    best = Best(0.7, 2, jax.tree.map(lambda leaf: leaf + 1, trained), {"f": 0.7})
+    return State(rolls, [Slot(draw, step, 1, best), Slot(None)], width, step, 3, 1, {0: [0.5]}, ended)
 
 
 def equal(one: State, other: State) -> bool:
-    leaves = [jax.tree.leaves((state.rolls, [end.trainable for end in state.ended])) for state in (one, other)]
-    names = ("slots", "step", "drawn", "redraws", "reached", "width")
-    ends = lambda state: [dataclasses.replace(end, trainable=None) for end in state.ended]
-    bare = lambda state: ([getattr(state, name) for name in names], ends(state))
+    bests = lambda state: [slot.best for slot in state.slots if slot.best]
+    trained = lambda state: [end.trainable for end in (*state.ended, *bests(state))]
+    leaves = [jax.tree.leaves((state.rolls, trained(state))) for state in (one, other)]
+    names = ("step", "drawn", "redraws", "reached", "width")
+    without = lambda parts: [dataclasses.replace(part, trainable=None) for part in parts]
+    slots = lambda state: [dataclasses.replace(slot, best=slot.best is not None) for slot in state.slots]
+    bare = lambda state: ([getattr(state, n) for n in names], slots(state), without(state.ended), without(bests(state)))
     return bare(one) == bare(other) and all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
 
 

@@ -1,5 +1,6 @@
 """The rows of a data set: which splits judge a roll, and what is said of their answers before anything is loaded."""
 
+import dataclasses
 import json
 
 import pytest
@@ -73,3 +74,17 @@ def test_open_answers_are_written_and_have_no_positive(written):
     found = read({"train": written(*"abcdefgh")}, said)
     assert found.task == Task(WRITE, ()) and found.positive.answer is None
     assert "task: write (8 different answers in 8 rows); --config.task=choose" in said[-1]
+
+
+def test_whatever_a_row_says_or_shows_is_in_the_digest_of_its_split():
+    one = dataclasses.replace(data(train=range(0, 3), valid=range(3, 6)), marks=[frozenset("a")] * 10)
+    row, changed = one.examples[1], [one]
+    for other in (
+        dataclasses.replace(row, id="other"),
+        dataclasses.replace(row, turns=row.turns[::-1]),
+        dataclasses.replace(row, accepted=("yes", "no")),
+    ):
+        changed.append(dataclasses.replace(one, examples=[one.examples[0], other, *one.examples[2:]]))
+    changed.append(dataclasses.replace(one, marks=[frozenset("a"), frozenset("b"), *one.marks[2:]]))
+    assert len({each.digest("train") for each in changed}) == len(changed)
+    assert {each.digest("valid") for each in changed} == {one.digest("valid")}

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from rolltune.data.batches import Loader
 from rolltune.errors import UserError
 from rolltune.models import forward
 from rolltune.training import checkpoints, loop
+from rolltune.training import rolls as tickets
 from rolltune.training.loop import Evaluation, Looks, Run
 from rolltune.training.rolls import Lottery
 from rolltune.training.step import REASONS, STOPPED, StepConfig, compile_step
@@ -178,6 +180,20 @@ def test_empty_slots_are_left_out_and_nothing_else_changes(make_run, config, enc
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_slots_are_left_out_while_the_roll_that_began_last_has_enough_steps_left(make_run, monkeypatch):
+    """Four slots of which two are empty: of five steps left, ten are saved; of one, two."""
+    monkeypatch.setattr(loop, "WORTH_A_PROGRAM", 10)
+
+    def widths(*steps):
+        state = loop.new_state(make_run(draws=4), 4)
+        state.slots = [loop.Slot(slot.draw, step) for slot, step in zip(state.slots, steps, strict=False)]
+        state.slots += [loop.Slot(None, 6)] * 2
+        loop._close_up(LOOKS, state)
+        return len(state.slots), len(state.rolls.step)
+
+    assert widths(5, 1) == (2, 2) and widths(5, 2) == (4, 4)
+
+
 def test_the_last_roll_of_several_is_still_drawn_again(make_run, monkeypatch):
     monkeypatch.setattr(loop, "WORTH_A_PROGRAM", 1)
     state, _, _ = go(make_run(draws=2, redraws=3, rates=(0.05, 1e30), redraw_factor=0.9))
@@ -243,3 +259,47 @@ def test_a_fold_stays_with_its_roll_when_it_is_drawn_again_and_later_rolls_have_
     assert folds == {0: (0, 0), 1: (1, 0), 2: (0, 0), 3: (1, 1), 4: (1, 0)}
     whole = [one for one in state.ended if not one.redrawn]
     assert sorted(one.draw.fold for one in whole) == [0, 0, 1, 1]
+
+
+def stalling(run: Run, slot: int) -> Run:
+    """The run with a step that counts all updates of the roll in this slot as no better than guessing."""
+
+    def step(*inputs):
+        rolls, report = run.step(*inputs)
+        return rolls._replace(stalled=jnp.where(jnp.arange(len(rolls.step)) == slot, rolls.step, 0)), report
+
+    return dataclasses.replace(run, step=step)
+
+
+def test_a_roll_that_learns_nothing_is_drawn_again_while_it_has_steps_left(make_run):
+    state, _, _ = go(stalling(make_run(draws=2, redraws=1, stall_steps=4), 1))
+    ended = [(one.draw.roll, one.reason, one.step, one.redrawn) for one in state.ended]
+    assert ended == [(1, loop.STALLED, 4, True), (0, "", 6, False), (2, loop.STALLED, 4, False)]
+    state, _, _ = go(stalling(make_run(draws=2, stall_steps=6), 1))
+    assert [one.reason for one in state.ended] == ["", ""]  # it is judged as what it has become
+
+
+def test_a_lone_roll_that_learns_nothing_is_told_of_once_and_goes_on(make_run):
+    state, said, _ = go(stalling(make_run(draws=1, log_every=2, stall_steps=2), 0), slots=1)
+    assert [(one.reason, one.step) for one in state.ended] == [("", 6)]
+    assert len(said) == 1 and loop.STALLED in said[0]
+
+
+def test_a_roll_ends_as_what_it_was_at_the_latest_best_of_its_evaluated_steps(make_run):
+    run = make_run(draws=1, evaluate_every=2, save_every=3, keep_best=True)
+    state, figures = loop.new_state(run, 1), {2: 0.5, 4: 0.5, 6: 0.1}
+    seen, saved, logged, said = {}, {}, [], []
+
+    def judge(rolls, some, final):
+        step = state.slots[0].step
+        seen[step] = tickets.trainable_of(rolls, 0)
+        return {0: Evaluation(figures[step], False, step)}
+
+    log = lambda state, report: logged.append(state.step)
+    snapshot = lambda draw, step, trained: saved.setdefault(step, trained)
+    loop.train(run, state, judge, log, said.append, snapshot=snapshot)
+    assert list(seen) == [2, 4, 6] and list(saved) == [3] and logged == [4, 6]
+    (ended,) = state.ended
+    assert (ended.step, ended.judged) == (6, 4) and said == ["roll 0 did best at step 4, which is kept"]
+    same(ended.trainable, seen[4])
+    assert any(np.any(x != y) for x, y in zip(*map(jax.tree.leaves, (seen[4], seen[6])), strict=True))

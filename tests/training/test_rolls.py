@@ -56,6 +56,8 @@ def test_rolls_begin_with_what_is_their_own_and_what_was_trained_before():
     assert classes.shape == (2, 4, 5) and 0.01 < float(classes.std()) < 0.03 and not np.array_equal(*classes)
     np.testing.assert_array_equal(fresh.trainable["text/norm/scale"], np.ones((2, 3)))
     np.testing.assert_allclose(fresh.scale, [4, 16])
+    by_root = tickets.begin(lottery(rslora=True), CONFIG, InitialWeights({}, full), draws)
+    np.testing.assert_allclose(by_root.scale, np.array([8, 32]) / 2**0.5, rtol=1e-6)
     np.testing.assert_allclose(fresh.rate, [0.1, 0.2])
     assert len({key.tobytes() for key in np.asarray(fresh.key)}) == 2
     trained = {PATH: {"a": jnp.full((2, 4, 2), 3.0), "b": jnp.full((2, 2, 4), 5.0)}}

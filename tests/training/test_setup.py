@@ -1,6 +1,7 @@
 """Setting up: where rows come in, by what is trained; which rows a roll trains on; what cannot be is said first."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from rolltune.adapters import CLASSES
 from rolltune.data.batches import Encoded
 from rolltune.errors import UserError
 from rolltune.evaluation.metrics import Positive
-from rolltune.evaluation.tasks import CHOOSE, CLASSIFY, Task
+from rolltune.evaluation.tasks import CHOOSE, CLASSIFY, WRITE, Task
 from rolltune.recipe import Recipe
 from rolltune.training import setup
 from rolltune.training.dataset import Data
@@ -47,6 +48,9 @@ def test_a_fold_trains_on_all_that_it_is_not_judged_by(data):
     for fold in range(3):
         own = {data.seen[n] for n in range(8) if folds[n] == fold}
         assert trained_on(data, folds, Draw(fold, fold, 1.0, 8.0, 0.0, fold=fold)) == set(data.seen) - own
+    loader = setup.loaders(Recipe(batch=2), Encoded(data.seen, None, (), ["a"] * 8), data, folds)
+    same_seed = [loader(Draw(fold, 5, 1.0, 8.0, 0.0, fold=fold)).places.tolist() for fold in range(3)]
+    assert same_seed == [[n for n in range(8) if folds[n] != fold] for fold in range(3)]
 
 
 def test_a_draw_s_order_is_its_seed_s_and_one_loader_serves_it(data):
@@ -138,7 +142,22 @@ def test_a_second_pass_begins_where_the_first_ended():
 
 def test_the_lottery_takes_stated_rates_first_then_a_range_then_the_rate():
     assert setup.lottery(Recipe(rates=(1.0, 2.0))).rates == (1.0, 2.0)
+    by_root = Recipe(alpha=8.0, rank=16, rslora=True)  # training and scoring scale alike
+    assert (
+        setup.lottery(by_root).rslora and by_root.scale == 2 and dataclasses.replace(by_root, rslora=False).scale == 0.5
+    )
     assert setup.lottery(Recipe(rate=0.5)).rates == (0.5,)
     ranged = Recipe(rate_range=(0.1, 1.0))
     assert setup.lottery(ranged).rate_range == (0.1, 1.0)
     assert setup.lottery(dataclasses.replace(ranged, rates=(0.5,))).rate_range == ()
+
+
+def test_a_guess_costs_what_the_shares_of_the_answers_say(data):
+    """In nats, as the training counts its loss: three rows of four say yes in two tokens, one says no in four."""
+    rows = [SimpleNamespace(targets=np.zeros(length)) for length in (2, 2, 2, 4)]
+    training = Encoded(rows, None, (), ["yes", "yes", "yes", "no"])
+    often, seldom = np.log(4 / 3), np.log(4)
+    by_example = setup.guessing_loss(data, training, "example")
+    assert by_example == pytest.approx((3 * often / 2 + seldom / 4) / 4)
+    assert setup.guessing_loss(data, training, "token") == pytest.approx((3 * often + seldom) / 10)
+    assert setup.guessing_loss(dataclasses.replace(data, task=Task(WRITE, ())), training, "token") == 0

@@ -15,7 +15,7 @@ from rolltune.evaluation.compiled import compile_score
 from rolltune.models import forward
 from rolltune.training import rolls as tickets
 from rolltune.training.rolls import InitialWeights
-from rolltune.training.step import ALIVE, EXPLODED, NOT_FINITE, StepConfig, compile_step, gradient, watch
+from rolltune.training.step import ALIVE, EXPLODED, NOT_FINITE, StepConfig, compile_step, gradient, targets_loss, watch
 
 ANSWERS = ("a", "bcd", "efghij", "kl", "mnopq", "rs", "t", "uvw")
 MIXED = [(r"text/layers/attn/(q|v|qkv)/kernel", "lora"), (r"text/norm/scale", "full"), (r".*", "frozen")]
@@ -211,6 +211,30 @@ def test_the_running_level_begins_at_the_first_loss_and_a_low_one_counts_as_one_
         roll = roll._replace(fast=np.float32(fast), best=np.float32(best), step=roll.step + 1)
         seen.append((fast, best))
     np.testing.assert_allclose(seen, [(4, 4), (3, 3), (3, 3)], rtol=1e-6)
+
+
+def test_a_class_weight_weighs_its_row_and_does_not_cancel_out():
+    """A row of two tokens that counts three times, one of one token, and one that only fills the batch up."""
+    log_probs = -jnp.array([[1.0, 2.0, 9.0], [4.0, 9.0, 9.0], [5.0, 9.0, 9.0]])
+    weights, valid = jnp.array([[3.0, 3.0, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), jnp.array([True, True, False])
+    batch = Batch(**dict.fromkeys(Batch._fields) | {"weights": weights, "valid": valid})
+    found = {average: targets_loss(dataclasses.replace(STILL, average=average), log_probs, batch)
+             for average in ("example", "token")}  # fmt: skip
+    np.testing.assert_allclose(found["example"], (3 * (1 + 2) / 2 + 4, 2))
+    np.testing.assert_allclose(found["token"], (3 * (1 + 2) + 4, 3 + 3 + 1))
+
+
+def test_updates_are_stalled_until_the_level_is_under_a_guess(prepared, three):
+    """One roll is under a guess's loss from the beginning, one comes under it, one never does."""
+    step = compile_step(config_of(prepared, guess=50.0, explosion_margin=1e9))
+    levels, counts = jnp.array([1.0, 999.0, 999.0]), jnp.array([7, 7, 7], jnp.int32)
+    rolls = started(config_of(prepared), prepared.start, *RATES)
+    rolls = rolls._replace(step=jnp.full(3, 50, jnp.int32), fast=levels, best=levels + 0, stalled=counts)
+    rolls, _ = step(prepared.base, prepared.feed.source, rolls, three)
+    assert rolls.stalled.tolist() == [0, 8, 8]
+    rolls = rolls._replace(fast=rolls.fast.at[1].set(1.0))
+    rolls, _ = step(prepared.base, prepared.feed.source, rolls, three)
+    assert rolls.stalled.tolist() == [0, 0, 9]
 
 
 def test_scores_are_sums_of_each_candidates_tokens(prepared):

@@ -135,6 +135,8 @@ def test_hf_gives_its_bytes_back_in_shards(oracle, tmp_path, family):
     write_hf(tmp_path / "out", to_file(load_tree(lazy, rows), rows), paligemma_config.hf_config(sizes), shard=100_000)
     shards = sorted((tmp_path / "out").glob("*.safetensors"))
     assert len(shards) > 3 and all(shard.stat().st_size < 120_000 for shard in shards)
+    whole = (folder / "model.safetensors").stat().st_size
+    assert len(shards) < 2 + 2 * whole / 100_000  # two neighbours are always more than one may hold
     with safe_open(folder / "model.safetensors", "numpy") as before:
         after = {}
         for shard in shards:

@@ -199,6 +199,13 @@ def test_base_hash_notices_one_weight(oracle):
     assert base_hash(nest(flat.items())) != changed
 
 
+def test_base_hash_notices_a_name_and_a_shape():
+    ramp = np.arange(6, dtype=np.float32)
+    trees = ({"a": ramp.reshape(2, 3)}, {"a": ramp.reshape(3, 2)}, {"a": ramp}, {"b": ramp})
+    assert len({base_hash(tree) for tree in trees}) == len(trees)
+    assert base_hash({"a": ramp, "b": ramp}) == base_hash([("b", ramp), ("a", ramp)])
+
+
 @pytest.mark.parametrize("module_tree", [False, True])
 def test_peft_export_means_the_same_change(oracle, tmp_path, module_tree):
     rows = open_hf(oracle("paligemma1/hf_published"))[1]

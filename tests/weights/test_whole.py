@@ -125,6 +125,16 @@ def test_a_damaged_file_beside_it_is_advice(opened, tmp_path, entry):
                 assert read is read_card or entry in ("version", "tokenizer", "card"), odd
 
 
+def test_a_file_of_a_later_version_asks_for_a_later_rolltune(opened, tmp_path):
+    model, params = opened
+    path, beside = tmp_path / "x.whole.npz", tmp_path / "x.whole.json"
+    base.save_whole(path, params, model, CARD)
+    beside.write_text(json.dumps({**json.loads(beside.read_text()), "version": 2}))
+    for read in (read_card, lambda place: base.load(str(place))):
+        with pytest.raises(UserError, match=r"x\.whole\.json has version 2; this rolltune reads up to 1\. Update"):
+            read(path)
+
+
 @pytest.mark.parametrize("entry", ["resize", "text", "vision", *(f"text/{name}" for name in ("rope", "norm_eps"))])
 def test_odd_values_of_what_the_npz_does_not_say_are_advice(opened, tmp_path, entry):
     model, params = opened
