@@ -33,7 +33,7 @@ from rolltune.training import checkpoints, setup
 from rolltune.training.dataset import Data, Wanted, read_data
 from rolltune.training.loop import Run, State, new_state, train
 from rolltune.training.rolls import Draw
-from rolltune.weights.roll_file import check_base, save_roll
+from rolltune.weights.roll_file import save_roll
 from rolltune.weights.whole import learned_in
 
 INTERRUPTED = 130
@@ -216,7 +216,7 @@ def prepare(
     """The five steps of setting up, one after the other."""
     model, params = setup.load(recipe)
     if earlier:
-        check_base(earlier.path, earlier.card, model.base)
+        earlier.check(model, trees.shapes(params))
     if whole:
         check_whole(model, data.task.kind == CLASSIFY)
     plan = setup.plan(model, trees.shapes(params), recipe, data.task)

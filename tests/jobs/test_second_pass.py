@@ -13,9 +13,8 @@ from rolltune.weights.roll_file import Base, RollCard, save_roll
 
 
 def saved(folder, **changes):
-    card = RollCard(
-        Base("tiny", "ab"), "lora", dataclasses.asdict(Recipe()) | changes, prompt="ok?", answers=["a", "b"]
-    )
+    recipe = dataclasses.asdict(Recipe()) | {"task": "choose"} | changes
+    card = RollCard(Base("tiny", "ab"), "lora", recipe, "ok?", ["a", "b"], {"positive": "a"})
     save_roll(folder / "first.npz", {"text": {"norm": np.ones(2, np.float32)}}, card)
     return str(folder / "first.npz")
 
@@ -41,3 +40,9 @@ def test_what_was_typed_has_to_fit_the_rolls_recipe(tmp_path):
 def test_a_recipe_that_none_can_have_names_the_roll(tmp_path):
     with pytest.raises(UserError, match=r"first\.npz: rank"):
         again(saved(tmp_path, rank=0), {})
+
+
+@pytest.mark.parametrize("typed", [{"rank": 4}, {"first_layer": 2}])
+def test_what_the_rolls_arrays_are_made_for_stays(tmp_path, typed):
+    with pytest.raises(UserError, match=rf"{next(iter(typed))}: .*first\.npz has"):
+        again(saved(tmp_path), typed)
