@@ -79,10 +79,14 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     data = read_data(find_dataset(options.dataset), wanted, say, options.reading)
     recipe = dataclasses.replace(recipe, metric=recipe.metric or default_metric(data.task.kind))
     check_name(recipe.metric, data.task.kind)
-    say(asked_text(data.examples, recipe.prompt))
+    own = earlier is not None and recipe.prompt == earlier.card.prompt
+    say(asked_text(data.examples, recipe.prompt, "roll" if own else "recipe"))
     folds = _folds(options, recipe, data, say)
     trained = len(data.spans["train"]) if folds is None else len(folds) - len(folds) // (options.folds or 1)
     recipe = recipes.with_steps(recipe, trained)
+    settings = dataclasses.asdict(recipe) | {shown(file): data.digest(split) for split, file in data.files.items()}
+    if options.resume:  # what is wrong is said before anything is loaded
+        checkpoints.check(out.state, settings, None if options.rolls == "auto" else slots, later=("base",))
     draws = lambda slots: max(slots, recipe.draws) * options.repeat
     interrupts.doing("loading the model")
     ready = prepare(recipe, data, draws(slots), folds, options.folds, earlier, say, options.whole)
@@ -98,8 +102,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     known |= learned_in(recipe.model)
     print_results(data, before, passes, say, learned_from=known)
     say(data.positive.reason)
-    settings = dataclasses.asdict(recipe) | {shown(file): data.digest(split) for split, file in data.files.items()}
-    settings |= {"base": ready.model.base.hash}
+    settings["base"] = ready.model.base.hash
     if options.resume:
         state = checkpoints.load(out.state, settings, state, lambda kept: kept and _unpack(kept, before))
         say(f"going on from step {state.step}")
@@ -182,8 +185,8 @@ def room_for(state: State, options: Options) -> int:
     return 2 * size(state.rolls) + kept * size(state.rolls.trainable) // width
 
 
-def asked_text(examples: Sequence[Example], prompt: str) -> str:
-    """What is really asked, and whose words that are."""
+def asked_text(examples: Sequence[Example], prompt: str, whose: str) -> str:
+    """What is really asked, and whose words that are; `whose` prompt it is: the recipe's, or a saved roll's."""
     own = list(dict.fromkeys(one.prompt for one in examples))
     if not prompt:
         more = f" and {len(own) - 1} other prompts" if len(own) > 1 else ""
@@ -191,7 +194,7 @@ def asked_text(examples: Sequence[Example], prompt: str) -> str:
     instead = [text for text in own if text and text != prompt]
     where = f", in the place of the rows' own {instead[0]!r}" if instead else ""
     more = f" and {len(instead) - 1} more" if len(instead) > 1 else ""
-    return f"asked: {prompt!r} (the recipe's{where}{more})"
+    return f"asked: {prompt!r} (the {whose}'s{where}{more})"
 
 
 @dataclasses.dataclass(frozen=True)

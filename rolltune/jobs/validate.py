@@ -112,7 +112,8 @@ def _base_of(one: Saved, options: Options) -> tuple[str, str, str, tuple[tuple[s
 def _scored(scorer: Scorer, path: Path, data: DataSet, tokens: int | None, say: Say) -> Cell:
     facts = scorer.card.metrics
     chosen = apply_frame_policy(list(data.examples), scorer.recipe.frames)
-    say(f"{shown(path)}: {asked_text(chosen, scorer.recipe.prompt)}")
+    asked = asked_text(chosen, scorer.recipe.prompt, "roll")
+    say(f"{shown(path)}: {asked}")
     prediction = scorer.predict(chosen, tokens)
     if scorer.cut:
         say(f"{scorer.cut} of {len(chosen)} rows were cut to {scorer.recipe.max_tokens} tokens, on their right")

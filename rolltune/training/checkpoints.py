@@ -1,11 +1,12 @@
 """An interrupted run on the disk, by orbax: arrays, and beside them what only Python knows, as JSON."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,29 @@ def exists(folder: Path) -> bool:
     return folder.is_dir() and any(child.name.isdecimal() for child in folder.iterdir())
 
 
+def check(folder: Path, settings: Mapping[str, Any], width: int | None, later: Collection[str] = ()) -> None:
+    """Raises UserError where a run that goes on would not be the one that was saved, or where its files are damaged.
+
+    It needs no model: what is wrong is said before one is loaded. `later` names settings that are not known yet,
+    `width` is None where it is not.
+    """
+    with _opened(folder) as (_, _, notes):
+        _check_same(folder, settings, notes, width, later)
+
+
 def load(folder: Path, settings: Mapping[str, Any], fresh: State, judged: Any) -> State:
     """The saved state, in the form of `fresh`.
 
     Raises UserError where a setting is not the one it was saved with, or where the files are damaged.
     """
+    with _opened(folder) as (manager, step, notes):
+        _check_same(folder, settings, notes, fresh.width)
+        return _restored(manager, step, notes, fresh, judged)
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[tuple[ocp.CheckpointManager, int | None, dict[str, Any]]]:
+    """The latest saving, its number and its notes. Whatever goes wrong over damaged files becomes a UserError."""
     if not exists(folder):
         raise UserError(f"{folder}: nothing to resume; start without --resume")
     try:
@@ -113,9 +132,7 @@ def load(folder: Path, settings: Mapping[str, Any], fresh: State, judged: Any) -
             sealed = manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
             if hashlib.sha256(sealed["text"].encode()).hexdigest() != sealed["sha256"]:
                 raise ValueError("the notes do not have their checksum")
-            notes = json.loads(sealed["text"])
-            _check_same(folder, settings, notes, fresh)
-            return _restored(manager, step, notes, fresh, judged)
+            yield manager, step, json.loads(sealed["text"])
     except UserError:
         raise
     except Exception as error:  # orbax and what it stands on raise all kinds over damaged files
@@ -126,16 +143,24 @@ def load(folder: Path, settings: Mapping[str, Any], fresh: State, judged: Any) -
         ) from error
 
 
-def _check_same(folder: Path, settings: Mapping[str, Any], notes: dict[str, Any], fresh: State) -> None:
+def _check_same(
+    folder: Path, settings: Mapping[str, Any], notes: dict[str, Any], width: int | None, later: Collection[str] = ()
+) -> None:
     now, then = json.loads(json.dumps(dict(settings))), notes["settings"]
-    changed = [name for name in {**now, **then} if now.get(name) != then.get(name)]
+    changed = [name for name in {**now, **then} if name not in later and now.get(name) != then.get(name)]
     if changed:
-        was = ", ".join(f"{name} was {then.get(name)!r}, is {now.get(name)!r}" for name in changed)
+        told = ", ".join(_change(name, then, now) for name in changed)
         raise UserError(
-            f"{folder}: the interrupted run differs ({was}); resume with the same, or delete the folder and start anew"
+            f"{folder}: the interrupted run differs ({told}); resume with the same, or start anew with --overwrite"
         )
-    if notes["width"] != fresh.width:
-        raise UserError(f"{folder}: begun with {notes['width']} rolls at once, not {fresh.width}; resume with the same")
+    if width is not None and notes["width"] != width:
+        raise UserError(f"{folder}: begun with {notes['width']} rolls at once, not {width}; resume with the same")
+
+
+def _change(name: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    if name not in then or name not in now:
+        return f"{name} was not there" if name not in then else f"{name} was there"
+    return f"{name} was {then[name]!r}, is {now[name]!r}"
 
 
 def _restored(

@@ -50,6 +50,16 @@ def test_a_step_may_be_saved_twice_and_the_last_one_counts(tmp_path):
         checkpoints.load(folder, SETTINGS | {"rate": 0.2}, made(0), same)
     with pytest.raises(UserError, match="begun with 2 rolls at once, not 3"):
         checkpoints.load(folder, SETTINGS, made(0, 3), same)
+    later = SETTINGS | {"./set1/train.jsonl": "2 rows, ab"}
+    checkpoints.save(folder, made(3), later | {"base": "x"}, same)
+    checkpoints.check(folder, later, 2, later=("base",))  # before the model is loaded
+    checkpoints.check(folder, later, None, later=("base",))
+    with pytest.raises(UserError, match=r"\./set1/train\.jsonl was '2 rows, ab', is '1 rows, cd'"):
+        checkpoints.check(folder, later | {"./set1/train.jsonl": "1 rows, cd"}, 2, later=("base",))
+    with pytest.raises(UserError, match=r"\./set2/train\.jsonl was not there, \./set1/train\.jsonl was there"):
+        checkpoints.check(folder, SETTINGS | {"./set2/train.jsonl": "2 rows, ab"}, 2, later=("base",))
+    with pytest.raises(UserError, match="begun with 2 rolls at once, not 3"):
+        checkpoints.check(folder, later, 3, later=("base",))
     checkpoints.remove(folder)
     with pytest.raises(UserError, match=r"a\.state: nothing to resume"):
         checkpoints.load(folder, SETTINGS, made(0), same)
