@@ -29,6 +29,7 @@ from rolltune.jobs.outputs import Outputs
 from rolltune.jobs.second_pass import Earlier, second_pass
 from rolltune.memory import fit_rolls
 from rolltune.recipe import Recipe
+from rolltune.tracking import note
 from rolltune.training import checkpoints, setup
 from rolltune.training.dataset import Data, Wanted, read_data
 from rolltune.training.loop import Run, State, new_state, train
@@ -97,6 +98,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     interrupts.doing("evaluating the untrained model")
     state = new_state(ready.run, slots)
     out.check_room(room_for(state, options))
+    note("compiling the evaluation ...")
     before = ready.evaluator.predict(state.rolls.trainable, state.rolls.scale)[0]  # all alike as yet
     passes, known = (earlier.passes, earlier.learned) if earlier else (0, frozenset())
     known |= learned_in(recipe.model)
@@ -110,6 +112,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     ready_after = time.perf_counter() - began
     sinks = Sinks(options.tensorboard, options.wandb, dataclasses.asdict(recipe))
     interrupts.doing("training")
+    note("compiling the step ...")
 
     def save(now: State) -> None:
         with interrupts.saving():
