@@ -12,7 +12,7 @@ from rolltune.data.doctor import Report, answers_of, token_buckets
 from rolltune.data.findings import ERROR, NOTE, WARNING, Finding
 from rolltune.data.fingerprints import Fingerprint
 from rolltune.data.images import open_image
-from rolltune.errors import as_html, visible
+from rolltune.errors import UserError, as_html, visible
 
 SHOWN = 40  # findings of one kind on the page; each may carry some thumbnails
 THUMBNAIL = 112
