@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import shutil
 import zlib
 from collections.abc import Collection, Iterator, Mapping
@@ -50,7 +51,7 @@ def save(folder: Path, state: State, settings: Mapping[str, Any], judged: Any) -
     }
     text = json.dumps(notes)
     sealed = {"text": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
-    with ocp.CheckpointManager(folder.resolve(), options=ocp.CheckpointManagerOptions(max_to_keep=1)) as manager:
+    with _gives_room_back(folder), _manager(folder, max_to_keep=1) as manager:
         # Orbax's "step" is the number of the saving here: it never replaces one, and a step may well be saved twice, by
         # a run that is gone on with and stopped at once.
         number = (manager.latest_step() or 0) + 1
@@ -62,12 +63,36 @@ def save(folder: Path, state: State, settings: Mapping[str, Any], judged: Any) -
     (folder / str(number) / CHECKS).write_text(json.dumps(_checks_of(folder / str(number))))
 
 
+@contextlib.contextmanager
+def _manager(folder: Path, **options: Any) -> Iterator[ocp.CheckpointManager]:
+    """Orbax's manager without what its threads log: they print tracebacks of errors that are raised here as well."""
+    log = logging.getLogger("absl")
+    before, log.disabled = log.disabled, True
+    try:
+        with ocp.CheckpointManager(folder.resolve(), options=ocp.CheckpointManagerOptions(**options)) as manager:
+            yield manager
+    finally:
+        log.disabled = before
+
+
+@contextlib.contextmanager
+def _gives_room_back(folder: Path) -> Iterator[None]:
+    """A saving that fails, on a full disk above all, leaves no half of it there: the rolls may still fit."""
+    try:
+        yield
+    except BaseException:
+        for part in folder.glob(f"*{HALF}"):
+            shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
 def _best_notes(slot: Slot, judged: Any) -> dict[str, Any] | None:
     if slot.best is None:
         return None
     return {"figure": slot.best.figure, "step": slot.best.step, "judged": judged(slot.best.detail)}
 
 
+HALF = ".orbax-checkpoint-tmp"  # how the name of a saving ends until it is whole
 CHECKS = "rolltune.json"  # in the folder of a saving: size and CRC-32 of each of its files
 
 
@@ -126,7 +151,7 @@ def _opened(folder: Path) -> Iterator[tuple[ocp.CheckpointManager, int | None, d
     if not exists(folder):
         raise UserError(f"{folder}: nothing to resume; start without --resume")
     try:
-        with ocp.CheckpointManager(folder.resolve()) as manager:
+        with _manager(folder) as manager:
             step = manager.latest_step()
             _check_files(folder / str(step))
             sealed = manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]

@@ -1,6 +1,7 @@
 """An interrupted run on the disk: saved again and again, and damaged in every way."""
 
 import dataclasses
+import logging
 import random
 import shutil
 
@@ -95,3 +96,21 @@ def test_a_damaged_state_is_advice_or_the_state(tmp_path):
         else:
             assert equal(found, state), path
     assert refused > len(files) / 2 and seen > 0.9 * refused  # before orbax, which leaves tracebacks behind
+
+
+def test_a_saving_that_fails_prints_nothing_and_leaves_the_last_one(tmp_path, capfd, monkeypatch):
+    folder = tmp_path / "a.state"
+    checkpoints.save(folder, made(4), SETTINGS, same)
+
+    def full(*given, **named):
+        logging.getLogger("absl").error("a traceback of a thread")
+        (folder / f"2{checkpoints.HALF}").mkdir()
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.ocp.CheckpointManager, "save", full)
+        with pytest.raises(ValueError, match="No space left"):
+            checkpoints.save(folder, made(5), SETTINGS, same)
+    assert [path.name for path in folder.iterdir() if path.name.endswith(checkpoints.HALF)] == []
+    assert equal(checkpoints.load(folder, SETTINGS, made(0), same), made(4))
+    assert "traceback" not in capfd.readouterr().err
