@@ -5,9 +5,15 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without installing, from any folder
-
-from rolltune.__main__ import main
+try:
+    from rolltune.__main__ import main
+except ModuleNotFoundError:
+    # The environment that bin/quickstart.sh made, where there is one and no other was chosen.
+    made = Path(__file__).resolve().parents[1] / ".venv"
+    python = made / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if python.exists() and "VIRTUAL_ENV" not in os.environ and Path(sys.prefix) != made:
+        os.execv(python, [str(python), *sys.argv])
+    sys.exit("error: rolltune is not installed here: run ../bin/quickstart.sh, then source ../.venv/bin/activate")
 
 # Where the recipes look for it: ../cache.
 cache = os.environ.get("ROLLTUNE_CACHE") or str(Path(__file__).resolve().parents[1] / "cache")

@@ -8,6 +8,7 @@ import sys
 
 from rolltune import __version__
 from rolltune.errors import UserError, visible
+from rolltune.output import take_any_text
 from rolltune.typed import as_typed
 
 # command -> (module with `main(argv) -> int`, what it does). Imported when called: `--help` must not wait for JAX.
@@ -51,6 +52,7 @@ def help_text() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 2 something the person can put right, 130 interrupted."""
     arguments = sys.argv[1:] if argv is None else argv
+    take_any_text()
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(help_text(), end="")
         return 0 if arguments else USAGE_ERROR

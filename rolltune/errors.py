@@ -1,5 +1,6 @@
 """The one exception for what a person can put right: its message is all they see. And how it is shown."""
 
+import html
 import re
 
 # Characters that turn the direction of writing: with them a terminal shows another text than the one that is there.
@@ -17,3 +18,8 @@ def visible(text: str) -> str:
     Names and values come from files of strangers; a terminal obeys what it is sent. Line ends and tabs stay.
     """
     return _ODD.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def as_html(text: str) -> str:
+    """`visible` text as a page may hold it: a browser obeys the marks that turn writing, too."""
+    return html.escape(visible(text))

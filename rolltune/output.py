@@ -1,10 +1,20 @@
-"""Printing that outlives its reader: no line about the work is worth the work."""
+"""Printing that outlives its reader, on a console of any encoding: no line about the work is worth the work."""
 
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
+
+
+def take_any_text() -> None:
+    """What the console's encoding cannot write (a Windows code page, LC_ALL=C) comes as escapes, from here on.
+
+    A text of the data must not end a command, least of all in the table after a training.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

@@ -261,15 +261,15 @@ def _as(kind: Any, value: Any, where: str) -> Any:
     if not right:
         name = kind.__name__ if not isinstance(wanted, types.UnionType) else "number"
         raise UserError(f"{where}: {_shown(value)} is not a {name}")
-    if kind is str and (unwritable := _unwritable(value)):
-        raise UserError(f"{where}: {_shown(value)} holds {unwritable}: type the text anew")
+    if kind is str and (broken := unwritable(value)):
+        raise UserError(f"{where}: {_shown(value)} holds {broken}: type the text anew")
     try:
         return kind(value)
     except OverflowError as error:
         raise UserError(f"{where}: {_shown(value)} is too large a number") from error
 
 
-def _unwritable(text: str) -> str:
+def unwritable(text: str) -> str:
     """What keeps a text from being written into a file, or a path from being one; empty: nothing."""
     if "\0" in text:
         return "a zero character"
@@ -291,18 +291,22 @@ RANGES = {  # of whole numbers: from, to. What lies beyond is a slip of the fing
 
 def check(r: Recipe, where: Callable[[str], str] = str) -> None:
     """Raises UserError for values that no training can have; `where` says of an entry what to call it."""
-    from rolltune.evaluation.figures import names  # brings scikit-learn, which `--help` must not wait for
+    # They bring scikit-learn and Pillow, which `--help` must not wait for.
+    from rolltune.data.images import parse_policy
+    from rolltune.evaluation.figures import names
 
     def need(right: bool, name: str, expected: str) -> None:
         if not right:
             raise UserError(f"{where(name)}: {_shown(getattr(r, name))}; expected {expected}")
 
+    need(bool(r.model), "model", '"tiny", or where the weights are')
     need(r.method in (*adapters.METHODS, "rules"), "method", f"one of {', '.join(adapters.METHODS)}, rules")
     pairs = bool(r.rules) and all(len(rule) == 2 for rule in r.rules)
     need(pairs or (r.method != "rules" and not r.rules), "rules", "a list of (path regex, frozen | lora | full)")
     for pattern, word in r.rules:
         need(word in ("frozen", "lora", "full"), "rules", f"frozen, lora or full after {_shown(pattern)}")
         rules.compiled(pattern, where("rules"))
+    need(r.method == "rules" or not r.rules, "rules", 'none, or method "rules", which reads them')
     need(r.quantize in ("", *quantize.KINDS, "rules"), "quantize", f"{', '.join(quantize.KINDS)}, rules or nothing")
     given, kinds = bool(r.quantize_rules), (*quantize.KINDS, quantize.KEEP)
     need(given == (r.quantize == "rules"), "quantize_rules", f"a list of (path regex, {' | '.join(kinds)})")
@@ -313,6 +317,10 @@ def check(r: Recipe, where: Callable[[str], str] = str) -> None:
     need(r.schedule in optim.SCHEDULES, "schedule", f"one of {', '.join(optim.SCHEDULES)}")
     metrics = names(AUTO)
     need(r.metric in ("", *metrics), "metric", f"one of {', '.join(metrics)}")
+    try:
+        parse_policy(r.frames)
+    except UserError as error:
+        raise UserError(f"{where('frames')}: {error}") from error
     need(r.task in (*KINDS, AUTO), "task", f"{', '.join(KINDS)} or {AUTO}")
     need(r.truncate in ("", "right"), "truncate", "right, or nothing")
     need(r.average in ("example", "token"), "average", "example or token")

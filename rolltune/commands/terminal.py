@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from rolltune.errors import visible
+from rolltune.output import take_any_text
 from rolltune.typed import as_typed
 
 
 def terminal() -> Console:
-    """The console of a command. What its encoding cannot write (a Windows code page, LC_ALL=C) comes as escapes."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    """The console of a command."""
+    take_any_text()
     return Console(highlight=False, soft_wrap=True)
 
 

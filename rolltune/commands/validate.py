@@ -34,6 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     is_roll = lambda text: text.endswith(".npz") or Path("checkpoints", f"{text}.npz").is_file()
     rolls = [text for text in args.models if is_roll(text) or text == args.models[0]]
     named = [text for text in args.models if text not in rolls] + args.data
+    if not named and len(args.models) > 1 and not args.models[-1].endswith(".npz"):  # a set and a roll of one name
+        *rolls, last = args.models
+        named = [last]
     if not named:
         parser.error("name at least one data set after the rolls")
     found = _found(rolls)

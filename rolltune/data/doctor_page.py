@@ -1,7 +1,6 @@
 """The doctor's report as one HTML file that opens without a network."""
 
 import base64
-import html
 import io
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from rolltune.data.doctor import Report, answers_of, token_buckets
 from rolltune.data.findings import ERROR, NOTE, WARNING, Finding
 from rolltune.data.fingerprints import Fingerprint
 from rolltune.data.images import open_image
-from rolltune.errors import UserError, visible
+from rolltune.errors import UserError, as_html, visible
 
 SHOWN = 40  # findings of one kind on the page; each may carry some thumbnails
 THUMBNAIL = 112
@@ -36,10 +35,6 @@ ul { margin: .3rem 0; padding-left: 1.2rem; } li { margin: .25rem 0; overflow-wr
 """
 
 
-def _html(text: str) -> str:
-    return html.escape(visible(text))
-
-
 def page(report: Report, title: str) -> str:
     """The whole page; figures and thumbnails are inside it as data."""
     errors = report.count(ERROR)
@@ -49,17 +44,17 @@ def page(report: Report, title: str) -> str:
         else '<p class="verdict good">Training can start.</p>'
     )
     body = [
-        f"<h1>Data report: {_html(title)}</h1>",
+        f"<h1>Data report: {as_html(title)}</h1>",
         verdict,
         _summary(report),
         *[_section(report, level) for level in (ERROR, WARNING, NOTE)],
         "<h2>Pictures of the data</h2>",
         '<div class="plots">',
-        *[f'<img alt="{_html(name)}" src="{_png(figure)}">' for name, figure in plots(report).items()],
+        *[f'<img alt="{as_html(name)}" src="{_png(figure)}">' for name, figure in plots(report).items()],
         "</div>",
     ]
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_html(title)}</title>'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{as_html(title)}</title>'
         f"<style>{STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
     )
 
@@ -70,8 +65,8 @@ def _summary(report: Report) -> str:
     rows = []
     for name, scan in report.scans.items():
         by_length = ", ".join(f"{size}: {count}" for size, count in token_buckets(report, name).items())
-        cells = f"<td>{_html(name)}</td><td class=n>{len(scan.examples)}</td>"
-        rows.append(f"<tr>{cells}<td>{_html(scan.understood)}</td><td>{_html(by_length)}</td></tr>")
+        cells = f"<td>{as_html(name)}</td><td class=n>{len(scan.examples)}</td>"
+        rows.append(f"<tr>{cells}<td>{as_html(scan.understood)}</td><td>{as_html(by_length)}</td></tr>")
     return f"<table>{head}{''.join(rows)}</table>"
 
 
@@ -87,16 +82,16 @@ def _section(report: Report, level: str) -> str:
         items = "".join(_item(finding) for finding in findings[:SHOWN])
         more = f"<li>... and {len(findings) - SHOWN} more</li>" if len(findings) > SHOWN else ""
         opened = " open" if level != NOTE else ""
-        title = f"{_html(kind.capitalize())} ({len(findings)})"
+        title = f"{as_html(kind.capitalize())} ({len(findings)})"
         parts.append(f"<details{opened}><summary>{title}</summary><ul>{items}{more}</ul></details>")
     return "\n".join(parts)
 
 
 def _item(finding: Finding) -> str:
-    advice = f' <span class="advice">{_html(finding.advice)}</span>' if finding.advice else ""
+    advice = f' <span class="advice">{as_html(finding.advice)}</span>' if finding.advice else ""
     thumbs = "".join(_thumbnail(path) for path in finding.images[:4]) if finding.kind != "unreadable image" else ""
     return (
-        f'<li><span class="where">{_html(finding.where)}</span> {_html(finding.message)}{advice}'
+        f'<li><span class="where">{as_html(finding.where)}</span> {as_html(finding.message)}{advice}'
         + (f'<div class="thumbs">{thumbs}</div>' if thumbs else "")
         + "</li>"
     )
@@ -110,7 +105,7 @@ def _thumbnail(path: Path) -> str:
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     data = io.BytesIO()
     picture.save(data, "JPEG", quality=80)
-    name = _html(path.name)
+    name = as_html(path.name)
     source = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
     return f'<img alt="{name}" title="{name}" width="{picture.width}" height="{picture.height}" src="{source}">'
 

@@ -2,10 +2,11 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import imagehash
 import numpy as np
@@ -77,12 +78,14 @@ def _turns(array: np.ndarray) -> list[np.ndarray]:
     return [np.ascontiguousarray(np.rot90(side, turn)) for side in (array, array[:, ::-1]) for turn in range(4)]
 
 
-def fingerprints(keys: Iterable[Key], workers: int | None = None) -> dict[Key, Fingerprint | UserError]:
+def fingerprints(
+    keys: Iterable[Key], workers: int | None = None, every_frame: bool = True
+) -> dict[Key, Fingerprint | UserError]:
     """The fingerprint of each image, or the error that says why it has none; on a few threads."""
 
     def one(key: Key) -> Fingerprint | UserError:
         try:
-            return fingerprint(*key)
+            return fingerprint(*key, every_frame=every_frame)
         except UserError as error:
             return error
 
@@ -119,23 +122,38 @@ def alike(prints: Sequence[Fingerprint]) -> list[Pair]:
 
 
 def _near(prints: Sequence[Fingerprint], places: np.ndarray) -> list[Pair]:
-    hashes = np.stack([prints[place].hashes for place in places])  # [n, 8]
-    smalls = np.stack([prints[place].small for place in places]).astype(np.int16)
-    sides = 8 if len(places) <= MOST_TURNED else 1
+    looks = [Look(prints[place].hashes, prints[place].small) for place in places]
     found: dict[tuple[int, int], bool] = {}
-    block = max(1, 2**22 // len(places))
-    for begin in range(0, len(places), block):
-        rows = hashes[begin : begin + block, 0]
-        for side in range(sides):
-            close = np.bitwise_count(rows[:, None] ^ hashes[None, :, side]) <= MAX_BITS
-            for row, other in np.argwhere(close):
-                first, second = begin + int(row), int(other)
-                if first >= second or (first, second) in found:
-                    continue
-                difference = np.abs(smalls[first] - _turns(smalls[second])[side]).max(axis=-1)
-                if np.percentile(difference, 95) <= MAX_DIFFERENCE:
-                    found[first, second] = side > 0
+    for first, second, side in near_looks(looks, looks):
+        if first < second:
+            found.setdefault((first, second), side > 0)
     return [
         Pair(int(places[first]), int(places[second]), exact=False, turned=turned)
         for (first, second), turned in found.items()
     ]
+
+
+class Look(NamedTuple):
+    """What of a fingerprint copies are known by."""
+
+    hashes: np.ndarray
+    small: np.ndarray
+
+
+def near_looks(some: Sequence[Look], others: Sequence[Look]) -> Iterator[tuple[int, int, int]]:
+    """(place in `some`, place in `others`, how the other lies, 0..7) of all pictures that are alike."""
+    if not some or not others:
+        return
+    ours = np.stack([look.hashes[0] for look in some])  # [n]
+    theirs = np.stack([look.hashes for look in others])  # [m, 8]
+    sides = 8 if max(len(some), len(others)) <= MOST_TURNED else 1
+    block = max(1, 2**22 // len(others))
+    for begin in range(0, len(some), block):
+        for side in range(sides):
+            close = np.bitwise_count(ours[begin : begin + block, None] ^ theirs[None, :, side]) <= MAX_BITS
+            for row, second in np.argwhere(close):
+                first = begin + int(row)
+                turned = _turns(others[second].small)[side].astype(np.int16)
+                difference = np.abs(some[first].small.astype(np.int16) - turned).max(axis=-1)
+                if np.percentile(difference, 95) <= MAX_DIFFERENCE:
+                    yield first, int(second), side

@@ -11,7 +11,7 @@ from rolltune.data.examples import QUESTION, Example, Scan, Turn
 from rolltune.data.findings import ERROR, NOTE, Finding, quoted
 from rolltune.data.image_paths import ENDINGS
 from rolltune.data.jsonl import add_set_findings, short
-from rolltune.data.layouts import split_of
+from rolltune.data.layouts import split_of, tables_in
 
 _PARTS = frozenset(["images", "image", "imgs", "labels", "annotations", "masks", "jpegimages", "imagesets"])
 WITHOUT_CLASSES = (
@@ -46,6 +46,11 @@ def scan_folder(path: Path, *, question: str | None = None, names: Mapping[str, 
     root = os.path.realpath(path)
     if message := _no_classes(classes):
         scan.findings.append(Finding(ERROR, "no answer", short(path), message, WITHOUT_CLASSES))
+        return scan
+    if classes and all(tables_in(path / folder) for folder in classes):
+        message = f"the folders {', '.join(classes)} are no answers: they hold rows of their own"
+        held = ", ".join(f"{path / folder} ({tables_in(path / folder)[0].name})" for folder in classes[:4])
+        scan.findings.append(Finding(ERROR, "no answer", short(path), message, f"name one of them: {held}"))
         return scan
     for folder in classes:
         if is_blank(answers[folder]):

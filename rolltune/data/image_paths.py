@@ -18,6 +18,8 @@ _NAMES = "jpg jpeg jfif png apng gif webp avif bmp tif tiff jp2 j2k ico pbm pgm 
 ENDINGS = frozenset(f".{name}" for name in _NAMES.split())
 _ENDINGS = tuple({*ENDINGS, *(ending.upper() for ending in ENDINGS)})
 _LONGEST_PATH = 4096
+_LONGEST_NAME = 255  # bytes, on every file system that people have
+_BASE64 = re.compile(r"[A-Za-z0-9+/\r\n]+={0,2}\s*")  # in one piece, or in lines; words with spaces between are none
 
 
 class RowProblem(ValueError):
@@ -55,13 +57,14 @@ def find_image(value: object, folder: Path, roots: tuple[Path, ...]) -> Path:
     """
     if not isinstance(value, str) or not value.strip():
         raise RowProblem(f"an image is a path as text, got {kind_of(value) if value != '' else 'empty text'}")
-    if value.startswith("data:") or (len(value) > 300 and re.fullmatch(r"[A-Za-z0-9+/\s]+={0,2}\s*", value)):
+    if value.startswith("data:") or (len(value) > 300 and _BASE64.fullmatch(value)):
         raise RowProblem(f"image {quoted(value)} is the picture itself as text: save it as a file and give its path")
     if re.match(r"[a-z][a-z0-9+]+://", value, re.IGNORECASE):
         raise RowProblem(f"image {quoted(value)} is a web address: download it and give its path")
     if "\0" in value:
         raise RowProblem(f"image {quoted(value)} has a zero byte in its name")
-    if len(value) > _LONGEST_PATH or "\n" in value:
+    longest = max(len(part.encode(errors="replace")) for part in value.split("/"))
+    if len(value) > _LONGEST_PATH or longest > _LONGEST_NAME or "\n" in value:
         raise RowProblem(f"image {quoted(value)} is no path: it is text of {len(value)} characters")
     path = _inside(value, folder, roots)
     if os.path.isfile(path):

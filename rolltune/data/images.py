@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from rolltune.data.examples import Example
+from rolltune.data.findings import quoted
 from rolltune.data.limits import (
     MAX_BYTES,
     MAX_PIXELS,
@@ -277,8 +278,8 @@ def parse_policy(text: str) -> FramePolicy:
     proper = name in POLICIES and (not colon or (number.isdecimal() and int(number) >= 1))
     if not proper or (wants_number is True and not colon) or (wants_number is False and colon):
         raise UserError(
-            f"frame policy {text!r}: expected one of first, middle, last, most-different, n:4, grid, grid:9, expand, "
-            "expand:8, skip"
+            f"frame policy {quoted(text)}: expected one of first, middle, last, most-different, n:4, grid, grid:9, "
+            "expand, expand:8, skip"
         )
     return FramePolicy(name, int(number) if colon else None)
 

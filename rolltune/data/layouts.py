@@ -36,7 +36,7 @@ def splits_in(path: str | Path) -> dict[str, Path]:
     whatever the set calls it. One folder of such a name among others is a class: trains beside buses.
     """
     places = sorted(place for place in Path(path).iterdir() if not place.name.startswith("."))
-    tables = [place for place in places if place.suffix.lower() in TABLES and place.is_file()]
+    tables = tables_in(Path(path))
     tables.sort(key=lambda place: (place.stem.casefold() not in _SPLITS, TABLES.index(place.suffix.lower())))
     if found := _named([(place.stem, place) for place in tables]):
         return found  # beside train.jsonl, a folder train/ is where its pictures are
@@ -67,9 +67,15 @@ def _rows_of(folder: Path) -> Path | None:
     return folder if any(place.is_dir() and not place.name.startswith(".") for place in folder.iterdir()) else None
 
 
+def tables_in(folder: Path) -> list[Path]:
+    """The tables that lie in a folder itself, by name; hidden ones, such as macOS's ._data.jsonl, are none."""
+    places = (place for place in folder.iterdir() if place.suffix.lower() in TABLES and not place.is_dir())
+    return sorted(place for place in places if not place.name.startswith("."))
+
+
 def table_in(folder: Path) -> Path | None:
     """The table that a folder stands for; None where it holds none. UserError where it holds several."""
-    tables = sorted(place for place in folder.iterdir() if place.suffix.lower() in TABLES)
+    tables = tables_in(folder)
     for name in WHOLE:
         if folder / name in tables:
             return folder / name

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +52,25 @@ _LEADING_MARKS = re.compile(rf"^(?:\s*(?:{MARK.pattern}))+\s*")
 def renamed(row: dict, columns: Mapping[str, str] | None, question: str | None = None) -> dict:
     """The row with the columns that `columns` names ({"suffix": "label"}) under the names we use.
 
-    A picture under a name that others use for it becomes "image"; `question` is asked where the row asks nothing.
+    A picture under a name that others use for it becomes "image"; `question` is asked where the row asks nothing. In
+    a row of a Hugging Face image folder ("file_name", "text"), the text is the answer, and nothing is asked.
     """
     ours = {theirs: ours for ours, theirs in (columns or {}).items() if theirs in row}
     named = {ours.get(key, key): value for key, value in row.items() if key in ours or key not in ours.values()}
+    if is_captioned(named):
+        named = {"prefix": question or "", "suffix": named["text"], **named}
+        del named["text"]
     if "image" not in named and "images" not in named and (key := picture_key(named)):
         named = {("image" if name == key else name): value for name, value in named.items()}
     if question is not None and not any(key in named for key in ("prefix", *CONVERSATIONS, *dict(PAIRS))):
         named = {"prefix": question, **named}
     return named
+
+
+def is_captioned(row: Collection[str]) -> bool:
+    """Whether these are the keys, or columns, of a Hugging Face image folder that has a text to each picture."""
+    asks = ("prefix", "suffix", "image", "images", *CONVERSATIONS, *dict(PAIRS))
+    return "file_name" in row and "text" in row and not any(key in row for key in asks)
 
 
 def picture_key(row: Mapping[str, object]) -> str | None:
@@ -94,13 +104,20 @@ def parse_row(row: dict, where: str, default_id: str, folder: Path, roots: tuple
     if isinstance(row_id, bool) or not isinstance(row_id, str | int) or row_id == "":
         problems.append(f'"id" is text or a whole number, got {kind_of(row_id) if row_id != "" else "empty text"}')
     group = gather(_group, row)
-    problems += [f'"{key}" is not read: {advice}' for key, advice in NOT_READ.items() if row.get(key)]
+    problems += [f'"{key}" is not read: {advice}' for key, advice in NOT_READ.items() if _holds(row.get(key))]
     known = KNOWN | {*pair, "history", "input"} if (pair := _pair(row)) else KNOWN
     unread |= {key: value for key, value in row.items() if key not in known}
     problems += unread_pictures(unread, stated or turn_images, folder, roots)
     if problems:
         raise RowProblem(*problems)
     return Example(id=str(row_id), images=tuple(images), turns=turns, source=where, group=group, accepted=accepted)
+
+
+def _holds(value: object) -> bool:
+    """Whether there is anything in a value: boxes of a picture that has none come as {"bbox": [], "categories": []}."""
+    if isinstance(value, dict | list):
+        return any(map(_holds, value.values() if isinstance(value, dict) else value))
+    return value is not None and value != ""
 
 
 def _group(row: dict) -> str | None:

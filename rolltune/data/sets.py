@@ -29,7 +29,14 @@ def find_dataset(name: str, root: Path = Path("dataset")) -> dict[str, Path]:
 def sets_in(root: Path) -> list[str]:
     """The names of the sets below a folder, folds of one set among them, as `-d` takes them."""
     places = [path for path in sorted([*root.glob("*"), *root.glob("*/fold*")]) if path.is_dir()]
-    return [place.relative_to(root).as_posix() for place in places if any(place.glob("train.*"))]
+    return [place.relative_to(root).as_posix() for place in places if _is_set(place)]
+
+
+def _is_set(place: Path) -> bool:
+    try:
+        return "train" in splits_in(place)
+    except UserError:  # tables in it of which none can be told to be the one that is meant
+        return False
 
 
 def _instead(path: Path, root: Path) -> str:

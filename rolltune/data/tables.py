@@ -12,7 +12,7 @@ from rolltune.data.files import read_text, without_halves
 from rolltune.data.findings import quoted
 from rolltune.data.image_paths import RowProblem, image_roots, unread_pictures
 from rolltune.data.jsonl import add_rows
-from rolltune.data.rows import picture_key
+from rolltune.data.rows import is_captioned, picture_key
 from rolltune.errors import UserError
 
 ARENA_COLUMNS = ("prompt", "response_a", "response_b", "winner_model_a", "winner_model_b", "winner_tie")
@@ -40,9 +40,11 @@ def scan_csv(
     arena = not columns and set(ARENA_COLUMNS) <= set(header)
     scan = Scan("CSV with the LMSYS arena's columns" if arena else "CSV", path.parent)
     mapping = {name: name for name in KNOWN if name in header}
+    if is_captioned(header):
+        mapping["suffix"], question = "text", question or ""
     mapping.update(columns or {})
     missing = [theirs for theirs in mapping.values() if theirs not in header]
-    if missing or not (arena or ("suffix" in mapping and ("prefix" in mapping or question))):
+    if missing or not (arena or ("suffix" in mapping and ("prefix" in mapping or question is not None))):
         lack = f"has no column {', '.join(map(repr, missing))}" if missing else "lacks columns named prefix and suffix"
         raise UserError(
             f"{path}: the table {lack}; it has {', '.join(map(repr, header))}: say which is which with "

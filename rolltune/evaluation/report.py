@@ -3,12 +3,12 @@
 import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 
 from PIL import Image
 
 from rolltune import atomic, plain_json
+from rolltune.errors import as_html
 from rolltune.evaluation import charts
 from rolltune.evaluation.charts import Curve, Plot
 from rolltune.evaluation.figures import TITLES, Figures, reason
@@ -65,7 +65,7 @@ def html(run: RunSummary, open_image: Callable[[Path], Image.Image] = open_plain
         sections.append(_section(title, picture_cards(run.pictures, run.most_pictures, open_image)))
     sections.append(_details(run))
     body = "\n".join(part for part in sections if part)
-    name = escape(f"{run.title} {run.stage}".strip())
+    name = as_html(f"{run.title} {run.stage}".strip())
     # The policy makes sure of it: whatever text is in the data, nothing is loaded and nothing runs.
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
@@ -77,7 +77,7 @@ def html(run: RunSummary, open_image: Callable[[Path], Image.Image] = open_plain
 
 
 def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>"
+    return f"<section><h2>{as_html(title)}</h2>{body}</section>"
 
 
 def main_split(splits: Sequence[SplitResult]) -> SplitResult | None:
@@ -91,8 +91,8 @@ def _telling(split: SplitResult) -> int:
 
 
 def _head(run: RunSummary) -> str:
-    head = f'<h1>{escape(run.title)} <span class="was">{escape(run.stage)}</span></h1>'
-    head += f'<p class="soft">saved as <code>{escape(run.roll_file)}</code></p>' if run.roll_file else ""
+    head = f'<h1>{as_html(run.title)} <span class="was">{as_html(run.stage)}</span></h1>'
+    head += f'<p class="soft">saved as <code>{as_html(run.roll_file)}</code></p>' if run.roll_file else ""
     split = main_split(run.splits)
     if split is None or split.shown is None:
         return f"<header>{head}</header>"
@@ -114,11 +114,11 @@ def _lead(split: SplitResult, now: Figures, before: Figures | None) -> str:
         where = f"on pictures of which {split.learned} were learned from (which says little about new ones)"
     if now.right is None:  # no answer was written out
         was = f"; before training {rounded(before.log_loss)}" if before is not None else ""
-        return escape(f"Log-loss {rounded(now.log_loss)} {where}{was}.")
+        return as_html(f"Log-loss {rounded(now.log_loss)} {where}{was}.")
     bounds = interval(now, now.share)
     was = f"; before training on {before.right}" if before is not None and before.right is not None else ""
     sure = f" The true rate may lie anywhere from {bounds} (95 %)." if bounds else ""
-    return escape(f"Right on {now.right} of {now.n} {where}{was}.{sure}")
+    return as_html(f"Right on {now.right} of {now.n} {where}{was}.{sure}")
 
 
 def _tile(now: Figures, before: Figures | None, name: str) -> str:
@@ -126,7 +126,7 @@ def _tile(now: Figures, before: Figures | None, name: str) -> str:
     style = "value word" if value is None else "value"
     lines = [f'{TITLES[name]}<div class="{style}">{rounded(value)}</div>']
     if value is None:
-        lines.append(f"<small>{escape(reason(now, name))}</small>")
+        lines.append(f"<small>{as_html(reason(now, name))}</small>")
     if before is not None:
         lines.append(f"<small>before: {rounded(before.figure(name))}</small>")
     lines += [f"<small>95 %: {bounds}</small>"] if bounds else []
@@ -149,7 +149,7 @@ def _warnings(run: RunSummary) -> str:
     texts += list(run.leaderboard.notes) if run.leaderboard else []
     if not texts:
         return ""
-    items = "".join(f"<li>{escape(text)}</li>" for text in dict.fromkeys(texts))
+    items = "".join(f"<li>{as_html(text)}</li>" for text in dict.fromkeys(texts))
     return _section("Read this first", f'<ul class="warnings">{items}</ul>')
 
 
@@ -157,7 +157,7 @@ def _figures(run: RunSummary) -> list[str]:
     splits = sorted((split for split in run.splits if split.shown is not None), key=_telling)
     if not splits:
         return []
-    note = f'<p class="soft">{escape(run.positive)}</p>' if run.positive else ""
+    note = f'<p class="soft">{as_html(run.positive)}</p>' if run.positive else ""
     before_and_after = note + splits_table(run.splits)
     return [_section("Before and after", before_and_after), *_choices(splits), *_texts(splits[0])]
 
@@ -192,7 +192,7 @@ def _rolls(run: RunSummary) -> list[str]:
     order = f'<p class="soft">Ranked by {TITLES[board.metric]} on the {on} pictures.</p>'
     body = (order if len(board.entries) > 1 else "") + leaderboard_table(board)
     if board.ends:
-        body += f'<p class="soft below">{"<br>".join(escape(end) for end in board.ends)}</p>'
+        body += f'<p class="soft below">{"<br>".join(as_html(end) for end in board.ends)}</p>'
     points = [
         (entry.roll, entry.learning_rate, value)
         for entry in board.entries[: board.ranked]
@@ -216,26 +216,26 @@ def _plot(plot: Plot) -> str:
     light, dark = (f"data:image/png;base64,{base64.b64encode(data).decode()}" for data in (plot.light, plot.dark))
     return (
         f'<div class="card plot"><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-        f'<img alt="{escape(plot.description)}" src="{light}"></picture></div>'
+        f'<img alt="{as_html(plot.description)}" src="{light}"></picture></div>'
     )
 
 
 def _details(run: RunSummary) -> str:
     rows = []
     if run.prompt:
-        rows.append(("prompt", f"<code>{escape(run.prompt)}</code>"))
+        rows.append(("prompt", f"<code>{as_html(run.prompt)}</code>"))
     if run.answers:
-        rows.append(("answers", escape(", ".join(run.answers))))
-    rows += [(key, escape(_text(value))) for key, value in run.base.items()]
-    rows += [(key, escape(_text(value))) for key, value in run.facts.items()]
+        rows.append(("answers", as_html(", ".join(run.answers))))
+    rows += [(key, as_html(_text(value))) for key, value in run.base.items()]
+    rows += [(key, as_html(_text(value))) for key, value in run.facts.items()]
     if run.command:
-        rows.append(("command", f"<code>{escape(run.command)}</code>"))
+        rows.append(("command", f"<code>{as_html(run.command)}</code>"))
     parts = []
     if rows:
-        items = "".join(f"<dt>{escape(str(key))}</dt><dd>{value}</dd>" for key, value in rows)
+        items = "".join(f"<dt>{as_html(str(key))}</dt><dd>{value}</dd>" for key, value in rows)
         parts.append(f'<div class="card"><dl>{items}</dl></div>')
     if run.recipe:
-        recipe = escape(plain_json.dumps(run.recipe, indent=2))
+        recipe = as_html(plain_json.dumps(run.recipe, indent=2))
         parts.append(f"<details><summary>The recipe, in full</summary><pre>{recipe}</pre></details>")
     return _section("How it was made", "".join(parts)) if parts else ""
 

@@ -4,14 +4,13 @@ import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from rolltune.errors import UserError
+from rolltune.errors import UserError, as_html
 from rolltune.evaluation.figures import Scored
 from rolltune.evaluation.metrics import Prediction, rounded
 from rolltune.evaluation.written import Written, alternatives, is_exact, similarity
@@ -106,12 +105,12 @@ def _card(picture: Picture, open_image: Callable[[Path], Image.Image]) -> str:
     views = "".join(_view(path, open_image) for path in picture.images[:MOST_VIEWS]) or "<p>no picture in this row</p>"
     extra = f" (+{len(picture.images) - MOST_VIEWS} more)" if len(picture.images) > MOST_VIEWS else ""
     instead = f"{picture.given} instead of {picture.right}"
-    verdict = escape(instead if picture.is_wrong else f"{picture.given} ✓")
-    prompt = f"<small>{escape(picture.prompt)}</small>" if picture.prompt else ""
+    verdict = as_html(instead if picture.is_wrong else f"{picture.given} ✓")
+    prompt = f"<small>{as_html(picture.prompt)}</small>" if picture.prompt else ""
     return (
         f'<figure class="{"wrong" if picture.is_wrong else "right"}"><div class="views">{views}</div><figcaption>'
-        f'<div class="verdict">{verdict}</div><small>{escape(picture.how)}</small>{prompt}'
-        f"<small>{escape(picture.split)}: {escape(picture.id)}{extra}</small></figcaption></figure>"
+        f'<div class="verdict">{verdict}</div><small>{as_html(picture.how)}</small>{prompt}'
+        f"<small>{as_html(picture.split)}: {as_html(picture.id)}{extra}</small></figcaption></figure>"
     )
 
 
@@ -122,8 +121,8 @@ def _view(path: Path, open_image: Callable[[Path], Image.Image]) -> str:
         # The figures stand without the thumbnail; the card says what is wrong with the file. The
         # system's own words come without the path: a report is passed on.
         reason = getattr(problem, "strerror", None) or str(problem)
-        return f"<p>{escape(path.name)} cannot be shown: {escape(reason)}</p>"
-    return f'<img alt="{escape(path.name)}" src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">'
+        return f"<p>{as_html(path.name)} cannot be shown: {as_html(reason)}</p>"
+    return f'<img alt="{as_html(path.name)}" src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">'
 
 
 def _thumbnail(image: Image.Image) -> bytes:

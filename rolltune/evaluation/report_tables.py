@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
+from rolltune.errors import as_html
 from rolltune.evaluation.figures import TITLES, Figures
 from rolltune.evaluation.leaderboard import Leaderboard, names_beside, setting_text, settings_of
 from rolltune.evaluation.metrics import AnswerMetrics, Metrics, rounded
@@ -46,11 +46,11 @@ def splits_table(splits: Sequence[SplitResult]) -> str:
     rows, notes = [], []
     for split, figures in scored:
         cells = "".join(f"<td>{_change(split, name)}</td>" for name in names)
-        rows.append(f'<tr><td class="text">{escape(split.name)}</td><td>{figures.n}</td>{cells}</tr>')
+        rows.append(f'<tr><td class="text">{as_html(split.name)}</td><td>{figures.n}</td>{cells}</tr>')
         for when, some in (("before", split.before), ("after", split.after)):
             reasons = {} if some is None else some.undefined
             notes += [f"{split.name} {when} training: {name} undefined, {why}" for name, why in reasons.items()]
-    below = "".join(f"<br>{escape(note)}" for note in notes)
+    below = "".join(f"<br>{as_html(note)}" for note in notes)
     if any(isinstance(figures, Metrics) and figures.positive is None for _, figures in scored):
         below += "<br>precision, recall and F-measure are means over the answers"
     return _table(f'<th class="text">data set</th><th>pictures</th>{heads}', rows) + f"<small>{below[4:]}</small>"
@@ -73,11 +73,11 @@ def confusions(split: SplitResult) -> str:
         body = _grid(metrics) if len(metrics.answers) <= MOST_ANSWERS else _commonest(metrics)
         title = f"{when} training: {metrics.n - metrics.right} of {metrics.n} wrong"
         cards.append(f'<div class="card scroll"><h3>{title}</h3>{body}</div>')
-    return f'<h3 class="name">{escape(split.name)}</h3><div class="pair">{"".join(cards)}</div>'
+    return f'<h3 class="name">{as_html(split.name)}</h3><div class="pair">{"".join(cards)}</div>'
 
 
 def _grid(metrics: Metrics) -> str:
-    heads = "".join(f"<th>{escape(answer)}</th>" for answer in metrics.answers)
+    heads = "".join(f"<th>{as_html(answer)}</th>" for answer in metrics.answers)
     rows = []
     for right, counts in enumerate(metrics.confusion):
         total = sum(counts)
@@ -87,7 +87,7 @@ def _grid(metrics: Metrics) -> str:
             share = 0.85 * count / total if total else 0
             style = f' style="background: rgb(var({tone}) / {0.08 + share * 0.5:.2f})"' if count else ""
             cells.append(f"<td{style}>{count}</td>")
-        rows.append(f"<tr><th>{escape(metrics.answers[right])}</th>{''.join(cells)}</tr>")
+        rows.append(f"<tr><th>{as_html(metrics.answers[right])}</th>{''.join(cells)}</tr>")
     corner = "<th><small>right answer ↓ &nbsp; predicted →</small></th>"
     return f'<table class="confusion"><tr>{corner}{heads}</tr>{"".join(rows)}</table>'
 
@@ -102,9 +102,8 @@ def _commonest(metrics: Metrics, most: int = 15) -> str:
     found.sort(key=lambda row: (-row[0], row[1], row[2]))
     if not found:
         return "<p>No picture was confused with another answer.</p>"
-    rows = [
-        f'<tr><td>{n}</td><td class="text">{escape(a)}</td><td class="text">{escape(b)}</td></tr>' for n, a, b in found
-    ]
+    cell = lambda text: f'<td class="text">{as_html(text)}</td>'
+    rows = [f"<tr><td>{n}</td>{cell(a)}{cell(b)}</tr>" for n, a, b in found]
     more = f"<p><small>and {len(found) - most} rarer confusions</small></p>" if len(found) > most else ""
     heads = '<th>pictures</th><th class="text">right answer</th><th class="text">predicted</th>'
     return f'<table class="wide"><tr>{heads}</tr>{"".join(rows[:most])}</table>{more}'
@@ -123,7 +122,7 @@ def _answer_row(row: AnswerMetrics) -> str:
         f"<td>{'–' if ratio is None else rounded(ratio)}</td>" for ratio in (row.precision, row.recall, row.f_measure)
     )
     counts = f"<td>{row.actual}</td><td>{row.predicted}</td><td>{row.right}</td>"
-    return f'<tr><td class="text wrap">{escape(row.answer)}</td>{counts}{ratios}</tr>'
+    return f'<tr><td class="text wrap">{as_html(row.answer)}</td>{counts}{ratios}</tr>'
 
 
 def frequencies(split: SplitResult) -> str:
@@ -142,16 +141,16 @@ def frequencies(split: SplitResult) -> str:
             f"{counts[row.answer]}</div>"
             for kind, _, counts in series
         )
-        bars.append(f"<div>{escape(row.answer)}</div><div>{lines}</div>")
+        bars.append(f"<div>{as_html(row.answer)}</div><div>{lines}</div>")
     more = f"<p><small>and {len(rows) - MOST_BARS} rarer answers</small></p>" if len(rows) > MOST_BARS else ""
-    head = f"<h3>{escape(split.name)}</h3>"
+    head = f"<h3>{as_html(split.name)}</h3>"
     return f'<div class="card">{head}<div class="key">{key}</div><div class="bars">{"".join(bars)}</div>{more}</div>'
 
 
 def texts_table(metrics: WrittenMetrics, most: int = 15) -> str:
     """The texts that were written most often: one for nearly all rows is a model that does not look."""
     ordered = sorted(metrics.texts.items(), key=lambda item: (-item[1], item[0]))
-    rows = [f'<tr><td>{count}</td><td class="text wrap">{escape(text)}</td></tr>' for text, count in ordered[:most]]
+    rows = [f'<tr><td>{count}</td><td class="text wrap">{as_html(text)}</td></tr>' for text, count in ordered[:most]]
     more = f"<p><small>and {len(ordered) - most} rarer texts</small></p>" if len(ordered) > most else ""
     return _table('<th>rows</th><th class="text">written</th>', rows) + more
 
@@ -197,4 +196,4 @@ def _range(figures: Figures | None, name: str, drawn: bool) -> str:
         return text
     low, high, at = (100 * number for number in (bounds.low, bounds.high, value))
     bar = f'<i style="left: {low:.1f}%; width: {high - low:.1f}%"></i><b style="left: {at:.1f}%"></b>'
-    return f'<span class="range" title="{escape(bounds.method)}, on a line from 0 to 1">{bar}</span> {text}'
+    return f'<span class="range" title="{as_html(bounds.method)}, on a line from 0 to 1">{bar}</span> {text}'

@@ -1,9 +1,9 @@
 """What frozen layers make of the data, kept on the disk: computed once, for all later runs.
 
 It lies in `cache_folder()/KIND/WHAT_MADE_IT/NAME`, one file a picture or row: the numbers [N, C] as they are, in the
-model's dtype, then their CRC-32 in four bytes. `about.json` beside them says in words what made them. Nothing is ever
-changed in place: what was made of something else, or by another model, has another name. Any of it may be deleted
-between runs.
+model's dtype, then a CRC-32 of the file's name and of them in four bytes. `about.json` beside them says in words what
+made them. Nothing is ever changed in place: what was made of something else, or by another model, has another name. Any
+of it may be deleted between runs.
 """
 
 import hashlib
@@ -102,7 +102,12 @@ def keep(
 
 def _write(path: Path, array: np.ndarray) -> None:
     data = np.ascontiguousarray(array).tobytes()
-    atomic.write_bytes(path, data + zlib.crc32(data).to_bytes(CHECKSUM, "little"))
+    atomic.write_bytes(path, data + _checksum(path, data).to_bytes(CHECKSUM, "little"))
+
+
+def _checksum(path: Path, data: Any) -> int:
+    """Of the file's place as well: another picture's file, copied over this one, does not agree."""
+    return zlib.crc32(data, zlib.crc32(f"{path.parent.name}/{path.name}".encode()))
 
 
 def _read(path: Path, size: int) -> np.ndarray | None:
@@ -114,4 +119,4 @@ def _read(path: Path, size: int) -> np.ndarray | None:
     if read.size != size + CHECKSUM:
         return None
     data = read[:size]
-    return data if zlib.crc32(data) == int.from_bytes(read[size:].tobytes(), "little") else None
+    return data if _checksum(path, data) == int.from_bytes(read[size:].tobytes(), "little") else None

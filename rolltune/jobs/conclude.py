@@ -29,7 +29,7 @@ from rolltune.jobs.outputs import Outputs
 from rolltune.recipe import Recipe
 from rolltune.tracking import print_table
 from rolltune.training.dataset import Data, judged_rows
-from rolltune.training.loop import FinishedRoll
+from rolltune.training.loop import STALLED, FinishedRoll
 from rolltune.training.rolls import Draw
 from rolltune.training.step import REASONS, STOPPED
 from rolltune.weights.roll_file import Base, RollCard, save_roll
@@ -110,7 +110,7 @@ def conclude(options: Any, recipe: Recipe, model: Model, data: Data, made: Finis
         return DIVERGED
     board = leaderboard.rank(entries, recipe.metric)
     if folds is not None:
-        _out_of_fold(data, finished, folds, options, out, say)
+        _out_of_fold(data, _rounds(finished, ended, options), folds, options, out, say)
     assert board.chosen is not None
     chosen = finished[board.chosen.roll]
     after = chosen.judged
@@ -167,11 +167,12 @@ def _entry(recipe: Recipe, data: Data, one: FinishedRoll, folds: Sequence[int] |
 
 def _all_died(ended: Sequence[FinishedRoll], recipe: Recipe) -> str:
     last = ended[-1]
-    return (
-        f"all {len(ended)} rolls ended early; the last, roll {last.draw.roll}, at step {last.step}: {last.reason} "
-        f"(lr {last.draw.rate:.4g}). Try a lower rate, for example --config.rate={recipe.rate / 4:.2g}, or more "
-        "rolls: --rolls 8. The log is kept."
-    )
+    told = f"all {len(ended)} rolls ended early; the last, roll {last.draw.roll}, at step {last.step}: {last.reason}"
+    if last.reason == STALLED:
+        advice = "Try another rate, higher or lower, or let them go on: --config.stall=0"
+    else:
+        advice = f"Try a lower rate, for example --config.rate={recipe.rate / 4:.2g}, or more rolls: --rolls 8"
+    return f"{told} (lr {last.draw.rate:.4g}). {advice}. The log is kept."
 
 
 def _print_board(board: leaderboard.Leaderboard, say: Callable[[str], None]) -> None:
@@ -180,22 +181,40 @@ def _print_board(board: leaderboard.Leaderboard, say: Callable[[str], None]) -> 
         say(f"  {text}")
 
 
-def _out_of_fold(
-    data: Data, finished: dict[int, FinishedRoll], folds: Sequence[int], options: Any, out: Outputs, say: Say
-) -> None:
-    """Every row's prediction by the roll that did not train on it; the spread over seeds with --repeat."""
-    ids = [data.examples[place].id for place in data.seen]
-    rounds: dict[int, dict[int, FinishedRoll]] = {}
-    for one in sorted(finished.values(), key=lambda one: one.draw.roll):
+def _rounds(
+    finished: dict[int, FinishedRoll], ended: Sequence[FinishedRoll], options: Any
+) -> list[dict[int, FinishedRoll]]:
+    """fold -> the roll that judges it, for each round of --repeat.
+
+    A fold none of whose rolls did well has the last one that ran to its end and gives every picture one answer: that
+    is what the training made of it, and figures without it would flatter.
+    """
+    rounds: list[dict[int, FinishedRoll]] = [{} for _ in range(options.repeat)]
+    poor = [one for one in reversed(ended) if one.trainable is not None and one.draw.roll not in finished]
+    for one in (*sorted(finished.values(), key=lambda one: one.draw.roll), *poor):
         assert one.draw.fold is not None
-        for members in (rounds.setdefault(number, {}) for number in range(options.repeat)):
+        for members in rounds:
             if one.draw.fold not in members:
                 members[one.draw.fold] = one
                 break
-    complete = [members for members in rounds.values() if len(members) == options.folds]
+    return rounds
+
+
+def _out_of_fold(
+    data: Data, rounds: list[dict[int, FinishedRoll]], folds: Sequence[int], options: Any, out: Outputs, say: Say
+) -> None:
+    """Every row's prediction by the roll that did not train on it; the spread over seeds with --repeat."""
+    ids = [data.examples[place].id for place in data.seen]
+    complete = [members for members in rounds if len(members) == options.folds]
     if not complete:
-        say("no out-of-fold figures: a fold's rolls all ended early")
+        lost = [str(fold) for fold in range(options.folds) if fold not in rounds[0]]
+        say(
+            f"no out-of-fold figures: no roll of fold {', '.join(lost)} ran to its end, so its rows have no "
+            "prediction. The best roll of the other folds is saved all the same; a lower rate may let all of them run"
+        )
         return
+    if collapsed := [str(fold) for fold, one in sorted(complete[0].items()) if one.reason]:
+        say(f"fold {', '.join(collapsed)}: judged by a roll that gives every picture one answer; none did better")
     own = lambda members: [
         one.judged.at([p for p, fold in zip(data.seen, folds, strict=True) if fold == number])
         for number, one in members.items()

@@ -29,11 +29,12 @@ from rolltune.jobs.outputs import Outputs
 from rolltune.jobs.second_pass import Earlier, second_pass
 from rolltune.memory import fit_rolls
 from rolltune.recipe import Recipe
+from rolltune.tracking import note
 from rolltune.training import checkpoints, setup
 from rolltune.training.dataset import Data, Wanted, read_data
 from rolltune.training.loop import Run, State, new_state, train
 from rolltune.training.rolls import Draw
-from rolltune.weights.roll_file import check_base, save_roll
+from rolltune.weights.roll_file import save_roll
 from rolltune.weights.whole import learned_in
 
 INTERRUPTED = 130
@@ -79,10 +80,14 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     data = read_data(find_dataset(options.dataset), wanted, say, options.reading)
     recipe = dataclasses.replace(recipe, metric=recipe.metric or default_metric(data.task.kind))
     check_name(recipe.metric, data.task.kind)
-    say(asked_text(data.examples, recipe.prompt))
+    own = earlier is not None and recipe.prompt == earlier.card.prompt
+    say(asked_text(data.examples, recipe.prompt, "roll" if own else "recipe"))
     folds = _folds(options, recipe, data, say)
     trained = len(data.spans["train"]) if folds is None else len(folds) - len(folds) // (options.folds or 1)
     recipe = recipes.with_steps(recipe, trained)
+    settings = dataclasses.asdict(recipe) | {shown(file): data.digest(split) for split, file in data.files.items()}
+    if options.resume:  # what is wrong is said before anything is loaded
+        checkpoints.check(out.state, settings, None if options.rolls == "auto" else slots, later=("base",))
     draws = lambda slots: max(slots, recipe.draws) * options.repeat
     interrupts.doing("loading the model")
     ready = prepare(recipe, data, draws(slots), folds, options.folds, earlier, say, options.whole)
@@ -93,13 +98,13 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     interrupts.doing("evaluating the untrained model")
     state = new_state(ready.run, slots)
     out.check_room(room_for(state, options))
+    note("compiling the evaluation ...")
     before = ready.evaluator.predict(state.rolls.trainable, state.rolls.scale)[0]  # all alike as yet
     passes, known = (earlier.passes, earlier.learned) if earlier else (0, frozenset())
     known |= learned_in(recipe.model)
     print_results(data, before, passes, say, learned_from=known)
     say(data.positive.reason)
-    settings = dataclasses.asdict(recipe) | {shown(file): data.digest(split) for split, file in data.files.items()}
-    settings |= {"base": ready.model.base.hash}
+    settings["base"] = ready.model.base.hash
     if options.resume:
         state = checkpoints.load(out.state, settings, state, lambda kept: kept and _unpack(kept, before))
         say(f"going on from step {state.step}")
@@ -107,6 +112,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     ready_after = time.perf_counter() - began
     sinks = Sinks(options.tensorboard, options.wandb, dataclasses.asdict(recipe))
     interrupts.doing("training")
+    note("compiling the step ...")
 
     def save(now: State) -> None:
         with interrupts.saving():
@@ -182,8 +188,8 @@ def room_for(state: State, options: Options) -> int:
     return 2 * size(state.rolls) + kept * size(state.rolls.trainable) // width
 
 
-def asked_text(examples: Sequence[Example], prompt: str) -> str:
-    """What is really asked, and whose words that are."""
+def asked_text(examples: Sequence[Example], prompt: str, whose: str) -> str:
+    """What is really asked, and whose words that are; `whose` prompt it is: the recipe's, or a saved roll's."""
     own = list(dict.fromkeys(one.prompt for one in examples))
     if not prompt:
         more = f" and {len(own) - 1} other prompts" if len(own) > 1 else ""
@@ -191,7 +197,7 @@ def asked_text(examples: Sequence[Example], prompt: str) -> str:
     instead = [text for text in own if text and text != prompt]
     where = f", in the place of the rows' own {instead[0]!r}" if instead else ""
     more = f" and {len(instead) - 1} more" if len(instead) > 1 else ""
-    return f"asked: {prompt!r} (the recipe's{where}{more})"
+    return f"asked: {prompt!r} (the {whose}'s{where}{more})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +222,7 @@ def prepare(
     """The five steps of setting up, one after the other."""
     model, params = setup.load(recipe)
     if earlier:
-        check_base(earlier.path, earlier.card, model.base)
+        earlier.check(model, trees.shapes(params))
     if whole:
         check_whole(model, data.task.kind == CLASSIFY)
     plan = setup.plan(model, trees.shapes(params), recipe, data.task)

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from rolltune import trees
-from rolltune.adapters import CLASSES
 from rolltune.base import Model
 from rolltune.data.batches import Encoded
 from rolltune.data.examples import Example
@@ -19,10 +18,12 @@ from rolltune.evaluation.evaluator import Evaluator, candidates_of
 from rolltune.evaluation.tasks import CLASSIFY, WRITE, Task
 from rolltune.inputs import features, rows
 from rolltune.inputs.pictures import keys_of, read_pictures
+from rolltune.jobs.cards import check_trained
 from rolltune.models.forward import Network
 from rolltune.recipe import Recipe
 from rolltune.training import setup
-from rolltune.weights.roll_file import RollFile, check_arrays, nested_lora
+from rolltune.weights.roll_file import RollFile, nested_lora
+from rolltune.weights.whole import is_whole
 
 
 class Bench:
@@ -59,10 +60,8 @@ class Scorer:
     def __init__(self, bench: Bench, path: Path, roll: RollFile, recipe: Recipe):
         self.bench, self.card, self.recipe = bench, roll.card, dataclasses.replace(recipe, prompt=roll.card.prompt)
         trained = nested_lora(trees.flatten(roll.tree))
-        shapes = trees.shapes(bench.params)
-        if CLASSES in trained:  # which the roll brings with it
-            shapes |= {CLASSES: tuple(trained[CLASSES].shape)}
-        check_arrays(path, trained, shapes, bench.model.stacks, recipe.first_layer, recipe.rank)
+        if not is_whole(path):
+            check_trained(path, trained, bench.model, trees.shapes(bench.params), self.recipe, self.task)
         full = [path for path, leaf in trained.items() if not isinstance(leaf, dict)]
         words = {path: "full" if path in full else "lora" for path in trained}
         self.plan = setup.plan_of(bench.model, words, recipe.first_layer)

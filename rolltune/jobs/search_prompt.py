@@ -7,13 +7,14 @@ from typing import Any
 
 import jax.numpy as jnp
 from rich.table import Table
+from rich.text import Text
 
 from rolltune import atomic, trees
 from rolltune.data.batches import Encoded
 from rolltune.data.learned import learned_text
 from rolltune.data.sets import find_dataset, shown
 from rolltune.data.shapes import shapes_for
-from rolltune.errors import UserError
+from rolltune.errors import UserError, visible
 from rolltune.evaluation import compiled
 from rolltune.evaluation.evaluator import Evaluator
 from rolltune.evaluation.figures import check_name, no_better, order
@@ -94,7 +95,7 @@ def _print_table(measured: Sequence[tuple[str, Metrics]]) -> None:
     for name in (*NAMES, "prompt"):
         table.add_column(name, justify="left" if name == "prompt" else "right", overflow="fold")
     for prompt, metrics in measured:
-        table.add_row(*(rounded(metrics.figure(name)) for name in NAMES), prompt or "(each row's own)")
+        table.add_row(*(rounded(metrics.figure(name)) for name in NAMES), Text(visible(prompt) or "(each row's own)"))
     always = rounded(measured[0][1].majority_rate)
     table.add_row(*(always if name == "accuracy" else "" for name in NAMES), "(always the commonest answer)")
     print_table(table)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from rolltune import base
-from rolltune import recipe as recipes
 from rolltune.data.examples import Example
 from rolltune.data.images import apply_frame_policy
 from rolltune.data.learned import Marks, learned, learned_text, marks_of
@@ -18,6 +17,7 @@ from rolltune.evaluation.cross_table import Cell
 from rolltune.evaluation.figures import block, check_name, measured, no_better
 from rolltune.evaluation.metrics import stage
 from rolltune.evaluation.written import Written, first_rows
+from rolltune.jobs.cards import recipe_of
 from rolltune.jobs.learn import asked_text
 from rolltune.jobs.scorer import Bench, Scorer
 from rolltune.recipe import Recipe
@@ -57,7 +57,7 @@ def validate(options: Options, rolls: Sequence[Path], say: Say) -> int:
         raise UserError(
             f"--model {options.model}: {shown(named[0])} is a whole model and its own base; leave --model away"
         )
-    saved = [Saved(path, card := read_card(path), recipes.from_card(card.recipe, shown(path))) for path in rolls]
+    saved = [Saved(path, card := read_card(path), recipe_of(card, shown(path))) for path in rolls]
     sets = []
     for path in options.data:
         examples = read_examples(path, say=say, **options.reading)
@@ -112,7 +112,8 @@ def _base_of(one: Saved, options: Options) -> tuple[str, str, str, tuple[tuple[s
 def _scored(scorer: Scorer, path: Path, data: DataSet, tokens: int | None, say: Say) -> Cell:
     facts = scorer.card.metrics
     chosen = apply_frame_policy(list(data.examples), scorer.recipe.frames)
-    say(f"{shown(path)}: {asked_text(chosen, scorer.recipe.prompt)}")
+    asked = asked_text(chosen, scorer.recipe.prompt, "roll")
+    say(f"{shown(path)}: {asked}")
     prediction = scorer.predict(chosen, tokens)
     if scorer.cut:
         say(f"{scorer.cut} of {len(chosen)} rows were cut to {scorer.recipe.max_tokens} tokens, on their right")

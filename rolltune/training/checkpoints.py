@@ -1,11 +1,13 @@
 """An interrupted run on the disk, by orbax: arrays, and beside them what only Python knows, as JSON."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,7 @@ def save(folder: Path, state: State, settings: Mapping[str, Any], judged: Any) -
     }
     text = json.dumps(notes)
     sealed = {"text": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
-    with ocp.CheckpointManager(folder.resolve(), options=ocp.CheckpointManagerOptions(max_to_keep=1)) as manager:
+    with _gives_room_back(folder), _manager(folder, max_to_keep=1) as manager:
         # Orbax's "step" is the number of the saving here: it never replaces one, and a step may well be saved twice, by
         # a run that is gone on with and stopped at once.
         number = (manager.latest_step() or 0) + 1
@@ -61,12 +63,36 @@ def save(folder: Path, state: State, settings: Mapping[str, Any], judged: Any) -
     (folder / str(number) / CHECKS).write_text(json.dumps(_checks_of(folder / str(number))))
 
 
+@contextlib.contextmanager
+def _manager(folder: Path, **options: Any) -> Iterator[ocp.CheckpointManager]:
+    """Orbax's manager without what its threads log: they print tracebacks of errors that are raised here as well."""
+    log = logging.getLogger("absl")
+    before, log.disabled = log.disabled, True
+    try:
+        with ocp.CheckpointManager(folder.resolve(), options=ocp.CheckpointManagerOptions(**options)) as manager:
+            yield manager
+    finally:
+        log.disabled = before
+
+
+@contextlib.contextmanager
+def _gives_room_back(folder: Path) -> Iterator[None]:
+    """A saving that fails, on a full disk above all, leaves no half of it there: the rolls may still fit."""
+    try:
+        yield
+    except BaseException:
+        for part in folder.glob(f"*{HALF}"):
+            shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
 def _best_notes(slot: Slot, judged: Any) -> dict[str, Any] | None:
     if slot.best is None:
         return None
     return {"figure": slot.best.figure, "step": slot.best.step, "judged": judged(slot.best.detail)}
 
 
+HALF = ".orbax-checkpoint-tmp"  # how the name of a saving ends until it is whole
 CHECKS = "rolltune.json"  # in the folder of a saving: size and CRC-32 of each of its files
 
 
@@ -99,23 +125,39 @@ def exists(folder: Path) -> bool:
     return folder.is_dir() and any(child.name.isdecimal() for child in folder.iterdir())
 
 
+def check(folder: Path, settings: Mapping[str, Any], width: int | None, later: Collection[str] = ()) -> None:
+    """Raises UserError where a run that goes on would not be the one that was saved, or where its files are damaged.
+
+    It needs no model: what is wrong is said before one is loaded. `later` names settings that are not known yet,
+    `width` is None where it is not.
+    """
+    with _opened(folder) as (_, _, notes):
+        _check_same(folder, settings, notes, width, later)
+
+
 def load(folder: Path, settings: Mapping[str, Any], fresh: State, judged: Any) -> State:
     """The saved state, in the form of `fresh`.
 
     Raises UserError where a setting is not the one it was saved with, or where the files are damaged.
     """
+    with _opened(folder) as (manager, step, notes):
+        _check_same(folder, settings, notes, fresh.width)
+        return _restored(manager, step, notes, fresh, judged)
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[tuple[ocp.CheckpointManager, int | None, dict[str, Any]]]:
+    """The latest saving, its number and its notes. Whatever goes wrong over damaged files becomes a UserError."""
     if not exists(folder):
         raise UserError(f"{folder}: nothing to resume; start without --resume")
     try:
-        with ocp.CheckpointManager(folder.resolve()) as manager:
+        with _manager(folder) as manager:
             step = manager.latest_step()
             _check_files(folder / str(step))
             sealed = manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
             if hashlib.sha256(sealed["text"].encode()).hexdigest() != sealed["sha256"]:
                 raise ValueError("the notes do not have their checksum")
-            notes = json.loads(sealed["text"])
-            _check_same(folder, settings, notes, fresh)
-            return _restored(manager, step, notes, fresh, judged)
+            yield manager, step, json.loads(sealed["text"])
     except UserError:
         raise
     except Exception as error:  # orbax and what it stands on raise all kinds over damaged files
@@ -126,16 +168,24 @@ def load(folder: Path, settings: Mapping[str, Any], fresh: State, judged: Any) -
         ) from error
 
 
-def _check_same(folder: Path, settings: Mapping[str, Any], notes: dict[str, Any], fresh: State) -> None:
+def _check_same(
+    folder: Path, settings: Mapping[str, Any], notes: dict[str, Any], width: int | None, later: Collection[str] = ()
+) -> None:
     now, then = json.loads(json.dumps(dict(settings))), notes["settings"]
-    changed = [name for name in {**now, **then} if now.get(name) != then.get(name)]
+    changed = [name for name in {**now, **then} if name not in later and now.get(name) != then.get(name)]
     if changed:
-        was = ", ".join(f"{name} was {then.get(name)!r}, is {now.get(name)!r}" for name in changed)
+        told = ", ".join(_change(name, then, now) for name in changed)
         raise UserError(
-            f"{folder}: the interrupted run differs ({was}); resume with the same, or delete the folder and start anew"
+            f"{folder}: the interrupted run differs ({told}); resume with the same, or start anew with --overwrite"
         )
-    if notes["width"] != fresh.width:
-        raise UserError(f"{folder}: begun with {notes['width']} rolls at once, not {fresh.width}; resume with the same")
+    if width is not None and notes["width"] != width:
+        raise UserError(f"{folder}: begun with {notes['width']} rolls at once, not {width}; resume with the same")
+
+
+def _change(name: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    if name not in then or name not in now:
+        return f"{name} was not there" if name not in then else f"{name} was there"
+    return f"{name} was {then[name]!r}, is {now[name]!r}"
 
 
 def _restored(

@@ -10,7 +10,7 @@ from typing import Any
 from rolltune.data.answers import spelling_findings
 from rolltune.data.examples import Example
 from rolltune.data.images import apply_frame_policy
-from rolltune.data.learned import Marks, learned, marks_of
+from rolltune.data.learned import Marks, exactly, learned, marks_of
 from rolltune.data.sources import read_examples
 from rolltune.errors import UserError
 from rolltune.evaluation import metrics as measuring
@@ -39,12 +39,13 @@ class Data:
         return self.examples[place].id.partition("/")[2]
 
     def digest(self, split: str) -> str:
-        """A name for all that the rows of a split show and say: a run that goes on must have the same."""
+        """All that the rows of a split show and say, as a short text: a run that goes on must have the same."""
         total = hashlib.sha256()
         for place in self.spans[split]:
             one = self.examples[place]
-            total.update(repr((one.id, one.turns, one.accepted, sorted(self.marks[place]))).encode(errors="replace"))
-        return total.hexdigest()[:12]
+            shows = sorted(map(exactly, self.marks[place]))
+            total.update(repr((one.id, one.turns, one.accepted, shows)).encode(errors="replace"))
+        return f"{len(self.spans[split])} rows, {total.hexdigest()[:12]}"
 
     def known(self, places: Sequence[int], learned_from: Collection[str]) -> int:
         """How many of these rows were learned from."""

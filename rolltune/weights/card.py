@@ -49,10 +49,11 @@ def card_of(values: Mapping[str, Any], source: str) -> RollCard:
         ("prompt", _is_text(values.get("prompt", "")), "text"),
         ("answers", _all(_is_text, values.get("answers", [])), "a list of texts"),
         ("metrics", isinstance(values.get("metrics", {}), dict), "an object"),
-        ("metrics.passes", is_whole_number(metrics.get("passes", 1)), "a whole number"),
+        ("metrics.passes", is_count(metrics.get("passes", 1)), "a whole number from 1"),
         ("metrics.positive", positive is None or _is_text(positive), "text or null"),
+        ("metrics.learned", _all(_is_text, metrics.get("learned", [])), "a list of texts"),
         ("metrics.files", _all(_is_object, metrics.get("files", {})), "an object of objects"),
-        ("seed", is_whole_number(values.get("seed", 0)), "a whole number"),
+        ("seed", is_whole_number(values.get("seed", 0)) and values.get("seed", 0) >= 0, "a whole number from 0"),
     ):
         if not right:
             raise UserError(f"{source}: {name} is not {expected}: the file was damaged, or another program wrote it.")
@@ -62,6 +63,10 @@ def card_of(values: Mapping[str, Any], source: str) -> RollCard:
 
 def is_whole_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_count(value: Any) -> bool:
+    return is_whole_number(value) and value >= 1
 
 
 def _is_text(value: Any) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from rolltune import trees
 from rolltune.errors import UserError
 from rolltune.weights import whole
-from rolltune.weights.card import VERSION, Base, RollCard, card_of, is_whole_number
+from rolltune.weights.card import VERSION, Base, RollCard, card_of, is_count
 from rolltune.weights.names import DTYPES, Pieces, flatten, nest
 from rolltune.weights.npz import BFLOAT16, DAMAGE, META, as_pieces, write_npz
 
@@ -128,7 +128,7 @@ def _read(path: Path, arrays: bool) -> tuple[dict, RollCard]:
 
 def _card(path: Path, text: bytes) -> tuple[dict[str, list], RollCard]:
     values = json.loads(text)
-    if not isinstance(values, dict) or not is_whole_number(values.get("version")):
+    if not isinstance(values, dict) or not is_count(values.get("version")):
         raise UserError(f"{path}: the card in {META} has no version number: another program wrote it.")
     if values["version"] > VERSION:
         raise UserError(

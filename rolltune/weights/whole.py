@@ -15,7 +15,7 @@ import numpy as np
 
 from rolltune import atomic
 from rolltune.errors import UserError
-from rolltune.weights.card import Base, RollCard, card_of, is_whole_number
+from rolltune.weights.card import Base, RollCard, card_of, is_count
 from rolltune.weights.hf import read_json
 from rolltune.weights.names import Pieces
 from rolltune.weights.npz import write_npz
@@ -58,7 +58,7 @@ def beside(path: Path) -> dict[str, Any]:
             f"big_vision does, rename them to {path.name.removesuffix(ENDING)}.npz."
         )
     told = read_json(place)
-    if told.get("format") != FORMAT or not is_whole_number(told.get("version")):
+    if not isinstance(told, dict) or told.get("format") != FORMAT or not is_count(told.get("version")):
         raise UserError(f"{place}: expected what this rolltune writes beside a whole model; copy it again")
     if told["version"] > VERSION:
         raise UserError(f"{place} has version {told['version']}; this rolltune reads up to {VERSION}. Update rolltune.")

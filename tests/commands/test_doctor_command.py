@@ -1,4 +1,4 @@
-"""The doctor's script finds the environment that was made for it, and its flags say what is wrong with them."""
+"""The numbered scripts find the environment made for them, and the doctor says what is wrong with its flags."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ PLAYGROUND = Path(__file__).parents[2] / "playground"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the stand-in for Python is a shell script")
-@pytest.mark.parametrize("name", ["00-doctor.py", "06-convert_data.py"])
+@pytest.mark.parametrize("name", sorted(path.name for path in PLAYGROUND.glob("0*.py")))
 def test_the_script_finds_the_environment_that_was_made(name, tmp_path):
     (tmp_path / "playground").mkdir()
     script = shutil.copy(PLAYGROUND / name, tmp_path / "playground")

@@ -73,6 +73,15 @@ def test_rolls_and_data_are_told_apart_where_a_shell_expanded_the_pattern(traine
     assert capsys.readouterr().out.count("Result: ") == 1
 
 
+def test_a_roll_and_a_set_may_have_one_name(trained, capsys):
+    (trained / "dataset/first").mkdir(parents=True)
+    rows = (trained / "drawn/few.jsonl").read_text().replace('"images/', '"../../drawn/images/')
+    (trained / "dataset/first/train.jsonl").write_text(rows)
+    (trained / "dataset/first/split.json").write_text('{"image_root": "../../drawn"}')
+    assert main(["validate", "-m", "first", "first"]) == 0
+    assert "./dataset/first/train.jsonl" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

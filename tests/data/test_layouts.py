@@ -68,6 +68,15 @@ def test_a_train_among_buses_is_a_class(tmp_path):
     assert splits_in(tmp_path) == {} and {row.answer for row in read_examples(tmp_path)} == {"train", "bus", "car"}
 
 
+def test_a_folder_around_a_set_is_no_answer_and_leads_to_the_set(tmp_path):
+    """As Roboflow's archives unpack: everything in dataset/."""
+    make(tmp_path, "dataset/_annotations.train.jsonl", "dataset/_annotations.valid.jsonl", "dataset/1.jpg")
+    with pytest.raises(UserError, match=r"dataset are no answers: they hold rows of their own.*name one of them: .*"):
+        read_examples(tmp_path)
+    with pytest.raises(UserError, match="it holds dataset: name one of these"):
+        find_dataset(str(tmp_path))
+
+
 def test_folders_without_answers_are_refused_with_words_that_help(tmp_path):
     make(tmp_path / "a", "train/1.jpg", "test/1.jpg")
     with pytest.raises(UserError, match=r"the folders test, train are splits, and hold neither.*write a data\.jsonl"):

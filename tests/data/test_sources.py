@@ -202,6 +202,37 @@ def test_a_question_is_asked_where_rows_ask_nothing(folder):
     assert (two.prompt, two.answer) == ("q", "yes")  # a row under our own names stays as it is
 
 
+@pytest.mark.parametrize("question", [None, "What is it?"])
+def test_the_text_of_an_image_folder_is_the_answer_in_each_of_its_forms(folder, question):
+    write(folder, {"file_name": A, "text": "a dog"}, name="metadata.jsonl")
+    (folder / "metadata.csv").write_text(f"file_name,text\n{A},a dog\n")
+    for name in ("metadata.jsonl", "metadata.csv"):
+        (one,) = read_examples(folder / name, question=question)
+        assert (one.prompt, one.answer, len(one.images)) == (question or "", "a dog", 1), name
+    told = {"prefix": "text", "suffix": "label"}  # what is said counts before what is seen
+    (folder / "metadata.csv").write_text(f"file_name,text,label\n{A},what?,dog\n")
+    assert read_examples(folder / "metadata.csv", columns=told)[0].answer == "dog"
+
+
+def test_boxes_beside_a_row_are_an_error_where_there_are_any(folder):
+    for empty in ({}, [], None, "", {"bbox": [], "categories": []}):
+        assert read_examples(write(folder, {**GOOD, "objects": empty}))
+    for boxes in ({"bbox": [[1, 2, 3, 4]], "categories": [0]}, [0], {"bbox": [], "area": 0}):
+        with pytest.raises(UserError, match='"objects" is not read: boxes are written into the answer'):
+            read_examples(write(folder, {**GOOD, "objects": boxes}))
+
+
+def test_a_caption_in_the_place_of_a_path_is_no_picture_as_text(folder):
+    for value, said in (
+        ("iVBORw0KGgo" * 3000, "is the picture itself as text"),
+        ("iVBORw0KGgo\n" * 300 + "Zg==", "is the picture itself as text"),
+        ("a dog runs over a field " * 30, r"\(720 characters\) is no path: it is text of 720 characters"),
+    ):
+        with pytest.raises(UserError, match=said) as told:
+            read_examples(write(folder, {**GOOD, "image": value}))
+        assert len(str(told.value)) < 400
+
+
 def test_a_name_in_another_unicode_form_is_found(folder):
     stored, named = "images/cafe\u0301.png", "images/caf\u00e9.png"
     os.rename(folder / A, folder / stored)

@@ -165,6 +165,11 @@ def test_the_lead_says_what_the_figure_is_worth(role):
     assert words[role] in text
 
 
+def test_no_name_or_answer_steers_the_page():
+    text = html(RunSummary("a\u202eb", prompt="c\x1b[2J", answers=("d\u2066", "<b>"), splits=[]))
+    assert not set("\u202e\x1b\u2066") & set(text) and "&lt;b&gt;" in text and r"a\u202eb" in text
+
+
 def test_pictures_that_an_earlier_pass_learned_from_are_not_called_untouched():
     metrics = measure(counted(5, 5, 0, 0), "yes")
     text = Page(html(RunSummary("x", splits=[SplitResult("data", "valid", None, metrics, learned=7)]))).text

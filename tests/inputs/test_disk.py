@@ -83,6 +83,16 @@ def test_a_damaged_file_is_said_and_computed_again(keep, tmp_path, capsys, damag
     np.testing.assert_array_equal(again.read("c"), VALUES["c"])
 
 
+def test_another_numbers_file_of_the_same_size_is_damaged_too(keep, tmp_path, monkeypatch):
+    monkeypatch.setitem(VALUES, "b", VALUES["a"] + 1)
+    keep()
+    first, second, _ = files_in(tmp_path)
+    shutil.copy(first, second)
+    files, computed = keep()
+    assert computed == ["b"]
+    np.testing.assert_array_equal(files.read("b"), VALUES["b"])
+
+
 def test_zeros_alone_are_damaged_too(keep, tmp_path):
     """The checksum of zeros is not zero, but for no bytes at all: a file of zeros can't pass."""
     keep()

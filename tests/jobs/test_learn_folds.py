@@ -8,10 +8,13 @@ import pytest
 from rolltune.data.learned import learned
 from rolltune.errors import UserError
 from rolltune.evaluation.metrics import Metrics
+from rolltune.jobs.conclude import _rounds
 from rolltune.jobs.interrupts import Interrupts
 from rolltune.jobs.learn import Options, _folds, learn
 from rolltune.recipe import Recipe
 from rolltune.training.dataset import Wanted, read_data
+from rolltune.training.loop import COLLAPSED, FinishedRoll
+from rolltune.training.rolls import Draw
 from rolltune.weights.roll_file import read_card
 
 
@@ -63,3 +66,18 @@ def test_each_row_is_predicted_by_the_roll_that_did_not_learn_from_it(tmp_path, 
 
 def ungrouped(data):
     return dataclasses.replace(data, examples=[dataclasses.replace(one, group=None) for one in data.examples])
+
+
+def test_a_fold_of_poor_rolls_alone_is_judged_by_one_of_them():
+    def ended(roll, fold, reason="", trained=True):
+        return FinishedRoll(Draw(roll, roll, 0.1, 8.0, 0.0, fold=fold), 8, reason, False, {} if trained else None, {})
+
+    every = [ended(0, 0), ended(1, 1, COLLAPSED), ended(2, 0), ended(3, 1, COLLAPSED), ended(4, 1, "loss", False)]
+    finished = {one.draw.roll: one for one in every if not one.reason}
+    rolls = lambda repeat, ended: [
+        {fold: one.draw.roll for fold, one in members.items()}
+        for members in _rounds(finished, ended, Options("set1", "name", folds=2, repeat=repeat))
+    ]
+    assert rolls(1, every) == [{0: 0, 1: 3}]
+    assert rolls(2, every) == [{0: 0, 1: 3}, {0: 2, 1: 1}]
+    assert rolls(1, [every[0], every[4]]) == [{0: 0}]

@@ -14,9 +14,8 @@ from rolltune.weights.roll_file import Base, RollCard, save_roll
 
 
 def saved(folder, **changes):
-    card = RollCard(
-        Base("tiny", "ab"), "lora", dataclasses.asdict(Recipe()) | changes, prompt="ok?", answers=["a", "b"]
-    )
+    recipe = dataclasses.asdict(Recipe()) | {"task": "choose"} | changes
+    card = RollCard(Base("tiny", "ab"), "lora", recipe, "ok?", ["a", "b"], {"positive": "a"})
     save_roll(folder / "first.npz", {"text": {"norm": np.ones(2, np.float32)}}, card)
     return str(folder / "first.npz")
 
@@ -53,3 +52,9 @@ def test_without_a_name_the_roll_of_the_same_name_is_gone_on_with_or_else_the_la
     assert roll_to_continue("", "new", tmp_path) == tmp_path / "late.npz"
     assert roll_to_continue("", "old", tmp_path) == tmp_path / "old.npz"
     assert roll_to_continue("early.rank2", "old", tmp_path) == tmp_path / "early.rank2.npz"
+
+
+@pytest.mark.parametrize("typed", [{"rank": 4}, {"first_layer": 2}])
+def test_what_the_rolls_arrays_are_made_for_stays(tmp_path, typed):
+    with pytest.raises(UserError, match=rf"{next(iter(typed))}: .*first\.npz has"):
+        again(saved(tmp_path), typed)

@@ -1,6 +1,7 @@
 """An interrupted run on the disk: saved again and again, and damaged in every way."""
 
 import dataclasses
+import logging
 import random
 import shutil
 
@@ -54,6 +55,16 @@ def test_a_step_may_be_saved_twice_and_the_last_one_counts(tmp_path):
         checkpoints.load(folder, SETTINGS | {"rate": 0.2}, made(0), same)
     with pytest.raises(UserError, match="begun with 2 rolls at once, not 3"):
         checkpoints.load(folder, SETTINGS, made(0, 3), same)
+    later = SETTINGS | {"./set1/train.jsonl": "2 rows, ab"}
+    checkpoints.save(folder, made(3), later | {"base": "x"}, same)
+    checkpoints.check(folder, later, 2, later=("base",))  # before the model is loaded
+    checkpoints.check(folder, later, None, later=("base",))
+    with pytest.raises(UserError, match=r"\./set1/train\.jsonl was '2 rows, ab', is '1 rows, cd'"):
+        checkpoints.check(folder, later | {"./set1/train.jsonl": "1 rows, cd"}, 2, later=("base",))
+    with pytest.raises(UserError, match=r"\./set2/train\.jsonl was not there, \./set1/train\.jsonl was there"):
+        checkpoints.check(folder, SETTINGS | {"./set2/train.jsonl": "2 rows, ab"}, 2, later=("base",))
+    with pytest.raises(UserError, match="begun with 2 rolls at once, not 3"):
+        checkpoints.check(folder, later, 3, later=("base",))
     checkpoints.remove(folder)
     with pytest.raises(UserError, match=r"a\.state: nothing to resume"):
         checkpoints.load(folder, SETTINGS, made(0), same)
@@ -89,3 +100,21 @@ def test_a_damaged_state_is_advice_or_the_state(tmp_path):
         else:
             assert equal(found, state), path
     assert refused > len(files) / 2 and seen > 0.9 * refused  # before orbax, which leaves tracebacks behind
+
+
+def test_a_saving_that_fails_prints_nothing_and_leaves_the_last_one(tmp_path, capfd, monkeypatch):
+    folder = tmp_path / "a.state"
+    checkpoints.save(folder, made(4), SETTINGS, same)
+
+    def full(*given, **named):
+        logging.getLogger("absl").error("a traceback of a thread")
+        (folder / f"2{checkpoints.HALF}").mkdir()
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.ocp.CheckpointManager, "save", full)
+        with pytest.raises(ValueError, match="No space left"):
+            checkpoints.save(folder, made(5), SETTINGS, same)
+    assert [path.name for path in folder.iterdir() if path.name.endswith(checkpoints.HALF)] == []
+    assert equal(checkpoints.load(folder, SETTINGS, made(0), same), made(4))
+    assert "traceback" not in capfd.readouterr().err
