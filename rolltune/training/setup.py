@@ -167,7 +167,7 @@ def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, in
     if not plan.in_step and not isinstance(feed, TileFeed):
         for tower in model.family.towers:
             params.pop(tower)  # its work is done; the memory is the rolls'
-    start = initial_weights(model, params, plan)
+    start = initial_weights(model, params, plan, recipe.trained_dtype)
     frozen = trees.arrange(params, model.stacks, plan.first, is_gpu(), plan.paths("full"))
     template = model.family.classifier if data.task.kind == CLASSIFY else model.family.template
     whole = network = Network(
@@ -186,14 +186,14 @@ def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, in
     return Cached(frozen, network, whole, training, scoring, prompts, start)
 
 
-def initial_weights(model: Model, params: dict, plan: Plan) -> InitialWeights:
-    """Shapes of adapters and of a new head; float32 copies of the weights that are trained themselves."""
+def initial_weights(model: Model, params: dict, plan: Plan, dtype: str = "float32") -> InitialWeights:
+    """Shapes of adapters and of a new head; copies, of this dtype, of the weights that are trained themselves."""
     flat = trees.flatten(params)
     stack = lambda path: trees.stack_of(path, plan.stacks)
     upper = lambda path, shape: (len(plan.stacks[name]), *shape[1:]) if (name := stack(path)) else tuple(shape)
     lora = {path: upper(path, flat[path].shape) for path in plan.paths("lora")}
     cut = lambda path: trees.cut_of(path, model.stacks, plan.first)
-    full = {path: jnp.asarray(flat[path][cut(path) :] if cut(path) else flat[path], jnp.float32)
+    full = {path: jnp.asarray(flat[path][cut(path) :] if cut(path) else flat[path], dtype)
             for path in plan.paths("full") if path in flat}  # fmt: skip
     heads: dict[str, tuple[int, ...]] = {}
     if plan.new_classes:
@@ -207,7 +207,8 @@ def going_on(start: InitialWeights, continued: Mapping[str, Any]) -> InitialWeig
         if path not in start.lora and path not in start.full and path not in start.heads:
             raise UserError(f"the roll to go on from trained {path!r}, which this recipe does not")
     as_float = lambda leaf: jnp.asarray(leaf, jnp.float32)
-    own = {path: as_float(leaf) for path, leaf in continued.items() if not isinstance(leaf, dict)}
+    dtype = lambda path: start.full[path].dtype if path in start.full else jnp.float32
+    own = {path: jnp.asarray(leaf, dtype(path)) for path, leaf in continued.items() if not isinstance(leaf, dict)}
     return InitialWeights(
         lora={path: shape for path, shape in start.lora.items() if path not in continued},
         full=start.full | own,
@@ -228,11 +229,12 @@ def compile(
     folds: int | None = None,
 ) -> tuple[Run, Evaluator]:
     """The step and the evaluation; XLA compiles each when it is called first."""
+    matrices = (*plan.stacks, *model.family.tower_stacks)  # their leaves hold a matrix for each layer
     config = StepConfig(
         cached.network,
         plan.stacks,
         optim.Schedule(recipe.schedule, recipe.steps, recipe.warmup),
-        optim.transform(recipe.optimizer, recipe.clip or None),
+        optim.Optimizer(recipe.optimizer, recipe.clip or None, recipe.momentum, matrices),
         dropout=recipe.dropout,
         average=recipe.average,
         explosion_factor=recipe.explosion_factor,

@@ -19,9 +19,9 @@ from rolltune.training.step import ALIVE, EXPLODED, NOT_FINITE, StepConfig, comp
 
 ANSWERS = ("a", "bcd", "efghij", "kl", "mnopq", "rs", "t", "uvw")
 MIXED = [(r"text/layers/attn/(q|v|qkv)/kernel", "lora"), (r"text/norm/scale", "full"), (r".*", "frozen")]
-SGD = dict(schedule=optim.Schedule("constant", 100, 0), transform=optim.transform("sgd", None))
-CLIPPED = dict(schedule=optim.Schedule("cosine", 4, 1), transform=optim.transform("sgd", 1.0))
-ADAM = dict(schedule=optim.Schedule("cosine", 4, 1), transform=optim.transform("adamw", 1.0))
+SGD = dict(schedule=optim.Schedule("constant", 100, 0), optimizer=optim.Optimizer("sgd", None))
+CLIPPED = dict(schedule=optim.Schedule("cosine", 4, 1), optimizer=optim.Optimizer("sgd", 1.0))
+ADAM = dict(schedule=optim.Schedule("cosine", 4, 1), optimizer=optim.Optimizer("adamw", 1.0))
 
 
 def config_of(made, kind=SGD, **more) -> StepConfig:
