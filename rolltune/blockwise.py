@@ -38,7 +38,7 @@ def dynamic_map(signed: bool) -> Float[np.ndarray, "256"]:
 
 
 def _equal_steps(count: int) -> Float[np.ndarray, " n"]:
-    """From 0.1 to 1 as PyTorch's linspace has them, whose map the reference takes: from both ends, one rounding each."""
+    """From 0.1 to 1 as PyTorch's linspace, which the reference calls, has them: from both ends, one rounding each."""
     low, number = float(np.float32(0.1)), np.arange(count)
     step = float((np.float32(1) - np.float32(0.1)) / np.float32(count - 1))
     return np.where(number < count // 2, low + step * number, 1 - step * (count - 1 - number)).astype(np.float32)
@@ -70,8 +70,8 @@ def encode(values: Float[Array, "*s"], signed: bool) -> Blocks:
 def _nearest(shares: Float[Array, "n 256"], signed: bool) -> Int[Array, "n 256"]:
     """The numbers of the nearest entries, by halving: elementwise, so the compiler makes one pass of it."""
     limits = jnp.asarray(_limits(signed))
-    codes = jnp.zeros(shares.shape, jnp.int32)
-    for half in (128, 64, 32, 16, 8, 4, 2, 1):
+    codes = jnp.where(shares > limits[127], 128, 0)
+    for half in (64, 32, 16, 8, 4, 2, 1):
         codes += jnp.where(shares > limits[codes + (half - 1)], half, 0)
     return codes
 

@@ -21,9 +21,9 @@ from rolltune.errors import UserError
 SCHEDULES = ("cosine", "linear", "constant")
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # of Adam, in eight bits, too
 SMALL = 4096  # numbers: matrices below it stay in 32 bits, as in bitsandbytes
-# Numbers of one leaf above which its matrices are updated one after another, where that takes memory of its own
-# (64 MiB in float32). Below, all at once: a loop costs more than it saves.
-LARGE = 1 << 24
+# Numbers of one leaf above which it is updated part by part, where that takes memory of its own (64 MiB in float32),
+# and of each part. Below, all at once: a loop costs more than it saves.
+LARGE, PART = 1 << 24, 1 << 22
 
 
 class Rule(NamedTuple):
@@ -144,51 +144,60 @@ class Optimizer:
             raise UserError(f"optimizer: {self.name!r} is not known; expected one of {', '.join(RULES)}")
 
     def init(self, trainable: dict[str, Any]) -> Any:
-        """What is remembered of each leaf, zero: a tree of the trained leaves, each a rule's state [n, ...]."""
-        rule = RULES[self.name](self.momentum)
+        """What is remembered of each leaf, zero: a tree of the trained leaves, each a rule's state."""
 
         def begin(path, weight):
-            shape = _matrices(rule, self._stacked(path), weight.shape)
-            return jax.vmap(rule.init)(weight.reshape(shape))
+            shape = self._matrices(path, weight)
+            return jax.vmap(self._rule.init)(weight.reshape(shape)) if shape else self._rule.init(weight)
 
         return jax.tree.map_with_path(begin, trainable)
 
     def update(self, update: Update, gradients: Any, state: Any, trainable: dict[str, Any]) -> tuple[Any, Any]:
         """(the weights, the state) after one step. Weights in bfloat16 are rounded up or down at random."""
-        rule = RULES[self.name](self.momentum)
+        rule = self._rule
         weights, tree = jax.tree.flatten_with_path(trainable)
         found, kept = tree.flatten_up_to(gradients), tree.flatten_up_to(state)
         moved = []
         for leaf, ((path, weight), gradient, own) in enumerate(zip(weights, found, kept, strict=True)):
-            shape = _matrices(rule, self._stacked(path), weight.shape)
+            shape = self._matrices(path, weight)
             here = update._replace(key=jax.random.fold_in(update.key, leaf))
             decay = update.decay if _is_matrix(path) else jnp.zeros(())
             one = lambda number, *matrix, here=here, decay=decay: _move(rule, here, decay, number, *matrix)
-            aside = rule.works_aside or weight.dtype != jnp.float32
-            run = _in_turn if aside and shape[0] > 1 and weight.size > LARGE else _at_once
-            new, own = run(one, gradient.reshape(shape), own, weight.reshape(shape))
-            moved.append((new.reshape(weight.shape), own))
+            if shape:
+                run = _in_turn if self._is_large(weight) else _at_once
+                new, own = run(one, gradient.reshape(shape), own, weight.reshape(shape))
+                new = new.reshape(weight.shape)
+            else:
+                new, own = one(jnp.zeros((), jnp.int32), gradient, own, weight)
+            moved.append((new, own))
         return tree.unflatten([new for new, _ in moved]), tree.unflatten([own for _, own in moved])
 
     def clipping(self, norm: Float[Array, ""]) -> Float[Array, ""]:
         """What gradients of this norm are multiplied by."""
         return jnp.minimum(1, self.clip / jnp.maximum(norm, 1e-30)) if self.clip else jnp.ones(())
 
-    def _stacked(self, path: tuple) -> bool:
-        return _names(path)[0].startswith(tuple(f"{stack}/" for stack in self.stacks))
+    def _is_large(self, weight: Array) -> bool:
+        """Whether updating the leaf at once would take too much memory beside it."""
+        return weight.size > LARGE and (self._rule.works_aside or weight.dtype != jnp.float32)
 
+    def _matrices(self, path: tuple, weight: Array) -> tuple[int, ...]:
+        """A leaf's shape as [n, ...], the matrices of a stack's layers, or of a large leaf parts of their rows; empty
+        where the leaf is one matrix that is updated as it is."""
+        stacked = _names(path)[0].startswith(tuple(f"{stack}/" for stack in self.stacks))
+        count, matrix = (weight.shape[0], weight.shape[1:]) if stacked else (1, weight.shape)
+        parts = 1
+        if self._rule.by_parts and self._is_large(weight):
+            rows, size = matrix[0], math.prod(matrix)
+            whole = lambda parts: rows % parts == 0 and size // parts % blockwise.BLOCK == 0
+            least = -(-size // PART)
+            parts = next((n for n in range(least, min(rows, 64 * least) + 1) if whole(n)), 1)
+        if not stacked and parts == 1:
+            return ()
+        return (count, *matrix) if parts == 1 else (count * parts, matrix[0] // parts, *matrix[1:])
 
-def _matrices(rule: Rule, stacked: bool, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A leaf's shape as [n, ...]: the layers of a stack, or the n parts of one matrix too large to be updated whole."""
-    if stacked:
-        return shape
-    if shape and rule.by_parts and (size := math.prod(shape)) > LARGE:
-        width = size // shape[0]
-        whole = lambda n: shape[0] % n == 0 and (shape[0] // n * width) % blockwise.BLOCK == 0
-        least = -(-size // LARGE)
-        if count := next((n for n in range(least, min(shape[0], 64 * least) + 1) if whole(n)), 0):
-            return (count, shape[0] // count, *shape[1:])
-    return (1, *shape)
+    @property
+    def _rule(self) -> Rule:
+        return RULES[self.name](self.momentum)
 
 
 def _move(
