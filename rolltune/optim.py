@@ -156,7 +156,8 @@ class Optimizer:
         """(the weights, the state) after one step. Weights in bfloat16 are rounded up or down at random."""
         rule = self._rule
         weights, tree = jax.tree.flatten_with_path(trainable)
-        found, kept = tree.flatten_up_to(gradients), tree.flatten_up_to(state)
+        up_to = tree.flatten_up_to  # type: ignore[attr-defined]  # not in the stubs
+        found, kept = up_to(gradients), up_to(state)
         moved = []
         for leaf, ((path, weight), gradient, own) in enumerate(zip(weights, found, kept, strict=True)):
             shape = self._matrices(path, weight)
@@ -170,7 +171,8 @@ class Optimizer:
             else:
                 new, own = one(jnp.zeros((), jnp.int32), gradient, own, weight)
             moved.append((new, own))
-        return tree.unflatten([new for new, _ in moved]), tree.unflatten([own for _, own in moved])
+        built = lambda leaves: jax.tree.unflatten(tree, leaves)
+        return built([new for new, _ in moved]), built([own for _, own in moved])
 
     def clipping(self, norm: Float[Array, ""]) -> Float[Array, ""]:
         """What gradients of this norm are multiplied by."""
