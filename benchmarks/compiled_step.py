@@ -71,7 +71,9 @@ def compile_step(rolls: int, layers: int | None, batch: int, text: int, answer: 
     shapes = {path: leaf.shape for path, leaf in flat.items() if words[path] == "lora"}
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), params["text"]["layers"])
     params["text"]["layers"] = [one] * config.text.layers
-    step_config = StepConfig(net, stacks, optim.Schedule("cosine", 1000, 100), optim.transform("adamw", 1.0))
+    step_config = StepConfig(
+        net, stacks, optim.Schedule("cosine", 1000, 100), optim.Optimizer("adamw", 1.0, stacks=tuple(stacks))
+    )
     lottery = Lottery(0, (1e-4,), (2.0 * rank,), (0.0,), rank)
     draws = [lottery.draw(number) for number in range(rolls)]
     started = jax.eval_shape(lambda: tickets.begin(lottery, step_config, InitialWeights(shapes, {}), draws))

@@ -127,8 +127,8 @@ def main() -> None:
     if first and args.cached:
         del base["text"]["lower"]
     adam = args.method == "lora"
-    transform = optim.transform("adamw" if adam else "sgd", 1.0 if adam else None)
-    step_config = StepConfig(net, upper, optim.Schedule("cosine", 1000, 100), transform)
+    optimizer = optim.Optimizer("adamw" if adam else "sgd", 1.0 if adam else None, stacks=tuple(upper))
+    step_config = StepConfig(net, upper, optim.Schedule("cosine", 1000, 100), optimizer)
     lottery = Lottery(0, (1e-4,), (2.0 * args.rank,), (0.0,), args.rank)
     draws = [lottery.draw(number) for number in range(args.rolls)]
     rolls = tickets.begin(lottery, step_config, InitialWeights(shapes, trained), draws)

@@ -19,6 +19,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int8, Num, UInt8
 
 from rolltune import rules as path_rules
+from rolltune.blockwise import dynamic_map
 from rolltune.errors import UserError
 from rolltune.trees import Either, flatten, unflatten
 
@@ -34,23 +35,7 @@ CODE = np.array(
 )
 
 
-def _dynamic_code() -> np.ndarray:
-    """The 256 values of the dynamic map (Dettmers 2016, arXiv:1511.04561): seven decades of ever finer steps.
-
-    torch's linspace counts from both ends and rounds once.
-    """
-    values = [0.0, 1.0]
-    for exponent in range(7):
-        steps = 2**exponent
-        step, places = float(np.float32(0.9) / np.float32(steps)), np.arange(steps + 1)
-        rising = float(np.float32(0.1)) + step * places
-        bounds = np.where(places < (steps + 1) // 2, rising, 1 - step * (steps - places)).astype(np.float32)
-        means = (bounds[:-1] + bounds[1:]) / np.float32(2)
-        values += [*(means := means * np.float32(10.0 ** (exponent - 6))), *-means]
-    return np.sort(np.array(values, np.float32))
-
-
-DYNAMIC = _dynamic_code()
+DYNAMIC = dynamic_map(signed=True)  # of double-quantized scales
 
 
 @struct.dataclass

@@ -47,7 +47,9 @@ class Recipe:
     quantize_rules: tuple[tuple[str, str], ...] = ()  # for "rules": (path regex, nf4 | nf4-double | int8 | keep)
     dropout: float = 0.0
     first_layer: int = 0  # decoder layers below it are left alone, and their states kept
-    optimizer: str = "adamw"  # adamw or sgd
+    optimizer: str = "adamw"  # adamw, adamw8bit (its states in 8 bits), adafactor or sgd
+    momentum: float = 0.0  # of sgd
+    trained_dtype: str = "float32"  # of weights trained themselves: float32, or bfloat16 with stochastic rounding
     rate: float = 3e-3  # the peak learning rate
     schedule: str = "cosine"  # cosine, linear or constant
     warmup: float = 0.1  # below 1 a share of the steps, from 1 a number of steps
@@ -314,6 +316,9 @@ def check(r: Recipe, where: Callable[[str], str] = str) -> None:
         need(len(rule) == 2 and rule[1] in kinds, "quantize_rules", f"(path regex, {' | '.join(kinds)}) each")
         rules.compiled(rule[0], where("quantize_rules"))
     need(r.optimizer in optim.OPTIMIZERS, "optimizer", f"one of {', '.join(optim.OPTIMIZERS)}")
+    need(0 <= r.momentum < 1, "momentum", "a share from 0, below 1")
+    need(not r.momentum or r.optimizer == "sgd", "momentum", f"0: it is sgd's, and the optimizer is {r.optimizer}")
+    need(r.trained_dtype in ("float32", "bfloat16"), "trained_dtype", "float32 or bfloat16")
     need(r.schedule in optim.SCHEDULES, "schedule", f"one of {', '.join(optim.SCHEDULES)}")
     metrics = names(AUTO)
     need(r.metric in ("", *metrics), "metric", f"one of {', '.join(metrics)}")

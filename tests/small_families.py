@@ -83,13 +83,18 @@ class Small:
         return self.tiles.make(rows, shape, size or len(rows))[0]
 
     def prepare(
-        self, method: str = "lora", first: int = 0, listed: bool = False, rules: Sequence[tuple[str, str]] = ()
+        self,
+        method: str = "lora",
+        first: int = 0,
+        listed: bool = False,
+        rules: Sequence[tuple[str, str]] = (),
+        dtype: str = "float32",
     ) -> "Prepared":
         """The frozen tree, what a roll begins with, and how rows come in, as `training.setup` makes them."""
         flat = trees.flatten(self.params)
         words = adapters.trainability(rules or adapters.METHODS[method], list(flat))
         plan = setup.plan_of(self.model, words, first)
-        start = setup.initial_weights(self.model, self.params, plan)
+        start = setup.initial_weights(self.model, self.params, plan, dtype)
         base = trees.arrange(trees.unflatten(flat), self.model.stacks, first, listed, plan.paths("full"))
         feed = self.tiles if plan.in_step else self.table(plan.projected)
         return Prepared(Network(self.family, self.config, plan.projected), plan.stacks, base, start, feed)

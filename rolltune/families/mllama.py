@@ -173,6 +173,7 @@ FAMILY = Family(
     tokenizers=("tokenizer.json",),
     stacks=lambda config: config.stacks,
     towers=("vision",),
+    tower_stacks=("vision/layers", "vision/global_layers"),
     picture=picture,
     tiles=lambda config, size: tiles.CANVAS_TILES,
     tile_rows=lambda config: config.vision.patches,

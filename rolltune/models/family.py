@@ -48,6 +48,7 @@ class Family:
     towers: tuple[
         str, ...
     ] = ()  # subtrees that only `features` reads: they may leave the device once features are kept
+    tower_stacks: tuple[str, ...] = ("vision/layers",)  # subtrees of a tower whose leaves have layers on axis 0
     learned_count: int = (
         0  # E: vectors that stand between picture rows (newlines, separators), in `slots` before all rows
     )

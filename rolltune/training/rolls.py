@@ -70,7 +70,7 @@ def begin(lottery: Lottery, config: StepConfig, start: InitialWeights, draws: Se
     scale = lambda one: adapters.rank_scale(one.alpha, lottery.rank, lottery.rslora)
     numbers = [[one.rate, scale(one), one.weight_decay] for one in draws]
     fresh = Fresh(lottery.rank, tuple(sorted(start.lora.items())), tuple(sorted(start.heads.items())))
-    return _begin(fresh, config.transform, start.full, start.adapters, seeds, jnp.asarray(numbers, jnp.float32))
+    return _begin(fresh, config.optimizer, start.full, start.adapters, seeds, jnp.asarray(numbers, jnp.float32))
 
 
 class Fresh(NamedTuple):
@@ -85,7 +85,7 @@ HEAD_DEVIATION = 0.02  # of a new head's weights, as transformers draws them
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _begin(fresh: Fresh, transform, full, trained, seeds, numbers):
+def _begin(fresh: Fresh, optimizer, full, trained, seeds, numbers):
     def one(seed, own):
         key = jax.random.PRNGKey(seed)
         lora = trained or adapters.init_lora(jax.random.fold_in(key, 0), dict(fresh.lora), fresh.rank)
@@ -95,7 +95,7 @@ def _begin(fresh: Fresh, transform, full, trained, seeds, numbers):
         number = lambda value, kind=jnp.float32: jnp.asarray(value, kind)
         return Roll(
             trainable=trainable,
-            optimizer=transform.init(trainable),
+            optimizer=optimizer.init(trainable),
             key=jax.random.fold_in(key, 1),
             step=number(0, jnp.int32),
             rate=own[0],

@@ -195,7 +195,7 @@ def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, in
     if not plan.in_step and not isinstance(feed, TileFeed):
         for tower in model.family.towers:
             params.pop(tower)  # its work is done; the memory is the rolls'
-    start = initial_weights(model, params, plan)
+    start = initial_weights(model, params, plan, recipe.trained_dtype)
     frozen = trees.arrange(params, model.stacks, plan.first, is_gpu(), plan.paths("full"))
     template = model.family.classifier if data.task.kind == CLASSIFY else model.family.template
     whole = network = Network(
@@ -214,14 +214,14 @@ def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, in
     return Cached(frozen, network, whole, training, scoring, prompts, start)
 
 
-def initial_weights(model: Model, params: dict, plan: Plan) -> InitialWeights:
-    """Shapes of adapters and of a new head; float32 copies of the weights that are trained themselves."""
+def initial_weights(model: Model, params: dict, plan: Plan, dtype: str = "float32") -> InitialWeights:
+    """Shapes of adapters and of a new head; copies, of this dtype, of the weights that are trained themselves."""
     flat, shapes = trees.flatten(params), trees.shapes(params)
     stack = lambda path: trees.stack_of(path, plan.stacks)
     upper = lambda path, shape: (len(plan.stacks[name]), *shape[1:]) if (name := stack(path)) else tuple(shape)
     lora = {path: upper(path, shapes[path]) for path in plan.paths("lora")}
     cut = lambda path: trees.cut_of(path, model.stacks, plan.first)
-    full = {path: as_float32(flat[path][cut(path) :] if cut(path) else flat[path])
+    full = {path: copied(flat[path][cut(path) :] if cut(path) else flat[path], dtype)
             for path in plan.paths("full") if path in flat}  # fmt: skip
     heads: dict[str, tuple[int, ...]] = {}
     if plan.new_classes:
@@ -233,11 +233,11 @@ def is_quantized(leaf: Any) -> bool:
     return isinstance(leaf[0] if isinstance(leaf, list) else leaf, Quantized)
 
 
-def as_float32(leaf: Any) -> jax.Array:
-    """A leaf, stacked where its layers are a list."""
+def copied(leaf: Any, dtype: str) -> jax.Array:
+    """A leaf's own copy, stacked where its layers are a list."""
     if isinstance(leaf, list):
-        return jnp.stack([layer.astype(jnp.float32) for layer in leaf])
-    return jnp.asarray(leaf, jnp.float32)
+        return jnp.stack([layer.astype(dtype) for layer in leaf])
+    return jnp.array(leaf, dtype)
 
 
 def going_on(start: InitialWeights, continued: Mapping[str, Any]) -> InitialWeights:
@@ -246,7 +246,9 @@ def going_on(start: InitialWeights, continued: Mapping[str, Any]) -> InitialWeig
         if path not in start.lora and path not in start.full and path not in start.heads:
             raise UserError(f"the roll to go on from trained {path!r}, which this recipe does not")
     as_float = lambda leaf: jnp.asarray(leaf, jnp.float32)
-    own = {path: as_float(leaf) for path, leaf in continued.items() if not isinstance(leaf, dict)}
+    small = lambda path: path in start.full and start.full[path].dtype == jnp.bfloat16
+    dtype = lambda path: jnp.bfloat16 if small(path) else jnp.float32
+    own = {path: jnp.asarray(leaf, dtype(path)) for path, leaf in continued.items() if not isinstance(leaf, dict)}
     return InitialWeights(
         lora={path: shape for path, shape in start.lora.items() if path not in continued},
         full=start.full | own,
@@ -267,11 +269,12 @@ def compile(
     folds: int | None = None,
 ) -> tuple[Run, Evaluator]:
     """The step and the evaluation; XLA compiles each when it is called first."""
+    matrices = (*plan.stacks, *model.family.tower_stacks)  # their leaves hold a matrix for each layer
     config = StepConfig(
         cached.network,
         plan.stacks,
         optim.Schedule(recipe.schedule, recipe.steps, recipe.warmup),
-        optim.transform(recipe.optimizer, recipe.clip or None),
+        optim.Optimizer(recipe.optimizer, recipe.clip or None, recipe.momentum, matrices),
         dropout=recipe.dropout,
         average=recipe.average,
         explosion_factor=recipe.explosion_factor,

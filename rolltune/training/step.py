@@ -6,18 +6,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from rolltune import adapters, trees
+from rolltune import adapters, optim, trees
 from rolltune.batch import Batch, Source
 from rolltune.device import compiler_options
 from rolltune.models import forward
 from rolltune.models.forward import Network
-from rolltune.optim import Schedule, decays
+from rolltune.optim import Optimizer, Schedule
 from rolltune.trees import Stacks
 
 ALIVE, NOT_FINITE, EXPLODED, STOPPED = range(4)
+ROUNDING = 0x7FFFFFFF  # its random key's number, beside those of micro-batches
 REASONS = ("alive", "loss or gradient not finite", "loss exploded", "stopped early")
 
 
@@ -26,7 +26,7 @@ class Roll(NamedTuple):
 
     trainable: dict[str, Any]
     optimizer: Any
-    key: Array  # for dropout
+    key: Array  # for dropout and stochastic rounding
     step: Int[Array, ""]  # updates done
     rate: Float[Array, ""]  # peak learning rate
     scale: Float[Array, ""]  # of LoRA: alpha / rank
@@ -50,7 +50,7 @@ class StepConfig:
     network: Network
     stacks: Stacks
     schedule: Schedule
-    transform: optax.GradientTransformation
+    optimizer: Optimizer
     dropout: float = 0.0
     average: str = "example"  # the loss: mean over examples of their token means (big_vision), or over all "token"s
     explosion_factor: float = 3.0
@@ -71,6 +71,15 @@ def targets_loss(config: StepConfig, log_probs: Float[Array, "b m"], batch: Batc
 
 def gradient(config: StepConfig, base: dict, source: Source, roll: Roll, batch: Batch) -> tuple[Array, Any]:
     """(loss, gradient) over all micro-batches: every leaf of `batch` is [A, B, ...]."""
+    loss, weight, grads = summed(config, base, source, roll, batch)
+    return loss / weight, jax.tree.map(lambda g: g / weight, grads)
+
+
+def summed(config: StepConfig, base: dict, source: Source, roll: Roll, batch: Batch) -> tuple[Array, Array, Any]:
+    """(loss, weight, gradient) as sums over all micro-batches, to be divided by the weight where they are used.
+
+    A gradient has its leaf's dtype where there is one micro-batch; over several, they are added up in float32.
+    """
 
     def sum_of(trainable, micro, key):
         used = key if config.dropout else None
@@ -88,19 +97,18 @@ def gradient(config: StepConfig, base: dict, source: Source, roll: Roll, batch: 
     def add(total, each):
         micro, number = each
         (loss, weight), grads = value_and_grad(trainable, micro, jax.random.fold_in(step_key, number))
-        return jax.tree.map(jnp.add, total, (loss, weight, grads)), None
+        return jax.tree.map(jnp.add, total, (loss, weight, grads)), None  # float32, whatever the gradients are in
 
     if count == 1:
         (loss, weight), grads = value_and_grad(
             trainable, jax.tree.map(lambda x: x[0], batch), jax.random.fold_in(step_key, 0)
         )
     else:
-        zero = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, trainable))
+        zero = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(lambda x: jnp.zeros(x.shape), trainable))
         (loss, weight, grads), _ = jax.lax.scan(add, zero, (batch, jnp.arange(count)))
     if listed:
         grads = jax.lax.optimization_barrier(trees.by_stack(grads))
-    weight = jnp.maximum(weight, 1e-8)
-    return loss / weight, jax.tree.map(lambda g: g / weight, grads)
+    return loss, jnp.maximum(weight, 1e-8), grads
 
 
 def watch(config: StepConfig, roll: Roll, loss: Array, norm: Array) -> tuple[Array, Array, Array]:
@@ -119,22 +127,29 @@ def watch(config: StepConfig, roll: Roll, loss: Array, norm: Array) -> tuple[Arr
 
 def step(config: StepConfig, base: dict, source: Source, roll: Roll, batch: Batch) -> tuple[Roll, StepMetrics]:
     """One update of one roll. A roll that is not alive, or that is done, stays exactly as it is."""
-    loss, grads = gradient(config, base, source, roll, batch)
-    norm = optax.tree.norm(grads)
+    loss, weight, grads = summed(config, base, source, roll, batch)
+    loss, norm = loss / weight, optim.norm(grads) / weight
     fast, best, state = watch(config, roll, loss, norm)
     # Of ten losses about a guess's, the level is under it every other time: only who is well above it counts on.
     stalled = jnp.where(fast < config.guess, 0, roll.stalled + 1)
     rate = roll.rate * config.schedule(roll.step + 1)
-    direction, optimizer = config.transform.update(grads, roll.optimizer, roll.trainable)
-    trainable = jax.tree.map(
-        lambda p, d, decay: p - rate * (d + roll.decay * decay * p), roll.trainable, direction, decays(roll.trainable)
-    )
-    levels = {"fast": fast, "best": best, "stalled": stalled}
-    moved = roll._replace(trainable=trainable, optimizer=optimizer, step=roll.step + 1, **levels)
-    going: Bool[Array, ""] = (state == ALIVE) & (roll.step < config.schedule.steps)
-    kept = jax.tree.map(lambda new, old: jnp.where(going, new, old), moved, roll)
     watched = roll.step < config.schedule.steps
-    return kept._replace(state=jnp.where(watched, state, roll.state)), StepMetrics(loss, rate, norm)
+    going: Bool[Array, ""] = (state == ALIVE) & watched
+    factor = config.optimizer.clipping(norm) / weight
+    key = jax.random.fold_in(jax.random.fold_in(roll.key, roll.step), ROUNDING)
+    update = optim.Update(rate, roll.decay, roll.step + 1, factor, going, key)
+    trainable, optimizer = config.optimizer.update(update, grads, roll.optimizer, roll.trainable)
+    keep = lambda new, old: jnp.where(going, new, old)
+    kept = roll._replace(
+        trainable=trainable,
+        optimizer=optimizer,
+        step=roll.step + going,
+        fast=keep(fast, roll.fast),
+        best=keep(best, roll.best),
+        stalled=keep(stalled, roll.stalled),
+        state=jnp.where(watched, state, roll.state),
+    )
+    return kept, StepMetrics(loss, rate, norm)
 
 
 def compile_step(config: StepConfig) -> Callable[[dict, Source, Roll, Batch], tuple[Roll, StepMetrics]]:

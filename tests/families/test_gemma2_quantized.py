@@ -56,7 +56,7 @@ def test_rolls_learn_as_over_the_decoded_values_which_are_made_once(listed, rema
     start = InitialWeights({path: (CONFIG.text.layers - FIRST, *shapes[path][1:]) for path in paths}, {})
     network = Network(FAMILY, CONFIG, remat=remat)
     config = StepConfig(
-        network, trees.above(stacks, FIRST), optim.Schedule("constant", 9, 0), optim.transform("sgd", None)
+        network, trees.above(stacks, FIRST), optim.Schedule("constant", 9, 0), optim.Optimizer("sgd", None)
     )
     lottery = setup.lottery(Recipe(rank=2))
     rolls = begin(lottery, config, start, [Draw(n, n, 1.0, 4.0, 0.0) for n in range(ROLLS)])

@@ -15,7 +15,7 @@ from rolltune.data.shapes import shapes_for
 from rolltune.inputs import features
 from rolltune.inputs.feeds import DiskFeed, TileFeed
 from rolltune.models import generate
-from rolltune.optim import Schedule, transform
+from rolltune.optim import Optimizer, Schedule
 from rolltune.text.templates import Template
 from rolltune.training.rolls import Draw, Lottery, begin
 from rolltune.training.step import StepConfig, compile_step, gradient
@@ -94,7 +94,7 @@ def test_a_batch_without_any_picture_is_scored_as_one_alone(small, feeds, kind):
 def test_training_is_the_same_by_every_way(small, feeds, seed):
     """Losses and gradients of two rolls' own rows, with and without pictures."""
     made = small.prepare()
-    config = StepConfig(small.net, made.stacks, Schedule("constant", 9, 0), transform("sgd", None), dropout=0.25)
+    config = StepConfig(small.net, made.stacks, Schedule("constant", 9, 0), Optimizer("sgd"), dropout=0.25)
     rolls = begin(LOTTERY, config, made.start, [Draw(n, n, 0.1, 4.0, 0.0) for n in range(2)])
     trainable = jax.tree.map(lambda leaf: leaf + 0.05, rolls.trainable)
     rolls = rolls._replace(trainable=trainable)
@@ -122,7 +122,7 @@ def test_training_on_a_batch_without_pictures(small, feeds):
     """A step that was compiled for rows with pictures takes rows of text alone, by every way."""
     made, text = small.prepare(), [small.row("a b c d e", "ab", shown=[]) for _ in range(4)]
     rows = [*text, *[small.row("a b", "c", shown=[n]) for n in range(2)]]
-    config = StepConfig(small.net, made.stacks, Schedule("constant", 9, 0), transform("sgd", None))
+    config = StepConfig(small.net, made.stacks, Schedule("constant", 9, 0), Optimizer("sgd"))
     step, found = compile_step(config), []
     for feed in feeds.values():
         loader = Loader(data_of(rows, feed, most=1), np.arange(4), 4, 0)  # of text

@@ -28,7 +28,7 @@ ACCUMULATE = 2
 @pytest.fixture(scope="module")
 def config(prepared):
     schedule = optim.Schedule("cosine", 6, 1)
-    return StepConfig(prepared.network, prepared.stacks, schedule, optim.transform("sgd", 1.0), dropout=0.25)
+    return StepConfig(prepared.network, prepared.stacks, schedule, optim.Optimizer("sgd", 1.0), dropout=0.25)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from rolltune.training.rolls import InitialWeights, Lottery, passes_rung
 from rolltune.training.step import StepConfig
 
 PATH = "text/layers/attn/q/kernel"
-CONFIG = StepConfig(None, {}, optim.Schedule("constant", 1, 0), optim.transform("sgd", None))
+CONFIG = StepConfig(None, {}, optim.Schedule("constant", 1, 0), optim.Optimizer("sgd", None))
 
 
 def lottery(**changes) -> Lottery:

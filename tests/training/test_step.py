@@ -15,13 +15,24 @@ from rolltune.evaluation.compiled import compile_score
 from rolltune.models import forward
 from rolltune.training import rolls as tickets
 from rolltune.training.rolls import InitialWeights
-from rolltune.training.step import ALIVE, EXPLODED, NOT_FINITE, StepConfig, compile_step, gradient, targets_loss, watch
+from rolltune.training.step import (
+    ALIVE,
+    EXPLODED,
+    NOT_FINITE,
+    StepConfig,
+    compile_step,
+    gradient,
+    summed,
+    targets_loss,
+    watch,
+)
 
 ANSWERS = ("a", "bcd", "efghij", "kl", "mnopq", "rs", "t", "uvw")
 MIXED = [(r"text/layers/attn/(q|v|qkv)/kernel", "lora"), (r"text/norm/scale", "full"), (r".*", "frozen")]
-SGD = dict(schedule=optim.Schedule("constant", 100, 0), transform=optim.transform("sgd", None))
-CLIPPED = dict(schedule=optim.Schedule("cosine", 4, 1), transform=optim.transform("sgd", 1.0))
-ADAM = dict(schedule=optim.Schedule("cosine", 4, 1), transform=optim.transform("adamw", 1.0))
+SGD = dict(schedule=optim.Schedule("constant", 100, 0), optimizer=optim.Optimizer("sgd", None))
+CLIPPED = dict(schedule=optim.Schedule("cosine", 4, 1), optimizer=optim.Optimizer("sgd", 1.0))
+KINDS = ("adamw8bit", "adafactor", "sgd")
+ADAM = dict(schedule=optim.Schedule("cosine", 4, 1), optimizer=optim.Optimizer("adamw", 1.0))
 
 
 def config_of(made, kind=SGD, **more) -> StepConfig:
@@ -301,3 +312,92 @@ def test_weight_decay_is_for_matrices_and_embeddings_alone(small):
         np.testing.assert_allclose(plain[path] - decayed[path], share * leaf, rtol=1e-3, atol=1e-5, err_msg=path)
         decays += share > 0
     assert 0 < decays < len(before) and "text/embed/embedding" in before and "text/norm/scale" in before
+
+
+def frugal(made, name: str, **more) -> StepConfig:
+    """Whose optimizer keeps little; every matrix is large enough to be kept in eight bits."""
+    momentum = 0.9 if name == "sgd" else 0.0
+    optimizer = optim.Optimizer(name, 1.0, momentum, tuple(made.stacks))
+    return config_of(made, dict(schedule=optim.Schedule("cosine", 4, 1), optimizer=optimizer), **more)
+
+
+@pytest.fixture
+def eight_bits(monkeypatch):
+    monkeypatch.setattr(optim, "SMALL", 64)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_frugal_rolls_in_one_step_equal_separate_ones_and_repeat(prepared, eight_bits, name):
+    """States in few bits, weights in bfloat16 rounded by the roll's own key, whichever slot a roll is in."""
+    made = PALIGEMMA.prepare("mixed", rules=MIXED, dtype="bfloat16")
+    config = frugal(made, name)
+    draws = [drawn(0, 3, 0.01, 4.0, 0.0), drawn(1, 4, 0.03, 16.0, 2.0), drawn(2, 3, 0.01, 4.0, 0.0)]
+    batch = micro(PALIGEMMA, made, (0, 1), (2, 7))
+    step = compile_step(config)
+
+    def run(members, steps=3):
+        rolls = started(config, made.start, *[draws[n] for n in members])
+        weights = {path: leaf.astype(made.start.full[path].dtype) if path in made.start.full else leaf
+                   for path, leaf in rolls.trainable.items()}  # fmt: skip
+        rolls = rolls._replace(trainable=weights)
+        for _ in range(steps):
+            rolls, _ = step(made.base, source_of(made), rolls, stacked(*[batch] * len(members)))
+        return rolls
+
+    together, again = run([1, 0, 2]), run([1, 0, 2])
+    same(together, again)
+    assert together.trainable["text/norm/scale"].dtype == jnp.bfloat16
+    same(one(together, 1), one(together, 2))  # drawn alike, and so alike to the end
+    for slot, n in ((0, 1), (1, 0)):
+        alone = one(run([n]), 0)
+        for path, leaf in one(together, slot).trainable.items():
+            other, slack = alone.trainable[path], 2**-7 if path == "text/norm/scale" else 0.02 * draws[n].rate
+            for a, b in zip(jax.tree.leaves(leaf), jax.tree.leaves(other), strict=True):
+                np.testing.assert_allclose(np.float32(a), np.float32(b), rtol=2e-3, atol=slack, err_msg=path)
+
+
+def test_only_what_is_trained_has_states_and_sums(prepared):
+    made = PALIGEMMA.prepare("mixed", rules=MIXED, dtype="bfloat16")
+    config = frugal(made, "adamw8bit")
+    rolls = tickets.begin(LOTTERY, config, made.start, RATES[:2])
+    assert rolls.trainable.keys() == rolls.optimizer.keys() == made.start.full.keys() | made.start.lora.keys()
+    trained = sum(leaf.size for leaf in jax.tree.leaves(rolls.trainable))
+    kept = sum(leaf.nbytes for leaf in jax.tree.leaves(rolls.optimizer))
+    assert kept == 8 * trained  # all of it is small
+    roll = one(rolls, 0)
+    sums = lambda *batches: jax.eval_shape(
+        lambda batch: summed(config, made.base, source_of(made), roll, batch)[2], micro(PALIGEMMA, made, *batches)
+    )
+    single, several = sums((0, 1)), sums((0, 1), (2, 3))
+    assert single.keys() == several.keys() == rolls.trainable.keys()
+    assert single["text/norm/scale"].dtype == jnp.bfloat16  # a gradient has its leaf's dtype
+    assert {leaf.dtype for leaf in jax.tree.leaves(several)} == {jnp.dtype("float32")}  # a sum of several is float32
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_slot_that_is_drawn_again_begins_without_memory(prepared, eight_bits, name):
+    made = PALIGEMMA.prepare("mixed", rules=MIXED, dtype="bfloat16")
+    config = frugal(made, name)
+    rolls = tickets.begin(LOTTERY, config, made.start, RATES[:2])
+    both = stacked(*[micro(PALIGEMMA, made, (0, 1))] * 2)
+    rolls, _ = compile_step(config)(made.base, source_of(made), rolls, both)
+    begun = tickets.begin(LOTTERY, config, made.start, RATES[2:])
+    moved = [np.any(np.asarray(a[1]) != np.asarray(b[0])) for a, b in
+             zip(jax.tree.leaves(rolls.optimizer), jax.tree.leaves(begun.optimizer), strict=True)]  # fmt: skip
+    assert any(moved)
+    replaced = tickets.replace(rolls, 1, begun)
+    same(one(replaced, 1), one(tickets.begin(LOTTERY, config, made.start, RATES[2:]), 0))
+
+
+def test_a_gradient_that_is_not_finite_touches_no_state(prepared, eight_bits):
+    made = PALIGEMMA.prepare("mixed", rules=MIXED, dtype="bfloat16")
+    config = frugal(made, "adamw8bit")
+    rolls = tickets.begin(LOTTERY, config, made.start, RATES[:2])
+    path = sorted(made.start.lora)[0]
+    bad = rolls.trainable[path]["a"].at[1, 0, 0, 0].set(jnp.nan)
+    rolls = rolls._replace(trainable=rolls.trainable | {path: rolls.trainable[path] | {"a": bad}})
+    begun = one(rolls, 1)
+    both = stacked(*[micro(PALIGEMMA, made, (0, 1))] * 2)
+    rolls, _ = compile_step(config)(made.base, source_of(made), rolls, both)
+    assert rolls.state.tolist() == [ALIVE, NOT_FINITE] and rolls.step.tolist() == [1, 0]
+    same(one(rolls, 1)._replace(state=begun.state), begun)
