@@ -7,7 +7,7 @@ from rolltune.base import Model
 from rolltune.batch import Row
 from rolltune.data.batches import Encoded, Feed
 from rolltune.data.examples import Example, Turn
-from rolltune.data.shapes import shapes_for
+from rolltune.data.shapes import fixed_shapes, shapes_for
 from rolltune.errors import UserError
 from rolltune.evaluation.tasks import CLASSIFY, Task
 from rolltune.inputs.pictures import Pictures, keys_of
@@ -89,6 +89,7 @@ def encode_rows(
     return [row for row, _ in made], sum(cut > 0 for _, cut in made)
 
 
-def encoded(rows: Sequence[Row], feed: Feed, examples: Sequence[Example]) -> Encoded:
-    shapes = shapes_for([feed.shape(row) for row in rows])
+def encoded(rows: Sequence[Row], feed: Feed, examples: Sequence[Example], fixed: bool = False) -> Encoded:
+    """With `fixed` a row's shape is its own, whatever the other rows are: see `fixed_shape`."""
+    shapes = (fixed_shapes if fixed else shapes_for)([feed.shape(row) for row in rows])
     return Encoded(rows, feed, shapes, [example.answer for example in examples])
