@@ -42,9 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
     data = [file for text in named for file in ([Path(text)] if Path(text).is_file() else find_dataset(text).values())]
     set_up_jax()
-    from rolltune.jobs.validate import Options, show, validate
+    from rolltune.jobs.validate import Options, validate
 
-    written = {name: getattr(args, name) for name in ("generate", "model", "json", "predictions")}
-    options = Options(metric=args.metric or "", reading=reading_of(args), **written)
-    show(validate(found, data, options, say), options)
-    return 0
+    own = {name: getattr(args, name) for name in ("generate", "model", "json", "predictions")}
+    return validate(Options(data, metric=args.metric or "", reading=reading_of(args), **own), found, say)

@@ -34,8 +34,8 @@ def read_asked(
     """The rows of all these paths, in their order; every picture was decoded once.
 
     A folder is the one table in it, or else every picture below it. Where all of these lie in sub-folders that are
-    called like `answers` (`_` for a space, or what `names` calls them), the folder's name is the picture's answer. Other
-    keywords as those of `sources.read_examples`. Nothing is raised for a file: what is wrong with one is a finding.
+    called like `answers` (`_` for a space, or what `names` calls them), the folder's name is the picture's answer. The
+    other keywords are those of `sources.read_examples`. Nothing is raised for a file: what is wrong is a finding.
     """
     scans = []
     for path in paths:

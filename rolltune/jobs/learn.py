@@ -30,7 +30,7 @@ from rolltune.jobs.second_pass import Earlier, second_pass
 from rolltune.memory import fit_rolls
 from rolltune.recipe import Recipe
 from rolltune.training import checkpoints, setup
-from rolltune.training.dataset import Data, Wanted, read_data
+from rolltune.training.dataset import Data, Splits, Wanted, data_of, read_splits
 from rolltune.training.loop import Run, State, new_state, train
 from rolltune.training.rolls import Draw
 from rolltune.weights.roll_file import check_base, save_roll
@@ -44,7 +44,7 @@ Say = Callable[[str], None]
 class Options:
     """What is asked of one training, beside its recipe. The flags of 03-do_learn.py."""
 
-    dataset: str
+    dataset: str | Splits
     name: str
     second: str | None = None  # the roll to go on with; empty: the latest
     rolls: str = "1"
@@ -76,7 +76,10 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     earlier, recipe = second_pass(options, recipe, say)
     interrupts.doing("reading the data")
     wanted = Wanted(recipe.task, recipe.answers, recipe.positive, recipe.frames)
-    data = read_data(find_dataset(options.dataset), wanted, say, options.reading)
+    found = options.dataset
+    if isinstance(found, str):
+        found = read_splits(find_dataset(found), say, options.reading)
+    data = data_of(found, wanted, say)
     recipe = dataclasses.replace(recipe, metric=recipe.metric or default_metric(data.task.kind))
     check_name(recipe.metric, data.task.kind)
     say(asked_text(data.examples, recipe.prompt))

@@ -19,7 +19,7 @@ from rolltune.data.sets import shown
 from rolltune.errors import UserError
 from rolltune.evaluation import predicted
 from rolltune.evaluation.predicted import NEAR, Predicted
-from rolltune.evaluation.tasks import CLASSIFY, WRITE
+from rolltune.evaluation.tasks import CLASSIFY
 from rolltune.jobs.outputs import named_rolls
 from rolltune.jobs.scorer import Bench, Saved, Scorer, read_saved
 from rolltune.tracking import print_table
@@ -44,7 +44,7 @@ class Options:
 class Predictor:
     """One roll on its base, or several that answer together. Make one with `load`."""
 
-    def __init__(self, saved: Sequence[Saved], options: Options = Options()):  # noqa: B008 (frozen)
+    def __init__(self, saved: Sequence[Saved], options: Options = Options()):
         first = _alike(saved, options)
         self.cards, self.options = [one.card for one in saved], options
         bench = Bench(*base.load(*first.base(options.model)))
@@ -64,8 +64,7 @@ class Predictor:
 
         Raises UserError for an image that cannot be read, for no image, or where nobody says what is asked.
         """
-        alone = isinstance(images, str | Path | Image.Image | np.ndarray)
-        groups = [images] if alone else list(images)
+        groups: list[Any] = [images] if isinstance(images, Picture) else list(images)
         with tempfile.TemporaryDirectory(prefix="rolltune-") as folder:
             examples = [self._example(group, number, Path(folder), question) for number, group in enumerate(groups)]
             made = self.answer(Asked(examples, []))
@@ -74,7 +73,7 @@ class Predictor:
             return made.rows
 
     def answer(self, asked: Asked) -> "Answered":
-        """The answers to rows, and what keeps some rows from one: the problems of `asked`, and those of their frames."""
+        """The answers to rows; what keeps some from one are the problems of `asked`, and those of their frames."""
         rows, problems = _framed(asked, self._scorers[0].recipe.frames)
         for example in rows:
             if not example.prompt and any(not card.prompt for card in self.cards):
@@ -92,8 +91,7 @@ class Predictor:
         return Answered(found, rows, problems)
 
     def _example(self, group: Any, number: int, folder: Path, question: str) -> Example:
-        alone = isinstance(group, str | Path | Image.Image | np.ndarray)
-        shown_together = [group] if alone else list(group)
+        shown_together: list[Any] = [group] if isinstance(group, Picture) else list(group)
         if not shown_together:
             raise UserError(f"image {number}: an empty list of pictures")
         paths = [_path_of(one, f"image {number}", folder / f"{number}-{n}.png") for n, one in enumerate(shown_together)]
@@ -124,7 +122,7 @@ def load(rolls: str | Path | Sequence[str | Path], model: str | None = None, gen
 
 
 def predict(rolls: Sequence[Path], data: Sequence[str], options: Options, say: Say) -> int:
-    """The exit status: 0, or 1 where a file has no answer. All that can be read is looked at before a model is loaded."""
+    """The exit status: 0, or 1 where a file has no answer. All files are looked at before a model is loaded."""
     if options.output:
         predicted.check_ending(options.output)
     saved = [read_saved(path) for path in rolls]

@@ -116,7 +116,7 @@ class Scorer:
             return self._predict(task, examples, tokens)
         # Rows that accept more answers are scored by another program, which no neighbour may choose.
         widths = np.array([(len(accepted(one)) - 1).bit_length() for one in examples])
-        places = [np.flatnonzero(widths == width) for width in np.unique(widths)]
+        places = [np.flatnonzero(widths == width).tolist() for width in np.unique(widths)]
         parts = [self._predict(task, [examples[place] for place in some], tokens) for some in places]
         return type(parts[0]).join(parts).at(np.argsort(np.concatenate(places)))  # type: ignore[arg-type]
 

@@ -19,7 +19,6 @@ from rolltune.evaluation.metrics import stage
 from rolltune.evaluation.predicted import Predicted
 from rolltune.evaluation.written import Written, first_rows
 from rolltune.jobs.learn import asked_text
-from rolltune.jobs.outputs import named_rolls
 from rolltune.jobs.scorer import Bench, Scorer, read_saved
 from rolltune.tracking import print_table
 from rolltune.weights.roll_file import RollCard, load_roll
@@ -30,14 +29,15 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is asked beside the rolls and the data. The flags of 04-validate.py."""
+    """What is asked beside the rolls. The flags of 04-validate.py."""
 
+    data: Sequence[Path]
     metric: str = ""  # empty: F-measure, or log-loss where a roll writes
     generate: int | None = None  # write answers of up to so many tokens instead of scoring
     model: str | None = None  # the base, where it is not where the roll was trained
     json: Path | None = None
-    predictions: Path | None = None  # a line a row, as 07-predict writes them
     reading: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # columns, question, names of the data
+    predictions: Path | None = None  # a line a row, as 07-predict writes them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,32 +49,34 @@ class DataSet:
     framed: Mapping[str, tuple[list[Example], list[Marks]]]
 
 
-def validate(
-    rolls: str | Path | Sequence[str | Path],
-    data: str | Path | Sequence[str | Path],
-    options: Options = Options(),  # noqa: B008 (frozen)
-    say: Say = print,
-) -> list[Cell]:
-    """The figures of each roll on each set, in the order of the rolls; `cell.metrics.figure("accuracy")` is one.
+def validate(options: Options, rolls: Sequence[Path], say: Say) -> int:
+    """A block for each roll and set, and the table of all, printed and written."""
+    cells = score(options, rolls, say)
+    if cells:
+        defaults = {cell.metrics.names[0] for cell in cells if cell.metrics is not None}
+        metric = options.metric or (defaults.pop() if len(defaults) == 1 else "log-loss")
+        print_table(cross_table.table(cells, metric))
+        if options.json:
+            cross_table.write(options.json, cells, metric)
+    return 0
 
-    `rolls`: files, names in ./checkpoints, or patterns; `data`: what `sources.read_examples` reads, each row with its
-    answer. All cards and sets are read and checked before a model is loaded: nothing is lost to the last of them.
 
-    Raises UserError for what is missing, damaged or cannot be read.
+def score(options: Options, rolls: Sequence[Path], say: Say) -> list[Cell]:
+    """The figures of each roll on each set, in the order of the rolls.
+
+    All cards and sets are read and checked before a model is loaded: nothing is lost to the last of them.
     """
-    listed = lambda named: [named] if isinstance(named, str | Path) else list(named)
-    paths = named_rolls([str(one) for one in listed(rolls)])
     if options.metric:
         check_name(options.metric)
     if options.predictions:
         predicted.check_ending(options.predictions)
-    if options.model and (named := [path for path in paths if is_whole(path)]):
+    if options.model and (named := [path for path in rolls if is_whole(path)]):
         raise UserError(
             f"--model {options.model}: {shown(named[0])} is a whole model and its own base; leave --model away"
         )
-    saved = [read_saved(path) for path in paths]
+    saved = [read_saved(path) for path in rolls]
     sets = []
-    for path in map(Path, listed(data)):
+    for path in options.data:
         examples = read_examples(path, say=say, **options.reading)
         by_policy = {policy: apply_frame_policy(examples, policy) for policy in {one.recipe.frames for one in saved}}
         framed = {policy: (chosen, marks_of(chosen)) for policy, chosen in by_policy.items()}
@@ -87,7 +89,7 @@ def validate(
     lines: dict[Path, list[Predicted]] = {}
     bench: Bench | None = None
     loaded = None
-    for one in sorted(saved, key=lambda one: (one.base(options.model), paths.index(one.path))):
+    for one in sorted(saved, key=lambda one: (one.base(options.model), rolls.index(one.path))):
         wanted = one.base(options.model)
         if bench is None or wanted != loaded:
             bench, loaded = Bench(*base.load(*wanted)), wanted
@@ -96,21 +98,12 @@ def validate(
             cell, rows = _scored(scorer, one.path, data_set, options.generate, say)
             cells.append(cell)
             lines.setdefault(one.path, []).extend(rows)
-    order = {shown(path): number for number, path in enumerate(paths)}
+    order = {shown(path): number for number, path in enumerate(rolls)}
     cells.sort(key=lambda cell: order[cell.checkpoint])
     if options.predictions:
-        predicted.write(options.predictions, [row for path in paths for row in lines[path]])
+        predicted.write(options.predictions, [row for path in rolls for row in lines[path]])
         say(f"written: {shown(options.predictions)} ({sum(map(len, lines.values()))} rows)")
     return cells
-
-
-def show(cells: Sequence[Cell], options: Options) -> None:
-    """The table of all rolls on all sets, printed; and as JSON where it is asked for."""
-    defaults = {cell.metrics.names[0] for cell in cells if cell.metrics is not None}
-    metric = options.metric or (defaults.pop() if len(defaults) == 1 else "log-loss")
-    print_table(cross_table.table(cells, metric))
-    if options.json:
-        cross_table.write(options.json, cells, metric)
 
 
 def unknown_answers(card: RollCard, examples: Sequence[Example]) -> str:
