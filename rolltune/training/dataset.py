@@ -72,7 +72,9 @@ class Splits:
 
     files: Mapping[str, Path]
     examples: Mapping[str, list[Example]]
-    reading: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # how they were read: keywords of `read_examples`
+    reading: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # how they were read: keywords of `read_examples`
 
 
 def read_splits(
