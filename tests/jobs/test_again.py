@@ -17,7 +17,7 @@ STEPS = ["--config.steps=2", "--config.log_every=2", "--config.warmup=0", "--con
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with eight rows, as JSONL and as CSV; checkpoints/one.npz, and two folds of the CSV's, two*.npz."""
+    """A folder with eight rows, as JSONL and as CSV; checkpoints/one.npz, and folds of the CSV's, two*.npz."""
     folder = tmp_path_factory.mktemp("again")
     (folder / "dataset/set1").mkdir(parents=True)
     rows = []
@@ -32,7 +32,7 @@ def trained(tmp_path_factory):
         patch.setenv("ROLLTUNE_CACHE", str(folder / "cache"))
         assert main(["learn", "-d", "set1", "-w", "one", "--seed", "7", *STEPS]) == 0
         reading = ["--columns", "prefix=what,suffix=label,image=file"]
-        folds = ["--folds", "2", "--keep", "all", "--config.rate_range=(1e-3, 1e-2)"]
+        folds = ["--folds", "4", "--keep", "all", "--config.rate_range=(1e-3, 1e-2)"]
         assert main(["learn", "-d", "dataset/set1/rows.csv", "-w", "two", *reading, *folds, *STEPS]) == 0
         yield folder
 
@@ -48,12 +48,12 @@ def test_the_same_bits_come_out(trained, capsys):
 def test_one_fold_of_several_is_the_same_to_rounding(trained, capsys):
     path = max(Path("checkpoints").glob("two*.npz"), key=lambda path: load_roll(path).card.metrics["run"]["fold"])
     card = load_roll(path).card
-    assert card.metrics["run"]["fold"] == 1
+    assert (fold := card.metrics["run"]["fold"]) > 0  # the first one would come out by itself
     assert main(["learn", "--again", path.stem, "-w", "fold"]) == 0
     said = capsys.readouterr().out
-    assert "it was one of 2 rolls" in said and ("the same to rounding (largest" in said or "bit for bit" in said)
+    assert "it was one of 4 rolls" in said and ("the same to rounding (largest" in said or "bit for bit" in said)
     made = load_roll("checkpoints/fold.npz").card
-    assert made.metrics["run"]["fold"] == 1 and made.metrics["learned"] == card.metrics["learned"]
+    assert made.metrics["run"]["fold"] == fold and made.metrics["learned"] == card.metrics["learned"]
 
 
 def test_another_roll_is_not_called_the_same(trained, capsys):
