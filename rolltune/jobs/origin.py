@@ -17,6 +17,7 @@ from rolltune.data.files import sha256_of
 from rolltune.data.learned import PICTURE
 from rolltune.data.sets import shown
 from rolltune.errors import UserError
+from rolltune.evaluation.predicted import shown_path
 from rolltune.jobs.second_pass import Earlier
 from rolltune.recipe import Recipe
 from rolltune.training.dataset import Data
@@ -92,7 +93,7 @@ class Origin:
                 continue
             # The marks of what was learned from are in the card; of rows that only judged it, it has a digest of all.
             changed = [
-                f"  {shown(path)} ({split})"
+                f"  {shown(Path(shown_path(path)))} ({split})"
                 for place in data.spans[split]
                 for path in data.examples[place].images
                 if split == "train" and any(mark.startswith(PICTURE) for mark in data.marks[place] - known)

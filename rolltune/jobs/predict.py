@@ -155,7 +155,7 @@ def _summary(made: Answered, saved: Sequence[Saved]) -> list[str]:
     known = {mark for one in saved for mark in one.card.metrics.get("learned", ())}
     said.append(learned_text(sum(learned(marks_of(made.examples), known)), len(made.rows)))
     if made.problems:
-        said.append(f"{len(made.problems)} files or rows could not be answered: see above")
+        said.append(f"not answered: {len(made.problems)}, see above")
     return [text for text in said if text]
 
 
