@@ -91,7 +91,7 @@ class Predictor:
         return Answered(found, rows, problems)
 
     def _example(self, group: Any, number: int, folder: Path, question: str) -> Example:
-        shown_together: list[Any] = [group] if isinstance(group, Picture) else list(group)
+        shown_together: list[Any] = list(group) if isinstance(group, list | tuple) else [group]
         if not shown_together:
             raise UserError(f"image {number}: an empty list of pictures")
         paths = [_path_of(one, f"image {number}", folder / f"{number}-{n}.png") for n, one in enumerate(shown_together)]

@@ -11,6 +11,7 @@ from PIL import Image
 
 import rolltune
 from rolltune.__main__ import main
+from rolltune.data.asked import Asked, picture_row
 from rolltune.tiny.ads import PROMPT, write_sample_ads
 from rolltune.weights.roll_file import load_roll, save_roll
 
@@ -106,6 +107,19 @@ def test_a_roll_without_a_question_of_its_own_is_told_what_to_ask(trained, capsy
     with pytest.raises(rolltune.UserError, match="cannot vote with"):
         save_roll("other.npz", roll.tree, dataclasses.replace(roll.card, answers=["a", "b"]))
         rolltune.load(["open.npz", "other.npz"])
+
+
+def test_questions_of_other_lengths_change_no_bit_of_a_row(trained):
+    roll = load_roll("checkpoints/first.npz")
+    save_roll("open.npz", roll.tree, dataclasses.replace(roll.card, prompt=""))
+    picture = trained / next(iter(by_picture(lines(trained / "v.jsonl"))))
+    rows = [picture_row(picture, f"row {n}", f"{PROMPT} " * n) for n in range(1, 12)]
+    roll = rolltune.load("open.npz")
+    said = lambda some: [dict(row.probabilities) for row in roll.answer(Asked(some, [])).rows]
+    together = said(rows)
+    assert len({one["yes"] for one in together}) == len(rows)
+    for some in (slice(0, 4), slice(4, None, 2), slice(5, None, 2)):
+        assert said(rows[some]) == together[some]
 
 
 def test_answers_are_written_where_that_is_asked_for(trained):
