@@ -20,6 +20,7 @@ COMMANDS = {
     "validate": ("rolltune.commands.validate", "score saved rolls on data sets, one block each and a table"),
     "search-prompt": ("rolltune.commands.search_prompt", "try a list of prompts on the data before any training"),
     "convert": ("rolltune.commands.convert", "turn other kinds of data into JSON Lines and images"),
+    "predict": ("rolltune.commands.predict", "answer new pictures with saved rolls, in a table, a file or a page"),
     "sample-ads": ("rolltune.commands.sample_ads", "draw the sample data set of 96 advertisements"),
 }
 

@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 
 from rolltune.commands.common import add_recipe_flags, command_parser, say, split_overrides
 from rolltune.commands.reading import add_reading_flags, reading_of
@@ -16,18 +17,24 @@ EXAMPLES = """examples:
   ./03-do_learn.py -d set1 -w folds --folds 5            a score for every picture by a roll that never saw it
   ./03-do_learn.py -d set1 -w trained-set1 --resume      go on after Ctrl-C
   ./03-do_learn.py -d set1 -w big --config recipes/paligemma_ads.py --config.steps=512
+  ./03-do_learn.py --again best-set1                     train it again from its card: does the same come out?
 
-Exit status: 0 saved, 2 something to put right, 3 every roll diverged (nothing saved), 130 interrupted (resumable).
+Exit status: 0 saved, 2 something to put right, 3 every roll diverged (nothing saved), 4 --again made another roll, 130
+interrupted (resumable).
 """
 
 
 def parser() -> argparse.ArgumentParser:
     p = command_parser("03-do_learn.py", __doc__, EXAMPLES)
-    p.add_argument("-d", "--dataset", required=True, help="a set in ./dataset made by 02, a folder, or a JSONL")
-    p.add_argument("-w", "--write", required=True, metavar="NAME", help="the name to save under, in ./checkpoints")
+    p.add_argument("-d", "--dataset", help="a set in ./dataset made by 02, a folder, or a JSONL")
+    p.add_argument("-w", "--write", metavar="NAME", help="the name to save under, in ./checkpoints")
     p.add_argument(
         "-2", "--second", nargs="?", const="", metavar="ROLL",
         help="go on with a saved roll (the one named like -w, or the latest) at a tenth of the rate",
+    )  # fmt: skip
+    p.add_argument(
+        "--again", metavar="ROLL",
+        help="train a saved roll again from its card alone, as ROLL-again or -w, and compare; takes --model, too",
     )  # fmt: skip
     p.add_argument("--rolls", default="1", help='how many to train at once, or "auto" for what fits the memory')
     p.add_argument("--folds", type=int, help="the rolls are the folds of all rows (recipe: fold_by)")
@@ -51,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     asked = sys.argv[1:] if argv is None else argv
     args, rest = parser().parse_known_args(asked)
     overrides = split_overrides(rest, parser())
+    _check_flags(args, overrides)
     with Interrupts(say) as interrupts:  # before JAX is imported, in which Ctrl-C may be lost
         from rolltune import recipe as recipes
 
@@ -61,6 +69,15 @@ def main(argv: list[str] | None = None) -> int:
         set_up_jax()
         from rolltune.jobs.learn import Options, learn
 
+        if args.again:
+            from rolltune.jobs.again import again
+            from rolltune.jobs.outputs import named_roll
+
+            path = named_roll(args.again)
+            name = args.write or f"{path.stem}-again"
+            command = as_typed(" ".join(["./03-do_learn.py", *asked]))
+            options = Options("", name, resume=args.resume, overwrite=args.overwrite, command=command)
+            return again(path, options, interrupts, began, args.model)
         own = ("dataset", "second", "rolls", "folds", "repeat", "keep", "resume", "overwrite", "whole", "tensorboard")
         options = Options(
             name=args.write,
@@ -71,3 +88,14 @@ def main(argv: list[str] | None = None) -> int:
             **{name: getattr(args, name) for name in own},
         )
         return learn(options, recipe, interrupts, began)
+
+
+def _check_flags(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Ends the program, as argparse does, where the flags do not belong together."""
+    if not args.again and not (args.dataset and args.write):
+        parser().error("the following arguments are required: -d/--dataset, -w/--write")
+    allowed = {"again": args.again, "write": args.write, "model": args.model}
+    allowed |= {name: getattr(args, name) for name in ("resume", "overwrite")}
+    plain = vars(parser().parse_args([])) | allowed
+    if args.again and (overrides or vars(args) != plain):
+        parser().error("--again takes all from the roll's card: beside it stand -w, --model, --resume and --overwrite")

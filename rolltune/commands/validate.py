@@ -1,13 +1,10 @@
 """Score saved rolls on data sets: one block for each roll and set, and a table of all of them at the end."""
 
-import glob
-from collections.abc import Sequence
 from pathlib import Path
 
 from rolltune.commands.common import command_parser, say
 from rolltune.commands.reading import add_reading_flags, reading_of
-from rolltune.errors import UserError
-from rolltune.jobs.outputs import named_roll
+from rolltune.jobs.outputs import named_rolls
 
 EXAMPLES = """examples:
   ./04-validate.py -m checkpoints/trained-set1.npz dataset/set1/valid.jsonl
@@ -28,6 +25,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--generate", type=int, metavar="N", help="write answers of up to N tokens instead of scoring")
     parser.add_argument("--model", help="the base model, where it is not where the roll was trained")
     parser.add_argument("--json", type=Path, help="also write the table here")
+    parser.add_argument(
+        "--predictions", type=Path, metavar="FILE", help="also write every row's answer, .jsonl or .csv, as 07 does"
+    )
     add_reading_flags(parser)
     args = parser.parse_args(argv)
     # `-m a.npz b.npz data.jsonl`: a shell that expands a pattern leaves nothing else to tell them apart by.
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         named = [last]
     if not named:
         parser.error("name at least one data set after the rolls")
-    found = _found(rolls)
+    found = named_rolls(rolls)
     from rolltune.data.sets import find_dataset
     from rolltune.device import set_up_jax
 
@@ -47,19 +47,5 @@ def main(argv: list[str] | None = None) -> int:
     set_up_jax()
     from rolltune.jobs.validate import Options, validate
 
-    options = Options(data, args.metric or "", args.generate, args.model, args.json, reading_of(args))
-    return validate(options, found, say)
-
-
-def _found(patterns: Sequence[str]) -> list[Path]:
-    """Every roll that the names and patterns mean, once, in order; whole models only where one is named itself."""
-    paths: list[Path] = []
-    for pattern in patterns:
-        if glob.has_magic(pattern):
-            some = [path for path in sorted(glob.glob(pattern)) if not path.endswith(".whole.npz")]
-            if not some:
-                raise UserError(f"-m {pattern!r}: no roll has such a name")
-            paths += map(Path, some)
-        else:
-            paths.append(named_roll(pattern))
-    return list(dict.fromkeys(paths))
+    own = {name: getattr(args, name) for name in ("generate", "model", "json", "predictions")}
+    return validate(Options(data, metric=args.metric or "", reading=reading_of(args), **own), found, say)

@@ -10,6 +10,7 @@ from rolltune.errors import visible
 
 GROUP_KEYS = ("group", "video")  # of a JSONL row, first one present; rows of one group stay in one split
 QUESTION = "What is in this picture?"  # asked of image folders where no other is given
+STAND_IN = "?"  # in the place of the answer of a row that only asks
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Example:
     ("set1/train.jsonl:17"), `group` what must not be split apart (a video, an original picture).
     `frames` picks frames of animated images: one index an image, None where the policy decides, -n
     for a contact sheet of n frames. `accepted` holds every answer that counts as right where there
-    are several (DocVQA); it is empty where only `answer` does.
+    are several (DocVQA); it is empty where only `answer` does. `answered` is False where the row only asks: its answer
+    is STAND_IN then.
     """
 
     id: str
@@ -45,6 +47,7 @@ class Example:
     group: str | None = None
     frames: tuple[int | None, ...] = ()
     accepted: tuple[str, ...] = ()
+    answered: bool = True
 
     @property
     def prompt(self) -> str:

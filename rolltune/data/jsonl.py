@@ -24,8 +24,12 @@ def scan_jsonl(
     columns: Mapping[str, str] | None = None,
     question: str | None = None,
     image_root: str | Path | None = None,
+    answered: bool = True,
 ) -> Scan:
-    """Reads a .jsonl file (a row a line) or a .json file (one list of rows, as LLaVA's are)."""
+    """Reads a .jsonl file (a row a line) or a .json file (one list of rows, as LLaVA's are).
+
+    With `answered` False rows may lack their answers.
+    """
     roots = image_roots(path.parent, image_root)
     scan = Scan("JSON list" if path.suffix.lower() == ".json" else "JSON Lines", path.parent)
     lines = _rows_of_list(path) if path.suffix.lower() == ".json" else _rows_of_lines(path)
@@ -35,20 +39,25 @@ def scan_jsonl(
             raise row
         return renamed(row, columns, question)
 
-    add_rows(scan, path, lines, named, roots)
+    add_rows(scan, path, lines, named, roots, answered)
     scan.note = "conversations" if any(key in row for row in scan.rows for key in CONVERSATIONS) else ""
     return scan
 
 
 def add_rows(
-    scan: Scan, path: Path, lines: Iterable[tuple[int, Any]], make_row: Callable[[Any], dict], roots: tuple[Path, ...]
+    scan: Scan,
+    path: Path,
+    lines: Iterable[tuple[int, Any]],
+    make_row: Callable[[Any], dict],
+    roots: tuple[Path, ...],
+    answered: bool = True,
 ) -> None:
     """Adds the rows that `make_row` makes of (line, what is there), and a finding for each that is none."""
     for line, raw in lines:
         where = f"{short(path)}:{line}"
         try:
             row = make_row(raw)
-            example = parse_row(row, where, f"{path.name}:{line}", path.parent, roots)
+            example = parse_row(row, where, f"{path.name}:{line}", path.parent, roots, answered)
         except RowProblem as problem:
             scan.findings += [Finding(ERROR, "bad row", where, part) for part in problem.args]
             continue

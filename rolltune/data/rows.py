@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rolltune.data.answers import is_blank
-from rolltune.data.examples import GROUP_KEYS, Example, Turn
+from rolltune.data.examples import GROUP_KEYS, STAND_IN, Example, Turn
 from rolltune.data.findings import quoted
 from rolltune.data.image_paths import ENDINGS, RowProblem, find_image, kind_of, moved, unread_pictures
 
@@ -82,8 +82,42 @@ def picture_key(row: Mapping[str, object]) -> str | None:
     return "file_name" if "file_name" in row else None  # the metadata.jsonl of a Hugging Face image folder
 
 
-def parse_row(row: dict, where: str, default_id: str, folder: Path, roots: tuple[Path, ...]) -> Example:
-    """One row as an Example; a RowProblem carries all that is wrong with it, one text each."""
+def filled_up(row: dict) -> tuple[dict, bool]:
+    """(the row with a stand-in where it has no answer, whether it has one of its own).
+
+    A picture alone is asked what the roll asks. What is wrong in other ways stays as it is, for `parse_row` to tell.
+    """
+    lacks = lambda value: value is None or (isinstance(value, str) and is_blank(value))
+    key = next((key for key in CONVERSATIONS if isinstance(row.get(key), list) and row[key]), None)
+    if key is not None:
+        last = row[key][-1]
+        if not isinstance(last, dict):
+            return row, True
+        if "user" in last and lacks(last.get("assistant")):
+            return {**row, key: [*row[key][:-1], {**last, "assistant": STAND_IN}]}, False
+        speaker = last.get("from", last.get("role"))
+        asks = isinstance(speaker, str) and ROLES.get(speaker) == "user"
+        return ({**row, key: [*row[key], {"from": "gpt", "value": STAND_IN}]}, False) if asks else (row, True)
+    pairs = (("prefix", "suffix"), *PAIRS)
+    question, answer = next((pair for pair in pairs if pair[0] in row), pairs[0])
+    if question not in row and answer not in row and ("image" in row or "images" in row):
+        row = {"prefix": "", **row}
+    elif question not in row and answer in row:
+        row = {question: "", **row}
+    answered = not lacks(row.get(answer))
+    return (row if answered else {**row, answer: STAND_IN}), answered
+
+
+def parse_row(
+    row: dict, where: str, default_id: str, folder: Path, roots: tuple[Path, ...], answered: bool = True
+) -> Example:
+    """One row as an Example; a RowProblem carries all that is wrong with it, one text each.
+
+    With `answered` False the row may lack its answer, and its question.
+    """
+    has_answer = True
+    if not answered:
+        row, has_answer = filled_up(row)
     problems: list[str] = []
 
     def gather(work, *arguments):
@@ -110,7 +144,9 @@ def parse_row(row: dict, where: str, default_id: str, folder: Path, roots: tuple
     problems += unread_pictures(unread, stated or turn_images, folder, roots)
     if problems:
         raise RowProblem(*problems)
-    return Example(id=str(row_id), images=tuple(images), turns=turns, source=where, group=group, accepted=accepted)
+    return Example(
+        str(row_id), tuple(images), turns, where, group, accepted=accepted, answered=has_answer or bool(accepted)
+    )
 
 
 def _holds(value: object) -> bool:

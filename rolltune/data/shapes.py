@@ -81,6 +81,26 @@ def smallest(shapes: Sequence[Shape], needed: Shape) -> Shape:
     raise ValueError(f"{needed} fits none of {shapes}")
 
 
+def fixed_shape(needed: Shape) -> Shape:
+    """The shape of a row by what it needs alone, whatever other rows there are: sums over padding of another length
+    differ in their last bits. Multiples up to the sixteenth, from there four sizes a doubling: a shape is a program.
+    """
+    steps = Shape(
+        tokens=2 * MULTIPLE, targets=TARGET_MULTIPLE, keys=2 * MULTIPLE, pictures=1, tiles=1, rows=2 * MULTIPLE
+    )
+
+    def up(length: int, step: int) -> int:
+        step = step if length <= 16 * step else 2 ** ((length - 1).bit_length() - 3)
+        return -(-length // step) * step
+
+    return Shape(*map(up, needed, steps))
+
+
+def fixed_shapes(needed: Iterable[Shape]) -> tuple[Shape, ...]:
+    """The ascending shapes of rows of these, of which `smallest` finds each row's own."""
+    return tuple(sorted(set(map(fixed_shape, needed))))
+
+
 def shapes_for(needed: Sequence[Shape], most: int = 4) -> tuple[Shape, ...]:
     """Few ascending shapes that hold rows of these: as many as there are buckets of tokens."""
     sizes = buckets([one.tokens for one in needed], most)

@@ -23,8 +23,12 @@ def scan_source(
     names: Mapping[str, str] | None = None,
     columns: Mapping[str, str] | None = None,
     image_root: str | Path | None = None,
+    answered: bool = True,
 ) -> Scan:
-    """Finds out what `path` is and reads its rows; problems are gathered in `findings`, images not yet opened."""
+    """Finds out what `path` is and reads its rows; problems are gathered in `findings`, images not yet opened.
+
+    With `answered` False the rows of a file may lack their answers.
+    """
     if str(path).startswith("tfds:"):
         return tfds.scan_tfds(str(path), question=question, names=names, columns=columns)
     path = Path(path)
@@ -37,9 +41,9 @@ def scan_source(
         path = inside
     match path.suffix.lower():
         case ".jsonl" | ".json" | ".ndjson":
-            return jsonl.scan_jsonl(path, columns=columns, question=question, image_root=image_root)
+            return jsonl.scan_jsonl(path, columns=columns, question=question, image_root=image_root, answered=answered)
         case ".csv" | ".tsv":
-            return tables.scan_csv(path, columns=columns, question=question, image_root=image_root)
+            return tables.scan_csv(path, columns=columns, question=question, image_root=image_root, answered=answered)
     raise UserError(
         f"{path}: rows are read from .jsonl, .json, .csv, .tsv, a folder with one sub-folder an answer, or tfds:NAME; "
         f"{path.suffix or 'a file without an ending'} is none of them"

@@ -28,8 +28,12 @@ def scan_csv(
     columns: Mapping[str, str] | None = None,
     question: str | None = None,
     image_root: str | Path | None = None,
+    answered: bool = True,
 ) -> Scan:
-    """Reads a table with a header line; `columns` says {"prefix": "question", "suffix": "label", "image": "file"}."""
+    """Reads a table with a header line; `columns` says {"prefix": "question", "suffix": "label", "image": "file"}.
+
+    With `answered` False rows may lack their answers.
+    """
     rows = table_rows(path)
     header = next(rows)[1]
     twice = sorted(name for name, count in Counter(header).items() if count > 1 and name)
@@ -44,7 +48,9 @@ def scan_csv(
         mapping["suffix"], question = "text", question or ""
     mapping.update(columns or {})
     missing = [theirs for theirs in mapping.values() if theirs not in header]
-    if missing or not (arena or ("suffix" in mapping and ("prefix" in mapping or question is not None))):
+    complete = "suffix" in mapping and ("prefix" in mapping or question is not None)
+    asks = not answered and (mapping or picture_key(dict.fromkeys(header, "x.png")))
+    if missing or not (arena or complete or asks):
         lack = f"has no column {', '.join(map(repr, missing))}" if missing else "lacks columns named prefix and suffix"
         raise UserError(
             f"{path}: the table {lack}; it has {', '.join(map(repr, header))}: say which is which with "
@@ -59,7 +65,7 @@ def scan_csv(
         row = dict(zip(header, cells, strict=True))
         return _arena_row(row, question) if arena else _plain_row(row, mapping, question, path.parent, roots)
 
-    add_rows(scan, path, rows, named, roots)
+    add_rows(scan, path, rows, named, roots, answered)
     return scan
 
 

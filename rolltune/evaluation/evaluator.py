@@ -35,13 +35,13 @@ class Evaluator:
     score: Callable[..., Any]
     batch: int
     writer: Writer | None = None
+    candidates: int = 0  # that the program scores, where it has room for more than these rows have
 
     def predict(self, trainables: dict[str, Any], scales: Any, writes: bool = True) -> list[Prediction | Written]:
         """A prediction of all rows for each roll: leaves [R, ...], scales [R]. With `writes` False no answer of
         `write` is written out: its log-loss alone is cheap."""
-        found = score_rows(
-            self.score, self.base, trainables, scales, self.encoded, candidates_of(self.task, self.examples), self.batch
-        )
+        candidates = self.candidates or candidates_of(self.task, self.examples)
+        found = score_rows(self.score, self.base, trainables, scales, self.encoded, candidates, self.batch)
         ids = tuple(one.id for one in self.examples)
         if self.task.kind != WRITE:
             return list(predictions(found, ids, self.task.answers, [one.answer for one in self.examples]))

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,21 +25,17 @@ from rolltune.tracking import progress
 
 VERSION = 2  # to be raised when opening, resizing or the tower change what comes out for the same picture
 TILES_AT_ONCE = 8
+TABLE_MULTIPLE = 2048  # rows: eight pictures of the most usual size
 
 
 def compute(
     model: Model, params: dict, pictures: Pictures, keys: Sequence[Key], projected: bool
 ) -> Iterator[tuple[Key, np.ndarray]]:
     """(key, its rows that are used [u, C], or [u, D] past the projector); a few pictures of as many tiles at once."""
-    net, family = Network(model.family, model.config), model.family
+    net = Network(model.family, model.config)
     by_tiles: dict[int, list[Key]] = collections.defaultdict(list)
     for key in keys:
         by_tiles[pictures.tiles(key)].append(key)
-
-    @jax.jit
-    def run(params: dict, tiles: Any, aspect: Any) -> Any:
-        rows = forward.feature_rows(net, params, tiles, aspect)
-        return family.project(model.config, params, rows) if projected and family.project else rows
 
     needed = {name: part for name, part in params.items() if name != "text"}
     for count, some in by_tiles.items():
@@ -49,17 +46,26 @@ def compute(
             tiles = [next(opened) for _ in now]
             tiles += [tiles[-1]] * (size - len(now))
             values = np.stack([one.pixels for one in tiles])
-            rows = np.asarray(run(needed, values, np.array([[one.aspect] for one in tiles], np.int32)))
+            rows = np.asarray(_run(net, projected, needed, values, np.array([[one.aspect] for one in tiles], np.int32)))
             for key, own in zip(now, rows, strict=False):
                 yield key, own[pictures.places[key].used]
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))  # once for all calls: a page asks for a picture or two at a time
+def _run(net: Network, projected: bool, params: dict, tiles: Any, aspect: Any) -> Any:
+    rows = forward.feature_rows(net, params, tiles, aspect)
+    return net.family.project(net.config, params, rows) if projected and net.family.project else rows
+
+
 def table(model: Model, params: dict, pictures: Pictures, projected: bool) -> TableFeed:
-    """Every picture's rows, one after the other, on the device."""
+    """Every picture's rows, one after the other, on the device; filled up, so that few pictures are one shape."""
     lengths = {key: len(places.used) for key, places in pictures.places.items()}
     ends = np.cumsum(list(lengths.values()))
     starts = {key: int(end) - length for (key, length), end in zip(lengths.items(), ends, strict=True)}
-    values = np.zeros((int(ends[-1]), width_of(model, projected)), jnp.dtype(model.config.dtype))
+    values = np.zeros(
+        (-(-int(ends[-1]) // TABLE_MULTIPLE) * TABLE_MULTIPLE, width_of(model, projected)),
+        jnp.dtype(model.config.dtype),
+    )
     for key, own in progress(
         compute(model, params, pictures, list(lengths), projected), "image features", len(lengths)
     ):

@@ -7,7 +7,7 @@ from rolltune.base import Model
 from rolltune.batch import Row
 from rolltune.data.batches import Encoded, Feed
 from rolltune.data.examples import Example, Turn
-from rolltune.data.shapes import shapes_for
+from rolltune.data.shapes import fixed_shapes, shapes_for
 from rolltune.data.views import View
 from rolltune.errors import UserError
 from rolltune.evaluation.tasks import CLASSIFY, Task
@@ -102,7 +102,10 @@ def in_views(rows: Sequence[Row], places: Collection[int], views: Sequence[View]
     ]
 
 
-def encoded(rows: Sequence[Row], feed: Feed, examples: Sequence[Example], views: int = 1) -> Encoded:
-    """`rows` of these examples, in so many views of each."""
-    shapes = shapes_for([feed.shape(row) for row in rows])
+def encoded(
+    rows: Sequence[Row], feed: Feed, examples: Sequence[Example], views: int = 1, fixed: bool = False
+) -> Encoded:
+    """`rows` of these examples, in so many views of each. With `fixed` a row's shape is its own, whatever the other
+    rows are: see `fixed_shape`."""
+    shapes = (fixed_shapes if fixed else shapes_for)([feed.shape(row) for row in rows])
     return Encoded(rows, feed, shapes, [example.answer for example in examples], views)

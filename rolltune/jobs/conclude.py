@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class Passes:
     count: int  # this one counted
     learned: frozenset[str] = frozenset()  # marks of what earlier ones were trained on
     folds: Sequence[int] | None = None  # of this one's rows
+    run: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # how it was trained: see `origin.run_facts`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,7 @@ def conclude(options: Any, recipe: Recipe, model: Model, data: Data, made: Finis
         say(f"nothing was saved: {_all_died(made.ended, recipe)}")
         return DIVERGED
     board = leaderboard.rank(entries, recipe.metric)
-    if folds is not None:
+    if folds is not None and options.origin is None:  # one fold of many says nothing of the other rows
         _out_of_fold(data, _rounds(finished, ended, options), folds, options, out, say)
     assert board.chosen is not None
     chosen = finished[board.chosen.roll]
@@ -261,7 +262,11 @@ def trained_marks(data: Data, draw: Draw, folds: Sequence[int] | None) -> frozen
 
 def card_of(recipe: Recipe, base: Base, data: Data, draw: Draw, passes: Passes, entry: Entry | None = None) -> RollCard:
     """All about a roll but its arrays; `entry` has its figures, which a state on the way has not."""
-    files = {split: {"path": shown(file), "sha256": sha256_of(file)} for split, file in data.files.items()}
+    files = {
+        split: {"path": shown(file), "rows": data.digest(split)}
+        | ({"sha256": sha256_of(file)} if file.is_file() else {})
+        for split, file in data.files.items()
+    }
     figures = {split: metrics_json(getattr(entry, split, None)) for split in ("train", "valid", "test")}
     prompts = {one.prompt for one in data.examples}
     prompt = recipe.prompt or (prompts.pop() if len(prompts) == 1 else "")
@@ -273,7 +278,8 @@ def card_of(recipe: Recipe, base: Base, data: Data, draw: Draw, passes: Passes, 
         answers=list(data.task.answers),
         metrics={"passes": passes.count, "positive": data.positive.answer, "files": files}
         | figures
-        | {"learned": sorted(passes.learned | trained_marks(data, draw, passes.folds))},
+        | {"learned": sorted(passes.learned | trained_marks(data, draw, passes.folds))}
+        | {"run": {**passes.run, "fold": draw.fold, "attempt": draw.attempt}},
         seed=draw.seed,
     )
 

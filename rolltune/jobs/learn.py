@@ -25,16 +25,17 @@ from rolltune.jobs.conclude import Finished, Passes, card_of, conclude, print_re
 from rolltune.jobs.interrupts import Interrupts
 from rolltune.jobs.judge import judge_of
 from rolltune.jobs.log import Log, Sinks
+from rolltune.jobs.origin import Origin, run_facts
 from rolltune.jobs.outputs import Outputs
 from rolltune.jobs.second_pass import Earlier, second_pass
 from rolltune.memory import fit_rolls
 from rolltune.recipe import Recipe
 from rolltune.tracking import note
 from rolltune.training import checkpoints, setup
-from rolltune.training.dataset import Data, Wanted, read_data
+from rolltune.training.dataset import Data, Splits, Wanted, data_of, read_splits
 from rolltune.training.loop import Run, State, new_state, train
 from rolltune.training.rolls import Draw
-from rolltune.weights.roll_file import save_roll
+from rolltune.weights.roll_file import check_base, save_roll
 from rolltune.weights.whole import learned_in
 
 INTERRUPTED = 130
@@ -45,7 +46,7 @@ Say = Callable[[str], None]
 class Options:
     """What is asked of one training, beside its recipe. The flags of 03-do_learn.py."""
 
-    dataset: str
+    dataset: str | Splits
     name: str
     second: str | None = None  # the roll to go on with; empty: the latest
     rolls: str = "1"
@@ -60,6 +61,7 @@ class Options:
     reading: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # columns, question, names of the data
     stated: frozenset[str] = frozenset()  # the recipe's entries that a person gave; others a second pass takes over
     command: str = ""  # as it was typed, for the report
+    origin: Origin | None = None  # of a roll that is trained again: its recipe, fold and earlier pass count
 
 
 def learn(options: Options, recipe: Recipe, interrupts: Interrupts, began: float | None = None) -> int:
@@ -72,12 +74,17 @@ def learn(options: Options, recipe: Recipe, interrupts: Interrupts, began: float
 def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Outputs, began: float) -> int:
     say = interrupts.say
     _check_name(options, out)
-    slots = _slots(options)
+    origin, slots = options.origin, _slots(options)
     keep_count(options.keep)  # a mistake is to be said before the work, not after
-    earlier, recipe = second_pass(options, recipe, say)
+    earlier, recipe = (origin.earlier, recipe) if origin else second_pass(options, recipe, say)
     interrupts.doing("reading the data")
     wanted = Wanted(recipe.task, recipe.answers, recipe.positive, recipe.frames)
-    data = read_data(find_dataset(options.dataset), wanted, say, options.reading)
+    found = options.dataset
+    if isinstance(found, str):
+        found = read_splits(find_dataset(found), say, options.reading)
+    data = data_of(found, wanted, say)
+    if origin:
+        origin.check_data(data)
     recipe = dataclasses.replace(recipe, metric=recipe.metric or default_metric(data.task.kind))
     check_name(recipe.metric, data.task.kind)
     own = earlier is not None and recipe.prompt == earlier.card.prompt
@@ -91,6 +98,9 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     draws = lambda slots: max(slots, recipe.draws) * options.repeat
     interrupts.doing("loading the model")
     ready = prepare(recipe, data, draws(slots), folds, options.folds, earlier, say, options.whole)
+    if origin:
+        check_base(origin.path, origin.card, ready.model.base)
+        ready = dataclasses.replace(ready, run=dataclasses.replace(ready.run, first_fold=origin.run["fold"] or 0))
     if options.rolls == "auto":
         slots, why = fit_rolls(ready.run)
         say(why)
@@ -108,6 +118,8 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     if options.resume:
         state = checkpoints.load(out.state, settings, state, lambda kept: kept and _unpack(kept, before))
         say(f"going on from step {state.step}")
+    run = run_facts(slots, options.folds, origin.run["seed"] if origin else recipe.seed, options.reading, earlier)
+    trained_by = Passes(passes + 1, known, folds, run)
     judging = judge_of(ready.evaluator, data, recipe.metric, folds)
     ready_after = time.perf_counter() - began
     sinks = Sinks(options.tensorboard, options.wandb, dataclasses.asdict(recipe))
@@ -134,7 +146,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
 
         def snapshot(draw: Draw, step: int, trainable: dict[str, Any]) -> None:
             number = draw.roll if state.width > 1 else None
-            card = card_of(recipe, ready.model.base, data, draw, Passes(passes + 1, known, folds))
+            card = card_of(recipe, ready.model.base, data, draw, trained_by)
             save_roll(out.at_step(step, number), trainable, card)
             if recipe.keep_last:
                 out.drop_steps(recipe.keep_last, number)
@@ -150,7 +162,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
         "waiting for data": f"{spent.waiting:.1%}",
     } | _device_facts()
     say("  ".join(f"{name}: {value}" for name, value in facts.items()))
-    made = Finished(state.ended, before, Passes(passes + 1, known, folds), log.curves, facts)
+    made = Finished(state.ended, before, trained_by, log.curves, facts)
     # Whatever fails from here on, what was trained is on the disk first.
     kept = _keep_state(state, save, out)
     interrupts.at("saving the rolls")
@@ -264,7 +276,8 @@ def _folds(options: Options, recipe: Recipe, data: Data, say: Say) -> list[int] 
     examples = [data.examples[place] for place in data.seen]
     clusters = cluster_rows(examples)
     if recipe.fold_by == "auto":
-        return fold_rows([one.answer for one in examples], clusters, options.folds, recipe.seed)
+        seed = options.origin.run["seed"] if options.origin else recipe.seed
+        return fold_rows([one.answer for one in examples], clusters, options.folds, seed)
     ids = [data.id_in_file(place) for place in data.seen]
     folds = fold_by_id(ids, [one.source for one in examples], options.folds)
     torn = len(set(zip(clusters, folds, strict=True))) - len(set(clusters))
@@ -280,7 +293,7 @@ def _slots(options: Options) -> int:
     if repeat > 1 and options.folds is None and rolls == "1":
         raise UserError(f"--repeat {repeat} repeats --folds or --rolls; --rolls {repeat} trains as many seeds")
     if options.folds is not None:
-        return options.folds
+        return options.folds if options.origin is None else 1
     if rolls == "auto":
         return 1
     if not rolls.isdecimal() or int(rolls) < 1:

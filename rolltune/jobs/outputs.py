@@ -1,9 +1,10 @@
 """Where a run leaves what; that its name is free, and held by one run at a time; that there is room."""
 
 import contextlib
+import glob
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -117,3 +118,17 @@ def named_roll(named: str, folder: Path = Path("checkpoints")) -> Path:
             raise UserError(f"{named}: no such roll; in ./checkpoints there are: {there}")
         return path
     return inside
+
+
+def named_rolls(patterns: Sequence[str]) -> list[Path]:
+    """Every roll that the names and patterns mean, once, in order; whole models only where one is named itself."""
+    paths: list[Path] = []
+    for pattern in patterns:
+        if glob.has_magic(pattern) and not Path(pattern).is_file():
+            some = [path for path in sorted(glob.glob(pattern)) if not path.endswith(".whole.npz")]
+            if not some:
+                raise UserError(f"-m {pattern!r}: no roll has such a name")
+            paths += map(Path, some)
+        else:
+            paths.append(named_roll(pattern))
+    return list(dict.fromkeys(paths))

@@ -1,4 +1,8 @@
-"""Saved rolls on their base model: what rolls of one base share is made once."""
+"""Saved rolls on their base model: what rolls of one base share is made once.
+
+A row's scores depend on the row and the roll alone, bit for bit: its shape is its own (`shapes.fixed_shape`), and a
+batch has the recipe's size whether it is full or not.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,23 +11,45 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rolltune import trees
 from rolltune.base import Model
 from rolltune.data.batches import Encoded
 from rolltune.data.examples import Example
+from rolltune.data.sets import shown
 from rolltune.errors import UserError
 from rolltune.evaluation import compiled
 from rolltune.evaluation.evaluator import Evaluator, candidates_of
-from rolltune.evaluation.tasks import CLASSIFY, WRITE, Task
+from rolltune.evaluation.figures import Scored
+from rolltune.evaluation.tasks import CLASSIFY, WRITE, Task, accepted
 from rolltune.inputs import features, rows
 from rolltune.inputs.pictures import keys_of, read_pictures
-from rolltune.jobs.cards import check_trained
+from rolltune.jobs.cards import check_trained, recipe_of
 from rolltune.models.forward import Network
 from rolltune.recipe import Recipe
 from rolltune.training import setup
-from rolltune.weights.roll_file import RollFile, nested_lora
+from rolltune.weights.roll_file import RollCard, RollFile, nested_lora, read_card
 from rolltune.weights.whole import is_whole
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A roll on the disk: all about it but its arrays."""
+
+    path: Path
+    card: RollCard
+    recipe: Recipe
+
+    def base(self, model: str | None) -> tuple[str, str, str, tuple[tuple[str, str], ...]]:
+        """The arguments of `base.load`: rolls that share them are scored on one base. `model` stands for the roll's."""
+        return model or self.recipe.model, self.recipe.tokenizer, self.recipe.dtype, tuple(self.recipe.packing)
+
+
+def read_saved(path: Path) -> Saved:
+    """The card and the recipe of a roll, checked."""
+    card = read_card(path)
+    return Saved(path, card, recipe_of(card, shown(path)))
 
 
 class Bench:
@@ -47,6 +73,10 @@ class Bench:
                 self._feeds.clear()
             self._feeds[key] = pictures, feed
         return self._feeds[key]
+
+    def forget(self) -> None:
+        """Lets go of all pictures; a file of the same name may show another one the next time."""
+        self._feeds.clear()
 
     def program(self, key: Any, make: Any) -> Any:
         if key not in self._programs:
@@ -75,12 +105,21 @@ class Scorer:
     def task(self) -> Task:
         return Task(self.recipe.task, tuple(self.card.answers))
 
-    def predict(self, examples: Sequence[Example], tokens: int | None = None) -> Any:
+    def predict(self, examples: Sequence[Example], tokens: int | None = None) -> Scored:
         """A Prediction, or what is written with up to `tokens` tokens. Raises UserError where a head can't write."""
-        model, recipe = self.bench.model, self.recipe
         if tokens is not None and self.task.kind == CLASSIFY:
             raise UserError("a classifier tells its classes apart and writes no words: leave --generate away")
         task = self.task if tokens is None else Task(WRITE, ())
+        if task.kind != WRITE:
+            return self._predict(task, examples, tokens)
+        # Rows that accept more answers are scored by another program, which no neighbour may choose.
+        widths = np.array([(len(accepted(one)) - 1).bit_length() for one in examples])
+        places = [np.flatnonzero(widths == width).tolist() for width in np.unique(widths)]
+        parts = [self._predict(task, [examples[place] for place in some], tokens) for some in places]
+        return type(parts[0]).join(parts).at(np.argsort(np.concatenate(places)))  # type: ignore[arg-type]
+
+    def _predict(self, task: Task, examples: Sequence[Example], tokens: int | None) -> Scored:
+        model, recipe = self.bench.model, self.recipe
         pictures, feed = self.bench.feed(examples, self.plan, recipe.table_gib)
         asked = dataclasses.replace(
             setup.asking(recipe, task), max_tokens=recipe.max_tokens if recipe.truncate else None
@@ -88,17 +127,26 @@ class Scorer:
 
         def made(purpose: str) -> Encoded:
             found, self.cut = rows.encode_rows(model, pictures, examples, asked, purpose)
-            return rows.encoded(found, feed, examples)
+            return rows.encoded(found, feed, examples, fixed=True)
 
         template = model.family.classifier if task.kind == CLASSIFY else model.family.template
         network = Network(model.family, model.config, self.plan.projected, causal=not template.prefix_lm)
         candidates, stacks = candidates_of(task, examples), self.plan.stacks
+        if task.kind == WRITE:
+            candidates = 1 << (candidates - 1).bit_length()
         score = self.bench.program(
             (network, task.kind, self.plan.first, candidates),
             lambda: compiled.compile_score(setup.scoring_network(network, task, candidates), stacks, candidates),
         )
         writer = None
         if task.kind == WRITE:
-            writer = setup.make_writer(model, network, stacks, made(rows.WRITE), tokens or recipe.answer_tokens)
-        evaluator = Evaluator(task, examples, made(rows.SCORE), self.base, score, recipe.evaluate_batch, writer)
+            prompts, length = made(rows.WRITE), tokens or recipe.answer_tokens
+            writer = self.bench.program(
+                (network, self.plan.first, "write", length),
+                lambda: setup.make_writer(model, network, stacks, prompts, length),
+            )
+            writer = dataclasses.replace(writer, prompts=prompts)
+        evaluator = Evaluator(
+            task, examples, made(rows.SCORE), self.base, score, recipe.evaluate_batch, writer, candidates
+        )
         return evaluator.predict(self.trainables, self.scales)[0]

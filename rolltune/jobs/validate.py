@@ -12,17 +12,16 @@ from rolltune.data.learned import Marks, learned, learned_text, marks_of
 from rolltune.data.sets import shown
 from rolltune.data.sources import read_examples
 from rolltune.errors import UserError
-from rolltune.evaluation import cross_table
+from rolltune.evaluation import cross_table, predicted
 from rolltune.evaluation.cross_table import Cell
 from rolltune.evaluation.figures import block, check_name, measured, no_better
 from rolltune.evaluation.metrics import stage
+from rolltune.evaluation.predicted import Predicted
 from rolltune.evaluation.written import Written, first_rows
-from rolltune.jobs.cards import recipe_of
 from rolltune.jobs.learn import asked_text
-from rolltune.jobs.scorer import Bench, Scorer
-from rolltune.recipe import Recipe
+from rolltune.jobs.scorer import Bench, Scorer, read_saved
 from rolltune.tracking import print_table
-from rolltune.weights.roll_file import RollCard, load_roll, read_card
+from rolltune.weights.roll_file import RollCard, load_roll
 from rolltune.weights.whole import is_whole
 
 Say = Callable[[str], None]
@@ -38,46 +37,22 @@ class Options:
     model: str | None = None  # the base, where it is not where the roll was trained
     json: Path | None = None
     reading: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # columns, question, names of the data
+    predictions: Path | None = None  # a line a row, as 07-predict writes them
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-    """Rows to score, read and marked once for all rolls."""
+    """Rows to score, read once for all rolls; with their frames chosen and marked, once for each frame policy."""
 
     path: Path
     examples: list[Example]
-    marks: list[Marks]
+    framed: Mapping[str, tuple[list[Example], list[Marks]]]
 
 
 def validate(options: Options, rolls: Sequence[Path], say: Say) -> int:
-    """All cards and sets are read and checked before a model is loaded: nothing is lost to the last of them."""
-    if options.metric:
-        check_name(options.metric)
-    if options.model and (named := [path for path in rolls if is_whole(path)]):
-        raise UserError(
-            f"--model {options.model}: {shown(named[0])} is a whole model and its own base; leave --model away"
-        )
-    saved = [Saved(path, card := read_card(path), recipe_of(card, shown(path))) for path in rolls]
-    sets = []
-    for path in options.data:
-        examples = read_examples(path, say=say, **options.reading)
-        sets.append(DataSet(path, examples, marks_of(examples)))
-    for one in saved:
-        for data in sets:
-            if strange := unknown_answers(one.card, data.examples):
-                say(f"{shown(data.path)}: {shown(one.path)} does not know {strange}; such rows count as wrong")
-    cells: list[Cell] = []
-    bench: Bench | None = None
-    loaded = None
-    for one in sorted(saved, key=lambda one: (_base_of(one, options), rolls.index(one.path))):
-        wanted = _base_of(one, options)
-        if bench is None or wanted != loaded:
-            bench, loaded = Bench(*base.load(*wanted)), wanted
-        scorer = Scorer(bench, one.path, load_roll(one.path, bench.model.base), one.recipe)
-        cells += [_scored(scorer, one.path, data, options.generate, say) for data in sets]
+    """A block for each roll and set, and the table of all, printed and written."""
+    cells = score(options, rolls, say)
     if cells:
-        order = {shown(path): number for number, path in enumerate(rolls)}
-        cells.sort(key=lambda cell: order[cell.checkpoint])
         defaults = {cell.metrics.names[0] for cell in cells if cell.metrics is not None}
         metric = options.metric or (defaults.pop() if len(defaults) == 1 else "log-loss")
         print_table(cross_table.table(cells, metric))
@@ -86,11 +61,49 @@ def validate(options: Options, rolls: Sequence[Path], say: Say) -> int:
     return 0
 
 
-@dataclasses.dataclass(frozen=True)
-class Saved:
-    path: Path
-    card: RollCard
-    recipe: Recipe
+def score(options: Options, rolls: Sequence[Path], say: Say) -> list[Cell]:
+    """The figures of each roll on each set, in the order of the rolls.
+
+    All cards and sets are read and checked before a model is loaded: nothing is lost to the last of them.
+    """
+    if options.metric:
+        check_name(options.metric)
+    if options.predictions:
+        predicted.check_ending(options.predictions)
+    if options.model and (named := [path for path in rolls if is_whole(path)]):
+        raise UserError(
+            f"--model {options.model}: {shown(named[0])} is a whole model and its own base; leave --model away"
+        )
+    saved = [read_saved(path) for path in rolls]
+    sets = []
+    for path in options.data:
+        examples = read_examples(path, say=say, **options.reading)
+        by_policy = {policy: apply_frame_policy(examples, policy) for policy in {one.recipe.frames for one in saved}}
+        framed = {policy: (chosen, marks_of(chosen)) for policy, chosen in by_policy.items()}
+        sets.append(DataSet(path, examples, framed))
+    for one in saved:
+        for data_set in sets:
+            if strange := unknown_answers(one.card, data_set.examples):
+                say(f"{shown(data_set.path)}: {shown(one.path)} does not know {strange}; such rows count as wrong")
+    cells: list[Cell] = []
+    lines: dict[Path, list[Predicted]] = {}
+    bench: Bench | None = None
+    loaded = None
+    for one in sorted(saved, key=lambda one: (one.base(options.model), rolls.index(one.path))):
+        wanted = one.base(options.model)
+        if bench is None or wanted != loaded:
+            bench, loaded = Bench(*base.load(*wanted)), wanted
+        scorer = Scorer(bench, one.path, load_roll(one.path, bench.model.base), one.recipe)
+        for data_set in sets:
+            cell, rows = _scored(scorer, one.path, data_set, options.generate, say)
+            cells.append(cell)
+            lines.setdefault(one.path, []).extend(rows)
+    order = {shown(path): number for number, path in enumerate(rolls)}
+    cells.sort(key=lambda cell: order[cell.checkpoint])
+    if options.predictions:
+        predicted.write(options.predictions, [row for path in rolls for row in lines[path]])
+        say(f"written: {shown(options.predictions)} ({sum(map(len, lines.values()))} rows)")
+    return cells
 
 
 def unknown_answers(card: RollCard, examples: Sequence[Example]) -> str:
@@ -103,22 +116,15 @@ def unknown_answers(card: RollCard, examples: Sequence[Example]) -> str:
     return f"the answer {', '.join(map(repr, strange[:3]))}{more} of {rows} rows" if strange else ""
 
 
-def _base_of(one: Saved, options: Options) -> tuple[str, str, str, tuple[tuple[str, str], ...]]:
-    """The arguments of `base.load`: rolls that share them are scored on one base."""
-    recipe = one.recipe
-    return options.model or recipe.model, recipe.tokenizer, recipe.dtype, tuple(recipe.packing)
-
-
-def _scored(scorer: Scorer, path: Path, data: DataSet, tokens: int | None, say: Say) -> Cell:
+def _scored(scorer: Scorer, path: Path, data: DataSet, tokens: int | None, say: Say) -> tuple[Cell, list[Predicted]]:
     facts = scorer.card.metrics
-    chosen = apply_frame_policy(list(data.examples), scorer.recipe.frames)
-    asked = asked_text(chosen, scorer.recipe.prompt, "roll")
-    say(f"{shown(path)}: {asked}")
+    chosen, marks = data.framed[scorer.recipe.frames]
+    say(f"{shown(path)}: {asked_text(chosen, scorer.recipe.prompt, 'roll')}")
     prediction = scorer.predict(chosen, tokens)
     if scorer.cut:
         say(f"{scorer.cut} of {len(chosen)} rows were cut to {scorer.recipe.max_tokens} tokens, on their right")
     figures = measured(prediction, facts.get("positive"))
-    known = sum(learned(data.marks, facts.get("learned", ())))
+    known = sum(learned(marks, facts.get("learned", ())))
     say(block(f"{shown(data.path)} {stage(int(facts.get('passes', 1)))}", figures))
     say(f"  {figures.frequencies()}")
     if known:
@@ -128,4 +134,5 @@ def _scored(scorer: Scorer, path: Path, data: DataSet, tokens: int | None, say: 
             say(line)
     if poor := no_better(figures, "the roll"):
         say(f"  {poor}")
-    return Cell(shown(path), shown(data.path), figures, trained_on=known > 0)
+    rows = predicted.predicted(chosen, [prediction], scorer.card.answers, roll=shown(path))
+    return Cell(shown(path), shown(data.path), figures, trained_on=known > 0), rows

@@ -67,20 +67,43 @@ class Wanted:
     frames: str = "middle"  # of animated images
 
 
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """The rows of each split of a data set, read and checked: "train", and "valid" and "test" where it has them."""
+
+    files: Mapping[str, Path]
+    examples: Mapping[str, list[Example]]
+    reading: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # how they were read: keywords of `read_examples`
+
+
+def read_splits(
+    files: Mapping[str, Path], say: Callable[[str], None], reading: Mapping[str, Any] = MappingProxyType({})
+) -> Splits:
+    """Reads and checks every file before anything is loaded. All problems of a file come in one UserError.
+
+    `reading` are keywords of `read_examples`: columns, question, names.
+    """
+    return Splits(files, {split: read_examples(path, say=say, **reading) for split, path in files.items()}, reading)
+
+
 def read_data(
     files: Mapping[str, Path],
     wanted: Wanted,
     say: Callable[[str], None],
     reading: Mapping[str, Any] = MappingProxyType({}),
 ) -> Data:
-    """Reads and checks every file before anything is loaded. All problems of a file come in one UserError.
+    """The files' rows, read and checked as `read_splits` does, with their task."""
+    return data_of(read_splits(files, say, reading), wanted, say)
 
-    `reading` are keywords of `read_examples`: columns, question, names.
-    """
+
+def data_of(splits: Splits, wanted: Wanted, say: Callable[[str], None]) -> Data:
+    """The rows as one list, frames chosen, the task decided. Raises UserError as `tasks.decide` does."""
     examples: list[Example] = []
     spans = {}
-    for split, path in files.items():
-        some = apply_frame_policy(read_examples(path, say=say, **reading), wanted.frames)
+    for split, read in splits.examples.items():
+        some = apply_frame_policy(read, wanted.frames)
         # An id is unique in its file; two splits may each have a row 1.
         some = [dataclasses.replace(one, id=f"{split}/{one.id}") for one in some]
         spans[split] = range(len(examples), len(examples) + len(some))
@@ -91,7 +114,7 @@ def read_data(
         for finding in spelling_findings([one.answer for one in examples], "the answers"):
             say(str(finding))
     positive = _positive(task, wanted.positive, examples)
-    return Data(examples, spans, dict(files), task, positive, marks_of(examples))
+    return Data(examples, spans, dict(splits.files), task, positive, marks_of(examples))
 
 
 def _positive(task: Task, named: str, examples: Sequence[Example]) -> Positive:

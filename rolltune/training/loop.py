@@ -117,6 +117,7 @@ class Run:
     accumulate: int
     draws: int  # rolls to draw in all, redrawn ones apart
     folds: int | None = None
+    first_fold: int = 0  # of roll 0; the others count up
 
 
 def new_state(run: Run, slots: int) -> State:
@@ -126,7 +127,7 @@ def new_state(run: Run, slots: int) -> State:
 
 
 def _fold(run: Run, number: int) -> int | None:
-    return None if run.folds is None else number % run.folds
+    return None if run.folds is None else (run.first_fold + number) % run.folds
 
 
 def train(

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from rolltune.data.shapes import Shape, bucket_of, buckets, joint, shapes_for, smallest
+from rolltune.data.shapes import Shape, bucket_of, buckets, fixed_shape, fixed_shapes, joint, shapes_for, smallest
 
 
 def test_buckets_are_few_and_waste_little():
@@ -48,3 +48,14 @@ def test_any_rows_together_have_a_shape(seed):
 def test_what_fits_nowhere_is_an_error():
     with pytest.raises(ValueError, match="fits none of"):
         smallest((Shape(16, 4), Shape(32, 4)), Shape(16, 8))
+
+
+def test_a_rows_own_shape_is_the_same_in_any_company():
+    draw = np.random.default_rng(0)
+    rows = [Shape(*map(int, draw.integers(0, (3000, 90, 500, 4, 40, 900)))) for _ in range(200)]
+    for some in (rows, rows[:50], rows[100:]):
+        shapes = fixed_shapes(some)
+        assert [smallest(shapes, one) for one in some] == [fixed_shape(one) for one in some]
+    assert all(fixed_shape(one).holds(one) for one in rows)
+    lengths = {fixed_shape(Shape(n, 1)).tokens for n in range(1, 4097)}
+    assert len(lengths) == 16 + 3 * 4  # multiples of 32 up to 512, then four a doubling

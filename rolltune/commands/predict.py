@@ -1,0 +1,61 @@
+"""Answer new pictures with saved rolls: the answer, how likely each is, and what is a near thing."""
+
+from pathlib import Path
+
+from rolltune.commands.common import command_parser, say
+from rolltune.commands.reading import add_reading_flags, reading_of
+from rolltune.errors import UserError
+from rolltune.jobs.outputs import named_rolls
+
+EXAMPLES = """examples:
+  ./07-predict.py -m checkpoints/best-set1.npz new.jpg pictures/       a line a picture
+  ./07-predict.py -m best-set1 pictures/ --output answers.csv          in full, for a spreadsheet (.jsonl for programs)
+  ./07-predict.py -m './checkpoints/best-set1*.npz' rows.jsonl         several rolls vote; rows may lack their answers
+  ./07-predict.py -m docs pages/ --question "Who signed it?"           where the roll has no question of its own
+  ./07-predict.py -m best-set1 --serve                                 a page in the browser to drop pictures on
+
+The prompt, the answers and the base model are those saved in the rolls. Exit status: 0, 1 where a file could not be
+answered (it is named, the others are answered), 2 something to put right.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_parser("07-predict.py", __doc__, EXAMPLES)
+    parser.add_argument(
+        "-m", "--models", nargs="+", required=True, metavar="ROLL", help="roll files, patterns, or names in checkpoints"
+    )
+    parser.add_argument("data", nargs="*", help="pictures, folders of them, JSONL or CSV files with or without answers")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write .jsonl or .csv, in full, instead of a table")
+    parser.add_argument("--near", type=float, default=0.1, help="how near the threshold is told (default 0.1)")
+    parser.add_argument("--generate", type=int, metavar="N", help="write answers of up to N tokens instead of choosing")
+    parser.add_argument("--model", help="the base model, where it is not where the roll was trained")
+    parser.add_argument("--serve", action="store_true", help="a page in the browser, on this machine alone")
+    parser.add_argument("--host", default="127.0.0.1", help="the address of --serve; 0.0.0.0 is everybody's")
+    parser.add_argument("--port", type=int, default=8707, help="the port of --serve (default 8707)")
+    add_reading_flags(parser)
+    args = parser.parse_args(argv)
+    # `-m a.npz pictures/`: a list of names ends where something else than a roll begins.
+    is_roll = lambda text: text.endswith(".npz") or Path("checkpoints", f"{text}.npz").is_file()
+    rolls = [text for text in args.models if is_roll(text) or text == args.models[0]]
+    data = [text for text in args.models if text not in rolls] + args.data
+    if bool(data) == args.serve:
+        parser.error("--serve takes no data: drop it on the page" if data else "name pictures or data after the rolls")
+    if not 0 <= args.near <= 0.5:
+        raise UserError(f"--near {args.near}: expected a distance of probabilities from 0 to 0.5")
+    found = named_rolls(rolls)
+    from rolltune.device import set_up_jax
+
+    set_up_jax()
+    from rolltune.jobs.predict import Options, predict
+
+    options = Options(args.output, args.near, args.generate, args.model, reading_of(args))
+    if not args.serve:
+        return predict(found, data, options, say)
+    try:
+        from rolltune.jobs.serve import serve
+    except ModuleNotFoundError as missing:
+        raise UserError(
+            f"--serve needs the package {missing.name!r}: pip install 'rolltune[serve]', or in the repository "
+            "pip install -e '.[serve]'"
+        ) from missing
+    return serve(found, options, args.host, args.port, say)

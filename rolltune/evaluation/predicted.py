@@ -1,0 +1,184 @@
+"""What rolls make of rows, a line a row: the answer, how sure it is, who voted how; as a table, JSON Lines or CSV."""
+
+import csv
+import dataclasses
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from rolltune import atomic, plain_json
+from rolltune.data.answers import normalise
+from rolltune.data.examples import Example
+from rolltune.errors import UserError, visible
+from rolltune.evaluation.figures import Scored
+from rolltune.evaluation.metrics import Prediction, require_numbers
+from rolltune.evaluation.tasks import accepted
+from rolltune.evaluation.written import Written, is_exact
+
+NEAR = 0.1  # a probability that is no further from where the answer would be another one is near
+MOST_COLUMNS = 4  # of answers in a table; of more, the likeliest are named
+ENDINGS = (".jsonl", ".csv")
+
+
+@dataclasses.dataclass(frozen=True)
+class Predicted:
+    """One row. `probabilities` and `near` are there where answers are chosen, `votes` where there are several rolls."""
+
+    source: str  # the picture's path, or the row's place in its file
+    id: str
+    images: tuple[str, ...]
+    answer: str  # chosen, or written
+    probabilities: Mapping[str, float]  # of each allowed answer, in the roll's order; over rolls, their mean
+    near: bool | None  # the second likeliest answer is nearly as likely
+    votes: Mapping[str, int]  # the rolls that give an answer, by answer
+    right: tuple[str, ...]  # the row's own answers, any of which counts; empty where it only asks
+    roll: str = ""  # whose answer it is, where a file holds those of several
+
+    @property
+    def correct(self) -> bool | None:
+        """Whether the answer is one of the row's own; None where it has none."""
+        if not self.right:
+            return None
+        return self.answer in self.right if self.probabilities else is_exact(self.answer, self.right)
+
+
+def predicted(
+    examples: Sequence[Example], scored: Sequence[Scored], answers: Sequence[str], near: float = NEAR, roll: str = ""
+) -> list[Predicted]:
+    """A line for each row, of what one roll or several (a Prediction or Written each, rows in the same order) make of
+    it. `answers` are the allowed ones, in the order of the scores. Raises UserError for scores that are no numbers.
+    """
+    chosen = [one for one in scored if isinstance(one, Prediction)]
+    lines = _chosen(chosen, answers, near) if chosen else _written([one for one in scored if isinstance(one, Written)])
+    return [
+        Predicted(
+            source=example.source,
+            id=example.id,
+            images=tuple(shown_path(path) for path in example.images),
+            answer=answer,
+            probabilities=probabilities,
+            near=close,
+            votes=votes if len(scored) > 1 else {},
+            right=accepted(example) if example.answered else (),
+            roll=roll,
+        )
+        for example, (answer, probabilities, close, votes) in zip(examples, lines, strict=True)
+    ]
+
+
+Line = tuple[str, dict[str, float], bool | None, dict[str, int]]
+
+
+def _chosen(scored: Sequence[Prediction], answers: Sequence[str], near: float) -> list[Line]:
+    """Of several rolls the mean of the probabilities decides; between equals the answer that stands first."""
+    for one in scored:
+        require_numbers(one.ids, one.log_probs)
+    # A row's own answer that no roll can give has a column behind the allowed ones.
+    each = np.exp(np.stack([one.log_probs[:, : len(answers)] for one in scored]).astype(np.float64))  # [R, N, C]
+    means, votes = each.mean(0), each.argmax(-1)
+    lines: list[Line] = []
+    for row, given in zip(means, votes.T, strict=True):
+        second, first = np.sort(row)[-2:]
+        counts = {answers[place]: int(n) for place, n in sorted(Counter(given.tolist()).items())}
+        probabilities = dict(zip(answers, row.tolist(), strict=True))
+        lines.append((answers[int(row.argmax())], probabilities, bool((first - second) / 2 <= near), counts))
+    return lines
+
+
+def _written(scored: Sequence[Written]) -> list[Line]:
+    """Of several rolls the text that most write, outer differences aside; between equals that of the first roll."""
+    lines: list[Line] = []
+    for texts in zip(*(one.texts or () for one in scored), strict=True):
+        first: dict[str, str] = {}
+        for text in texts:
+            first.setdefault(normalise(text), text)
+        votes = Counter(first[normalise(text)] for text in texts)
+        lines.append((votes.most_common(1)[0][0], {}, None, dict(votes)))
+    return lines
+
+
+def shown_path(path: Path) -> str:
+    """A picture's path as a person would type it here: below this folder without it."""
+    here = Path.cwd()
+    return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
+
+
+def plain(row: Predicted) -> dict[str, object]:
+    """A line as JSON: what does not apply is left out; `right` is null where the row only asks."""
+    right: object = None if not row.right else row.right[0] if len(row.right) == 1 else list(row.right)
+    told: dict[str, object] = {"roll": row.roll} if row.roll else {}
+    told |= {"source": row.source, "id": row.id, "images": list(row.images), "answer": row.answer, "right": right}
+    if row.probabilities:
+        told |= {"probabilities": dict(row.probabilities), "near": row.near}
+    return told | ({"votes": dict(row.votes)} if row.votes else {})
+
+
+def write(path: Path, rows: Sequence[Predicted]) -> None:
+    """Every line, probabilities in full; the file is written aside and renamed. Its ending says its form."""
+    check_ending(path)
+    text = _csv(rows) if path.suffix.lower() == ".csv" else "".join(f"{plain_json.dumps(plain(row))}\n" for row in rows)
+    atomic.write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def check_ending(path: Path) -> None:
+    """Raises UserError for a file that `write` could not write: before the work, not after it."""
+    if path.suffix.lower() not in ENDINGS:
+        raise UserError(f"{path}: answers are written as {' or '.join(ENDINGS)}; give the file one of these endings")
+
+
+def _csv(rows: Sequence[Predicted]) -> str:
+    """A column a fact and an answer; several pictures, answers or votes of a row are JSON in their cell."""
+    answers = list(dict.fromkeys(answer for row in rows for answer in row.probabilities))
+    lines: list[dict[str, object]] = []
+    for row in rows:
+        told = plain(row)
+        told["images"] = row.images[0] if len(row.images) == 1 else plain_json.dumps(list(row.images))
+        told |= {f"p({answer})": repr(p) for answer, p in row.probabilities.items()}
+        told |= {
+            name: plain_json.dumps(told[name]) for name in ("right", "votes") if isinstance(told.get(name), list | dict)
+        }
+        lines.append(told)
+    order = ("roll", "source", "id", "images", "answer", "right", "near", "votes")
+    columns = [name for name in order if any(name in line for line in lines)]
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, [*columns, *(f"p({answer})" for answer in answers)], extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue()
+
+
+def table(rows: Sequence[Predicted]) -> Table:
+    """For a terminal: figures rounded, a mark where the answer is a near thing or not the row's own."""
+    answers = list(dict.fromkeys(answer for row in rows for answer in row.probabilities))
+    columns = answers if len(answers) <= MOST_COLUMNS else []
+    out = Table(box=None, pad_edge=False)
+    for name in ("picture", "answer", *columns, ""):
+        out.add_column(_text(name), justify="right" if name in columns else "left", overflow="fold")
+    for row in rows:
+        figures = [f"{row.probabilities.get(answer, 0.0):.4f}" for answer in columns]
+        out.add_row(_text(row.source), _text(row.answer), *figures, _text(remarks(row, not columns)))
+    return out
+
+
+def remarks(row: Predicted, likeliest: bool = False) -> str:
+    """What else there is to say of a line, in words; `likeliest` names the likeliest answers with probabilities."""
+    said = []
+    if likeliest and row.probabilities:
+        best = sorted(row.probabilities.items(), key=lambda item: -item[1])[:3]
+        said.append(", ".join(f"{answer} {p:.4f}" for answer, p in best))
+    if row.near:
+        said.append("near the threshold")
+    if len(row.votes) > 1:
+        said.append("votes: " + ", ".join(f"{answer!r} {count}" for answer, count in row.votes.items()))
+    if row.correct is False:
+        said.append(f"given: {' or '.join(map(repr, row.right[:3]))}")
+    return "; ".join(said)
+
+
+def _text(text: str) -> Text:
+    return Text(visible(text))

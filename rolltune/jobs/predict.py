@@ -1,0 +1,216 @@
+"""Saved rolls on new pictures: their answers, with the probability of each allowed one."""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from rolltune import base
+from rolltune.data.asked import Asked, picture_row, read_asked
+from rolltune.data.examples import STAND_IN, Example, Turn
+from rolltune.data.findings import ERROR, Finding
+from rolltune.data.images import apply_frame_policy, open_image, upright_rgb
+from rolltune.data.learned import learned, learned_text, marks_of
+from rolltune.data.sets import shown
+from rolltune.errors import UserError
+from rolltune.evaluation import predicted
+from rolltune.evaluation.predicted import NEAR, Predicted
+from rolltune.evaluation.tasks import CLASSIFY
+from rolltune.jobs.outputs import named_rolls
+from rolltune.jobs.scorer import Bench, Saved, Scorer, read_saved
+from rolltune.tracking import print_table
+from rolltune.weights.roll_file import load_roll
+
+Picture = str | Path | Image.Image | np.ndarray  # a file, a Pillow image, or uint8 [h, w], [h, w, 3] or [h, w, 4]
+Say = Callable[[str], None]
+SOME_UNREAD = 1  # exit status
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is asked beside the rolls and the data. The flags of 07-predict.py."""
+
+    output: Path | None = None  # .jsonl or .csv, instead of the table
+    near: float = NEAR
+    generate: int | None = None  # write answers of up to so many tokens instead of choosing
+    model: str | None = None  # the base, where it is not where the rolls were trained
+    reading: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # columns, question, names of the data
+
+
+class Predictor:
+    """One roll on its base, or several that answer together. Make one with `load`."""
+
+    def __init__(self, saved: Sequence[Saved], options: Options = Options()):
+        first = _alike(saved, options)
+        self.cards, self.options = [one.card for one in saved], options
+        bench = Bench(*base.load(*first.base(options.model)))
+        self._bench = bench
+        self._scorers = [Scorer(bench, one.path, load_roll(one.path, bench.model.base), one.recipe) for one in saved]
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The allowed answers, in the order of the probabilities; none where answers are written."""
+        return self._scorers[0].task.answers
+
+    def predict(self, images: Picture | Sequence[Picture | Sequence[Picture]], question: str = "") -> list[Predicted]:
+        """An answer for each image, or for each group of images that are shown together.
+
+        `images`: paths, Pillow images, or arrays uint8 [h, w, 3] (RGB), [h, w] (grey) or [h, w, 4] (RGBA); one or many.
+        `question` is asked where the roll has none of its own. Of an animation the roll's frame policy takes frames.
+
+        Raises UserError for an image that cannot be read, for no image, or where nobody says what is asked.
+        """
+        groups: list[Any] = [images] if isinstance(images, Picture) else list(images)
+        with tempfile.TemporaryDirectory(prefix="rolltune-") as folder:
+            examples = [self._example(group, number, Path(folder), question) for number, group in enumerate(groups)]
+            made = self.answer(Asked(examples, []))
+            if made.problems:
+                raise UserError("\n".join(map(str, made.problems)))
+            return made.rows
+
+    def answer(self, asked: Asked) -> "Answered":
+        """The answers to rows; what keeps some from one are the problems of `asked`, and those of their frames."""
+        rows, problems = _framed(asked, self._scorers[0].recipe.frames)
+        for example in rows:
+            if not example.prompt and any(not card.prompt for card in self.cards):
+                raise UserError(
+                    f"{example.source}: it asks nothing, and the roll was trained on rows with questions of their own: "
+                    'say what is asked, with --question "..." (question= in Python)'
+                )
+        scorable = [_with_answer(example, self.answers) for example in rows]
+        try:
+            scored = [scorer.predict(scorable, self.options.generate) for scorer in self._scorers] if rows else []
+        finally:
+            self._bench.forget()
+        answers = () if self.options.generate is not None else self.answers
+        found = predicted.predicted(rows, scored, answers, self.options.near) if rows else []
+        return Answered(found, rows, problems)
+
+    def _example(self, group: Any, number: int, folder: Path, question: str) -> Example:
+        shown_together: list[Any] = list(group) if isinstance(group, list | tuple) else [group]
+        if not shown_together:
+            raise UserError(f"image {number}: an empty list of pictures")
+        paths = [_path_of(one, f"image {number}", folder / f"{number}-{n}.png") for n, one in enumerate(shown_together)]
+        source = shown_together[0] if isinstance(shown_together[0], str | Path) else f"image {number}"
+        return dataclasses.replace(picture_row(paths[0], Path(source).as_posix(), question), images=tuple(paths))
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """`rows[k]` is about `examples[k]`; each problem names a file, or a row, that has no answer."""
+
+    rows: list[Predicted]
+    examples: list[Example]
+    problems: list[Finding]
+
+
+def load(rolls: str | Path | Sequence[str | Path], model: str | None = None, generate: int | None = None) -> Predictor:
+    """A roll, ready to answer: `load("best.npz").predict("new.jpg")`; several of one base vote.
+
+    `rolls`: files, names in ./checkpoints, or patterns. `model` is the base, where it is not where the rolls were
+    trained. With `generate` answers of up to so many tokens are written instead of chosen.
+
+    Raises UserError for rolls that are missing or damaged, or do not belong together.
+    """
+    named = [rolls] if isinstance(rolls, str | Path) else rolls
+    saved = [read_saved(path) for path in named_rolls([str(one) for one in named])]
+    return Predictor(saved, Options(model=model, generate=generate))
+
+
+def predict(rolls: Sequence[Path], data: Sequence[str], options: Options, say: Say) -> int:
+    """The exit status: 0, or 1 where a file has no answer. All files are looked at before a model is loaded."""
+    if options.output:
+        predicted.check_ending(options.output)
+    saved = [read_saved(path) for path in rolls]
+    _alike(saved, options)
+    asked = read_asked(data, saved[0].card.answers, **options.reading)
+    for problem in asked.problems:
+        say(f"no answer: {problem}")
+    if not asked.examples:
+        raise UserError("there is no row that can be answered")
+    made = Predictor(saved, options).answer(asked)
+    for problem in made.problems[len(asked.problems) :]:
+        say(f"no answer: {problem}")
+    if options.output:
+        predicted.write(options.output, made.rows)
+        say(f"written: {shown(options.output)} ({len(made.rows)} rows)")
+    else:
+        print_table(predicted.table(made.rows))
+    for text in _summary(made, saved):
+        say(text)
+    return SOME_UNREAD if made.problems else 0
+
+
+def _summary(made: Answered, saved: Sequence[Saved]) -> list[str]:
+    judged = [row.correct for row in made.rows if row.correct is not None]
+    said = [f"{sum(row.near or False for row in made.rows)} of {len(made.rows)} rows are near the threshold"]
+    if not made.rows or made.rows[0].near is None:
+        said = []
+    if judged:
+        said.append(f"{sum(judged)} of {len(judged)} answers are those given")
+    known = {mark for one in saved for mark in one.card.metrics.get("learned", ())}
+    said.append(learned_text(sum(learned(marks_of(made.examples), known)), len(made.rows)))
+    if made.problems:
+        said.append(f"not answered: {len(made.problems)}, see above")
+    return [text for text in said if text]
+
+
+def _alike(saved: Sequence[Saved], options: Options) -> Saved:
+    """The first roll. Raises UserError where the others are of another kind, or do not answer the same question."""
+    first, kind = saved[0], lambda one: one.recipe.task
+    if options.generate is not None and kind(first) == CLASSIFY:
+        raise UserError("a classifier tells its classes apart and writes no words: leave --generate away")
+    for one in saved[1:]:
+        for what, own, other in (
+            ("the base", first.base(options.model), one.base(options.model)),
+            ("the weights of the base", first.card.base.hash, one.card.base.hash),
+            ("the task", kind(first), kind(one)),
+            ("the allowed answers", first.card.answers, one.card.answers),
+            ("what is taken of animations", first.recipe.frames, one.recipe.frames),
+        ):
+            if own != other:
+                raise UserError(
+                    f"{shown(one.path)} cannot vote with {shown(first.path)}: {what} is {other!r}, not {own!r}"
+                )
+    return first
+
+
+def _framed(asked: Asked, policy: str) -> tuple[list[Example], list[Finding]]:
+    """The rows with their frames chosen, each for itself: one broken animation keeps no other row from its answer."""
+    rows, problems = [], list(asked.problems)
+    for example in asked.examples:
+        try:
+            rows += apply_frame_policy([example], policy)
+        except UserError as error:
+            problems.append(Finding(ERROR, "unreadable image", example.source, str(error)))
+    return rows, problems
+
+
+def _with_answer(example: Example, answers: Sequence[str]) -> Example:
+    """A row that only asks, with an answer that the scores know: none of them depends on which."""
+    if example.answered:
+        return example
+    return dataclasses.replace(example, turns=(*example.turns[:-1], Turn("assistant", (*answers, STAND_IN)[0])))
+
+
+def _path_of(image: Picture, name: str, place: Path) -> Path:
+    """A file of the picture: its own, or a lossless one at `place`. Each was decoded once before anything is scored."""
+    if isinstance(image, str | Path):
+        open_image(image)
+        return Path(image)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
+            raise UserError(
+                f"{name}: an array {image.dtype} {list(image.shape)}; expected uint8 [h, w, 3] (RGB), [h, w] (grey) or "
+                "[h, w, 4] (RGBA)"
+            )
+        image = Image.fromarray(image)
+    if not isinstance(image, Image.Image):
+        raise UserError(f"{name}: a {type(image).__name__}; expected a path, a Pillow image or an array")
+    upright_rgb(image).save(place, compress_level=1)
+    open_image(place)
+    return place

@@ -1,0 +1,139 @@
+"""07-predict and rolltune.load on rolls of the built-in model: the same bits as 04, alone and in any company."""
+
+import csv
+import dataclasses
+import json
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import rolltune
+from rolltune.__main__ import main
+from rolltune.data.asked import Asked, picture_row
+from rolltune.tiny.ads import PROMPT, write_sample_ads
+from rolltune.weights.roll_file import load_roll, save_roll
+
+STEPS = {"steps": 2, "log_every": 2, "warmup": 0, "redraws": 0, "alphas": (4.0, 32.0), "evaluate_batch": 4}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with ten sample ads and two rolls on them, checkpoints/first.npz and first.rank2.npz; what 04 says."""
+    folder = tmp_path_factory.mktemp("predict")
+    write_sample_ads(folder / "drawn", seed=0)
+    rows = [json.loads(line) for line in (folder / "drawn/data.jsonl").read_text().splitlines()]
+    few = [row for row in rows if row["suffix"] == "yes"][:5] + [row for row in rows if row["suffix"] == "no"][:5]
+    few[0] = next(row for row in rows if row["image"].endswith(".gif"))
+    (folder / "drawn/few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in few))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("ROLLTUNE_CACHE", str(folder / "cache"))
+        data = rolltune.read("drawn/few.jsonl")
+        made = rolltune.learn(STEPS, data, "first", say=lambda text: None, rolls="2", keep="all")
+        assert made.status == 0 and made.roll and made.roll.is_file() and made.report.is_file()
+        assert 0 <= made.metrics["train"]["accuracy"] <= 1
+        cells = rolltune.validate("checkpoints/first*.npz", data)
+        assert [cell.checkpoint for cell in cells] == ["./checkpoints/first.npz", "./checkpoints/first.rank2.npz"]
+        assert cells[0].trained_on and cells[0].metrics.figure("log-loss") == pytest.approx(
+            made.metrics["train"]["log-loss"], abs=1e-5
+        )
+        assert main(["validate", "-m", "first", "first.rank2", "drawn/few.jsonl", "--predictions", "v.jsonl"]) == 0
+        yield folder
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def by_picture(rows, roll="./checkpoints/first.npz"):
+    return {row["images"][0]: row["probabilities"] for row in rows if row.get("roll", roll) == roll}
+
+
+def test_a_row_has_the_bits_of_04_alone_and_in_any_company(trained):
+    expected = by_picture(lines(trained / "v.jsonl"))
+    assert len(expected) == 10 and len({json.dumps(one) for one in expected.values()}) > 5
+    assert main(["predict", "-m", "first", "drawn/images", "drawn/few.jsonl", "--output", "p.jsonl"]) == 0
+    found = lines(trained / "p.jsonl")
+    assert len(found) == 96 + 10
+    for row in found:
+        assert row["probabilities"] == expected.get(row["images"][0], row["probabilities"])
+    assert {row["right"] for row in found[:96]} == {None} and {row["right"] for row in found[96:]} == {"yes", "no"}
+    roll, some = rolltune.load("first"), list(expected)
+    random.Random(0).shuffle(some)
+    for images in (some, some[:3], some[:1]):
+        rows = roll.predict(images)
+        assert [dict(row.probabilities) for row in rows] == [expected[name] for name in images]
+    still = next(name for name in some if not name.endswith(".gif"))
+    picture = Image.open(still).convert("RGB")
+    (one,), (other,) = roll.predict(picture), roll.predict(np.asarray(picture))
+    assert dict(one.probabilities) == dict(other.probabilities) == expected[still]
+    assert one.answer == max(expected[still], key=expected[still].get) and one.right == ()
+
+
+def test_several_rolls_answer_by_their_mean(trained):
+    said = lines(trained / "v.jsonl")
+    each = [by_picture(said, f"./checkpoints/{name}.npz") for name in ("first", "first.rank2")]
+    for row in rolltune.load("checkpoints/first*.npz").predict(list(each[0])):
+        own = [one[row.images[0]]["yes"] for one in each]
+        assert row.probabilities["yes"] == pytest.approx(sum(own) / 2, rel=1e-12)
+        assert row.votes.get("yes", 0) == sum(p > 0.5 for p in own) and sum(row.votes.values()) == 2
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_written(trained, capsys):
+    few = lines(trained / "drawn/few.jsonl")
+    (trained / "drawn/bad.jpg").write_text("no picture")
+    (trained / "drawn/asks.csv").write_text(f"image\n{few[1]['image']}\nbad.jpg\nnone.png\n")
+    assert main(["predict", "-m", "first", "drawn/asks.csv", "drawn/bad.jpg", "--output", "p.csv"]) == 1
+    said = capsys.readouterr().out
+    assert said.count("no answer: ") == 3 and "asks.csv:4" in said and "drawn/bad.jpg: not a readable image" in said
+    (row,) = csv.DictReader((trained / "p.csv").open(newline=""))
+    expected = by_picture(lines(trained / "v.jsonl"))[f"drawn/{few[1]['image']}"]
+    assert {answer: float(row[f"p({answer})"]) for answer in expected} == expected and row["right"] == ""
+    assert main(["predict", "-m", "first", "drawn/few.jsonl"]) == 0
+    table = capsys.readouterr().out
+    assert "10 of 10 of these were learned from" in table and "answers are those given" in table
+
+
+def test_a_roll_without_a_question_of_its_own_is_told_what_to_ask(trained, capsys):
+    roll = load_roll("checkpoints/first.npz")
+    save_roll("open.npz", roll.tree, dataclasses.replace(roll.card, prompt=""))
+    picture = next(iter(by_picture(lines(trained / "v.jsonl"))))
+    assert main(["predict", "-m", "open.npz", picture]) == 2
+    assert "--question" in capsys.readouterr().err
+    (row,) = rolltune.load("open.npz").predict(picture, question=PROMPT)
+    assert dict(row.probabilities) == by_picture(lines(trained / "v.jsonl"))[picture]
+    with pytest.raises(rolltune.UserError, match="cannot vote with"):
+        save_roll("other.npz", roll.tree, dataclasses.replace(roll.card, answers=["a", "b"]))
+        rolltune.load(["open.npz", "other.npz"])
+
+
+def test_questions_of_other_lengths_change_no_bit_of_a_row(trained):
+    roll = load_roll("checkpoints/first.npz")
+    save_roll("open.npz", roll.tree, dataclasses.replace(roll.card, prompt=""))
+    picture = trained / next(iter(by_picture(lines(trained / "v.jsonl"))))
+    rows = [picture_row(picture, f"row {n}", f"{PROMPT} " * n) for n in range(1, 12)]
+    roll = rolltune.load("open.npz")
+    said = lambda some: [dict(row.probabilities) for row in roll.answer(Asked(some, [])).rows]
+    together = said(rows)
+    assert len({one["yes"] for one in together}) == len(rows)
+    for some in (slice(0, 4), slice(4, None, 2), slice(5, None, 2)):
+        assert said(rows[some]) == together[some]
+
+
+def test_answers_are_written_where_that_is_asked_for(trained):
+    assert (
+        main(["predict", "-m", "first", "first.rank2", "drawn/few.jsonl", "--generate", "2", "--output", "w.jsonl"])
+        == 0
+    )
+    found = lines(trained / "w.jsonl")
+    assert all(isinstance(row["answer"], str) and "probabilities" not in row for row in found)
+    alone = rolltune.load(["first", "first.rank2"], generate=2).predict(found[3]["images"])
+    assert alone[0].answer == found[3]["answer"] and dict(alone[0].votes) == found[3]["votes"]
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4)), np.zeros((4, 4, 2), np.uint8), 7, [], "gone.png"])
+def test_what_is_no_picture_is_refused_by_name(trained, image):
+    with pytest.raises(rolltune.UserError, match=r"image 0|gone\.png"):
+        rolltune.load("first").predict([image])
