@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -29,19 +29,14 @@ def compute(
     model: Model, params: dict, pictures: Pictures, keys: Sequence[Key], projected: bool
 ) -> Iterator[tuple[Key, np.ndarray]]:
     """(key, its rows that are used [u, C], or [u, D] past the projector); a few pictures of as many tiles at once."""
-    net, family = Network(model.family, model.config), model.family
+    run = program(model, projected)
     by_tiles: dict[int, list[Key]] = collections.defaultdict(list)
     for key in keys:
         by_tiles[pictures.tiles(key)].append(key)
 
-    @jax.jit
-    def run(params: dict, tiles: Any, aspect: Any) -> Any:
-        rows = forward.feature_rows(net, params, tiles, aspect)
-        return family.project(model.config, params, rows) if projected and family.project else rows
-
     needed = {name: part for name, part in params.items() if name != "text"}
     for count, some in by_tiles.items():
-        size = max(1, TILES_AT_ONCE // count)
+        size = at_once(count)
         opened = prefetch(pictures.open, some)
         for begin in range(0, len(some), size):
             now = some[begin : begin + size]
@@ -51,6 +46,23 @@ def compute(
             rows = np.asarray(run(needed, values, np.array([[one.aspect] for one in tiles], np.int32)))
             for key, own in zip(now, rows, strict=False):
                 yield key, own[pictures.places[key].used]
+
+
+def program(model: Model, projected: bool) -> Callable[..., Any]:
+    """The jitted tower: (parameters without the decoder's, tiles [B, N, h, w, 3], aspect [B, 1]) -> rows."""
+    net, family = Network(model.family, model.config), model.family
+
+    @jax.jit
+    def run(params: dict, tiles: Any, aspect: Any) -> Any:
+        rows = forward.feature_rows(net, params, tiles, aspect)
+        return family.project(model.config, params, rows) if projected and family.project else rows
+
+    return run
+
+
+def at_once(tiles: int) -> int:
+    """How many pictures of so many tiles go through the tower together."""
+    return max(1, TILES_AT_ONCE // tiles)
 
 
 def table(model: Model, params: dict, pictures: Pictures, projected: bool) -> TableFeed:
@@ -89,11 +101,15 @@ def feed(
         return TableFeed(learned, NOTHING, {})
     if in_step:
         return TileFeed(learned, pictures)
-    rows = sum(len(places.used) for places in pictures.places.values())
-    if rows * width_of(model, projected) * jnp.dtype(model.config.dtype).itemsize <= limit_gib * 2**30:
+    if in_table(model, pictures, projected, limit_gib):
         return table(model, params, pictures, projected)
     kept = files(model, params, pictures, projected)
     return TileFeed(learned, pictures) if kept is None else DiskFeed(learned, kept)
+
+
+def in_table(model: Model, pictures: Pictures, projected: bool, limit_gib: float) -> bool:
+    rows = sum(len(places.used) for places in pictures.places.values())
+    return rows * width_of(model, projected) * jnp.dtype(model.config.dtype).itemsize <= limit_gib * 2**30
 
 
 def width_of(model: Model, projected: bool) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from rolltune.device import is_gpu
 from rolltune.quantize import Quantized, decode
 
 NEVER = (
@@ -285,7 +286,7 @@ def attend(
     """
     b, t, n, h = q.shape
     fits = softcap is None and h <= FUSED_HEAD and q.dtype != jnp.float32
-    if causal and fits and t * t >= FUSED_FROM and jax.default_backend() == "gpu":
+    if causal and fits and t * t >= FUSED_FROM and is_gpu():
         return jax.nn.dot_product_attention(q, k, v, is_causal=True, scale=scale, implementation="cudnn")
     parts = -(-b * n * t * k.shape[1] // LOGITS_AT_ONCE)
     if parts == 1:

@@ -169,10 +169,7 @@ def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, in
             params.pop(tower)  # its work is done; the memory is the rolls'
     start = initial_weights(model, params, plan)
     frozen = trees.arrange(params, model.stacks, plan.first, is_gpu(), plan.paths("full"))
-    template = model.family.classifier if data.task.kind == CLASSIFY else model.family.template
-    whole = network = Network(
-        model.family, model.config, plan.projected, remat=recipe.remat, causal=not template.prefix_lm
-    )
+    network = whole = network_of(model, plan, recipe, data.task)
     if plan.first:
         keep = lambda encoded: states.keep(
             model, network, frozen, encoded, plan.first, recipe.evaluate_batch, recipe.table_gib
@@ -184,6 +181,12 @@ def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, in
             if prompts is None:
                 frozen["text"].pop("lower")
     return Cached(frozen, network, whole, training, scoring, prompts, start)
+
+
+def network_of(model: Model, plan: Plan, recipe: Recipe, task: Task) -> Network:
+    """All layers of the model, with rows of features."""
+    template = model.family.classifier if task.kind == CLASSIFY else model.family.template
+    return Network(model.family, model.config, plan.projected, remat=recipe.remat, causal=not template.prefix_lm)
 
 
 def initial_weights(model: Model, params: dict, plan: Plan) -> InitialWeights:
