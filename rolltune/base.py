@@ -107,7 +107,9 @@ def open_model(
     config = dataclasses.replace(family.config(checkpoint.config, checkpoint.shapes, source), dtype=dtype)
     if stand_in is None:
         opened = text.load(Path(tokenizer) if tokenizer else _tokenizer_beside(checkpoint, path, family))
-        text.check(opened, config.text.vocab, family.special_ids or _stated_ids(checkpoint), f"{source} ({family.name})")
+        text.check(
+            opened, config.text.vocab, family.special_ids or _stated_ids(checkpoint), f"{source} ({family.name})"
+        )
     else:
         opened = stand_in(config.text.vocab)
     table = family.tensors(config, checkpoint.tensors)

@@ -6,11 +6,12 @@ says it sets aside. All of it works on shapes alone (see `training.outline`), so
 
 import contextvars
 import dataclasses
+import hashlib
 import math
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -62,11 +63,21 @@ class Program(NamedTuple):
         return sum(self)
 
 
-def measure(jitted: Any, args: tuple, place: Any = None) -> Program:
-    """Compiles a program for arguments that may be shapes: for the device that is here, or the one that `place` says."""
+def measure(jitted: Any, args: tuple, place: Any = None, known: dict[bytes, Program] | None = None) -> Program:
+    """Compiles a program for arguments that may be shapes: for the device that is here, or the one that `place` says.
+
+    Of several choices' programs many are the same: those in `known`, by their text, are not compiled again.
+    """
     if place is not None:
         args = jax.tree.map(lambda leaf: Shaped(leaf.shape, leaf.dtype, sharding=place), args)
-    compiled = jitted.lower(*args).compile()
+    lowered, known = jitted.lower(*args), {} if known is None else known
+    name = hashlib.sha256(lowered.as_text().encode()).digest()
+    if name not in known:
+        known[name] = _analysis(lowered.compile(), place)
+    return known[name]
+
+
+def _analysis(compiled: Any, place: Any) -> Program:
     found = compiled.memory_analysis()
     output = found.output_size_in_bytes - found.alias_size_in_bytes
     on_gpu = place is not None or jax.default_backend() == "gpu"
@@ -181,13 +192,14 @@ def needs_of(
     slots: int,
     place: Any = None,
     exact: bool = False,
-    done: Callable[[], None] = lambda: None,
+    done: Callable[[str], None] = lambda part: None,
+    known: dict[bytes, Program] | None = None,
 ) -> list[Need]:
     """What each part of a run needs, in the order in which they come.
 
     With `exact` the programs are compiled as they will run (and are found in the compiler's cache later); otherwise
-    those of two smaller numbers of layers, which say the same in less time, and what the layers keep. `done` is called
-    after each program.
+    those of two smaller numbers of layers, which say the same in less time, and what the layers keep. `done` is told
+    of each program.
     """
     depth = made.depth
     depths = (depth,) if exact else depths_for(made)
@@ -196,19 +208,19 @@ def needs_of(
 
     def ask(part: str, wanted: Callable[[Outline, int], Wanted]) -> None:
         for count, cut in cuts.items():
-            asked[part, count] = lambda cut=cut: measure(*wanted(cut, slots)[:2], place)  # type: ignore[misc]
+            asked[part, count] = lambda cut=cut: measure(*wanted(cut, slots)[:2], place, known)  # type: ignore[misc]
 
     ask("training step", step_of)
     ask("evaluation", score_of)
     if made.cached.prompts is not None:
         ask("writing answers", write_of)
     if tower := features_of(made):
-        asked["image features", 0] = lambda: measure(*tower[:2], place)
+        asked["image features", 0] = lambda: measure(*tower[:2], place, known)
     if lower := states_of(made):
-        asked["states of lower layers", 0] = lambda: measure(*lower[:2], place)
+        asked["states of lower layers", 0] = lambda: measure(*lower[:2], place, known)
     if largest := encoding_of(made):
-        asked["loading", 0] = lambda: measure(*largest[:2], place)
-    found = dict(zip(asked, at_once(list(asked.values()), done), strict=True))
+        asked["loading", 0] = lambda: measure(*largest[:2], place, known)
+    found = dict(zip(asked, at_once(asked, done), strict=True))
 
     def program(part: str) -> Program:
         if len(depths) == 1:
@@ -243,16 +255,20 @@ def needs_of(
     return needs
 
 
-def at_once(jobs: Sequence[Callable[[], Program]], done: Callable[[], None]) -> list[Program]:
+def at_once(
+    jobs: Mapping[tuple[str, int], Callable[[], Program]], done: Callable[[str], None] = lambda part: None
+) -> list[Program]:
     """Compiles on a few threads: XLA works outside Python's lock."""
 
-    def one(job: Callable[[], Program]) -> Program:
+    def one(part: str, job: Callable[[], Program]) -> Program:
         made = job()
-        done()
+        done(part)
         return made
 
     with ThreadPoolExecutor(max(1, min(4, (os.cpu_count() or 1) // 2))) as pool:
-        futures = [pool.submit(contextvars.copy_context().run, one, job) for job in jobs]
+        futures = [
+            pool.submit(contextvars.copy_context().run, one, part, job) for (part, _), job in jobs.items()
+        ]  # the context says whether the card is only described
         return [future.result() for future in futures]
 
 
@@ -339,8 +355,10 @@ def arranging_peak(made: Outline) -> int:
 
 
 def _tiles(made: Outline) -> bool:
-    return not isinstance(made.cached.scoring.feed, TableFeed) and not made.cached.network.first and bool(
-        made.cached.scoring.shapes[-1].tiles
+    return (
+        not isinstance(made.cached.scoring.feed, TableFeed)
+        and not made.cached.network.first
+        and bool(made.cached.scoring.shapes[-1].tiles)
     )
 
 

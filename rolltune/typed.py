@@ -15,6 +15,7 @@ SCRIPTS = {
     "validate": "04-validate.py",
     "search-prompt": "05-search_prompt.py",
     "convert": "06-convert_data.py",
+    "plan-memory": "09-plan_memory.py",
 }
 
 

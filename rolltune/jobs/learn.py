@@ -12,7 +12,7 @@ import numpy as np
 
 from rolltune import recipe as recipes
 from rolltune import trees
-from rolltune.base import Model, check_whole
+from rolltune.base import Model, check_whole, load_opened
 from rolltune.data.examples import Example
 from rolltune.data.sets import find_dataset, shown
 from rolltune.data.splits import cluster_rows, fold_by_id, fold_rows
@@ -26,12 +26,14 @@ from rolltune.jobs.interrupts import Interrupts
 from rolltune.jobs.judge import judge_of
 from rolltune.jobs.log import Log, Sinks
 from rolltune.jobs.outputs import Outputs
+from rolltune.jobs.plan_memory import check_room
 from rolltune.jobs.second_pass import Earlier, second_pass
-from rolltune.memory import fit_rolls
+from rolltune.memory import fit_rolls, free_bytes
 from rolltune.recipe import Recipe
 from rolltune.training import checkpoints, setup
 from rolltune.training.dataset import Data, Wanted, read_data
 from rolltune.training.loop import Run, State, new_state, train
+from rolltune.training.outline import outline
 from rolltune.training.rolls import Draw
 from rolltune.weights.roll_file import check_base, save_roll
 from rolltune.weights.whole import learned_in
@@ -85,7 +87,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     recipe = recipes.with_steps(recipe, trained)
     draws = lambda slots: max(slots, recipe.draws) * options.repeat
     interrupts.doing("loading the model")
-    ready = prepare(recipe, data, draws(slots), folds, options.folds, earlier, say, options.whole)
+    ready = prepare(recipe, data, draws(slots), folds, options.folds, earlier, say, options.whole, slots)
     if options.rolls == "auto":
         slots, why = fit_rolls(ready.run)
         say(why)
@@ -212,17 +214,21 @@ def prepare(
     earlier: Earlier | None = None,
     say: Say = lambda text: None,
     whole: bool = False,
+    slots: int = 0,
 ) -> Ready:
-    """The five steps of setting up, one after the other."""
-    model, params = setup.load(recipe)
-    if earlier:
-        check_base(earlier.path, earlier.card, model.base)
+    """The five steps of setting up, one after the other. What so many `slots` need is checked before the weights come."""
+    opened = setup.open_model(recipe)
     if whole:
-        check_whole(model, data.task.kind == CLASSIFY)
-    plan = setup.plan(model, trees.shapes(params), recipe, data.task)
-    inputs = setup.encode(model, recipe, data)
+        check_whole(opened.model, data.task.kind == CLASSIFY)
+    inputs = setup.encode(opened.model, recipe, data)
     if inputs.cut:
         say(f"{inputs.cut} of {len(inputs.training)} rows were cut to {recipe.max_tokens} tokens, on their right")
+    if slots and (free := free_bytes()) is not None:
+        check_room(outline(opened, recipe, data, inputs), slots, free, say)
+    model, params = load_opened(opened)
+    if earlier:
+        check_base(earlier.path, earlier.card, model.base)
+    plan = setup.plan(model, trees.shapes(params), recipe, data.task)
     cached = setup.cache(model, params, plan, recipe, data, inputs)
     if earlier:
         cached = dataclasses.replace(cached, start=setup.going_on(cached.start, earlier.trained))

@@ -30,8 +30,8 @@ from rolltune.inputs.feeds import DiskFeed, TableFeed, TileFeed
 from rolltune.inputs.pictures import Pictures, places_of
 from rolltune.models.family import Size
 from rolltune.recipe import Recipe
-from rolltune.training import setup
 from rolltune.training import rolls as tickets
+from rolltune.training import setup
 from rolltune.training.dataset import Data
 from rolltune.training.loop import Run
 from rolltune.training.rolls import InitialWeights
@@ -299,4 +299,3 @@ def stated_data(model: Model, recipe: Recipe, said: Stated) -> tuple[Data, Input
     spans = {"train": range(said.rows)}
     data = Data(examples, spans, {}, task, Positive(None, ""), [frozenset()] * said.rows)
     return data, Inputs(pictures, training, scoring, prompts, 0)
-

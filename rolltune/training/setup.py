@@ -41,9 +41,14 @@ from rolltune.trees import Stacks
 LEAST_STALL = 100  # steps: every roll begins above a guess's loss
 
 
+def open_model(recipe: Recipe) -> base.Opened:
+    """The model without its weights: enough to encode rows, and to say what the run will need."""
+    return base.open_model(recipe.model, recipe.tokenizer, recipe.dtype, recipe.packing)
+
+
 def load(recipe: Recipe) -> tuple[Model, dict]:
     """The model, and its parameters on the device."""
-    return base.load(recipe.model, recipe.tokenizer, recipe.dtype, recipe.packing)
+    return base.load_opened(open_model(recipe))
 
 
 @dataclasses.dataclass(frozen=True)
