@@ -94,8 +94,8 @@ def open_model(
     """Opens and checks a checkpoint (big_vision npz or Hugging Face): its headers, config and tokenizer.
 
     Matrices that the file has in four bits stay packed; `quantize` are rules (path regex, word) for the others, see
-    `quantize.words_for`. With `stand_in`, which makes a tokenizer for so many ids, none is looked for, and a folder without
-    weights serves, too: its config.json says their shapes.
+    `quantize.words_for`. With `stand_in`, which makes a tokenizer for so many ids, none is looked for, and a folder
+    without weights serves, too: its config.json says their shapes.
 
     Raises UserError for a file that is missing, damaged or of another model, naming each odd tensor.
     """

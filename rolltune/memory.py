@@ -1,7 +1,7 @@
 """What a run needs of a device's memory, part by part, from the compiler's own analysis of its programs.
 
 Weights, adapters and states are counted from shapes; what lies beside them while a program runs is what the compiler
-says it sets aside. All of it works on shapes alone (see `training.outline`), so it can be asked before anything is loaded.
+says it sets aside. All of it works on shapes alone (see `training.outline`): it can be asked before anything is loaded.
 """
 
 import contextvars
@@ -11,7 +11,7 @@ import math
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -192,14 +192,12 @@ def needs_of(
     slots: int,
     place: Any = None,
     exact: bool = False,
-    done: Callable[[str], None] = lambda part: None,
     known: dict[bytes, Program] | None = None,
 ) -> list[Need]:
     """What each part of a run needs, in the order in which they come.
 
     With `exact` the programs are compiled as they will run (and are found in the compiler's cache later); otherwise
-    those of two smaller numbers of layers, which say the same in less time, and what the layers keep. `done` is told
-    of each program.
+    those of two smaller numbers of layers, which say the same in less time, and what the layers keep.
     """
     depth = made.depth
     depths = (depth,) if exact else depths_for(made)
@@ -220,7 +218,7 @@ def needs_of(
         asked["states of lower layers", 0] = lambda: measure(*lower[:2], place, known)
     if largest := encoding_of(made):
         asked["loading", 0] = lambda: measure(*largest[:2], place, known)
-    found = dict(zip(asked, at_once(asked, done), strict=True))
+    found = dict(zip(asked, at_once(list(asked.values())), strict=True))
 
     def program(part: str) -> Program:
         if len(depths) == 1:
@@ -255,20 +253,11 @@ def needs_of(
     return needs
 
 
-def at_once(
-    jobs: Mapping[tuple[str, int], Callable[[], Program]], done: Callable[[str], None] = lambda part: None
-) -> list[Program]:
+def at_once(jobs: Sequence[Callable[[], Program]]) -> list[Program]:
     """Compiles on a few threads: XLA works outside Python's lock."""
-
-    def one(part: str, job: Callable[[], Program]) -> Program:
-        made = job()
-        done(part)
-        return made
-
     with ThreadPoolExecutor(max(1, min(4, (os.cpu_count() or 1) // 2))) as pool:
-        futures = [
-            pool.submit(contextvars.copy_context().run, one, part, job) for (part, _), job in jobs.items()
-        ]  # the context says whether the card is only described
+        # Each in a copy of the context, which says whether the card is only described.
+        futures = [pool.submit(contextvars.copy_context().run, job) for job in jobs]
         return [future.result() for future in futures]
 
 

@@ -27,9 +27,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("-d", "--dataset", help="the data: a set in ./dataset, a folder, or a JSONL; or say instead:")
     p.add_argument("--tokens", metavar="N", help="tokens of text a row has, answer included (default 128)")
     p.add_argument("--answer", metavar="N", help="of these, the answer's (default 16)")
-    p.add_argument(
-        "--picture", action="append", metavar="WxH", help="a picture of each row, in pixels; may be repeated"
-    )
+    p.add_argument("--picture", action="append", metavar="WxH", help="a picture of each row, pixels; may be repeated")
     p.add_argument("--rows", metavar="N", help="how many rows there are (default 100)")
     p.add_argument("--card", metavar="NAME", help="plan for this card, which need not be here: rtx4070, h100, ...")
     p.add_argument("--budget", metavar="SIZE", help="the card's memory, such as 12GiB (default: what it has)")

@@ -216,7 +216,7 @@ def prepare(
     whole: bool = False,
     slots: int = 0,
 ) -> Ready:
-    """The five steps of setting up, one after the other. What so many `slots` need is checked before the weights come."""
+    """The five steps of setting up. What so many `slots` need is checked before the weights come."""
     opened = setup.open_model(recipe)
     if whole:
         check_whole(opened.model, data.task.kind == CLASSIFY)

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import jax
+from rich import box
 from rich.table import Table
 
 from rolltune import base, cards, device, memory
@@ -20,15 +21,15 @@ from rolltune.quantize import NF4, Int8Rows
 from rolltune.recipe import Recipe
 from rolltune.tracking import note, print_table
 from rolltune.training import setup
-from rolltune.training.dataset import Wanted, read_data
+from rolltune.training.dataset import Data, Wanted, read_data
 from rolltune.training.outline import NoTokenizer, Outline, Stated, outline, stated_data
 
 Say = Callable[[str], None]
 FITS, FITS_NOT = 0, 1
 MOST_TRIED = 64
 RULE = (
-    "The fastest that fits, by this rule: first what works nothing out twice (neither remat nor four bits that were not "
-    "asked for), then batches in one piece, then the most rolls at once."
+    "The fastest that fits, by this rule: first what works nothing out twice (neither remat nor four bits that were "
+    "not asked for), then batches in one piece, then the most rolls at once."
 )
 
 
@@ -80,17 +81,15 @@ class Planned:
 
 
 def find_place(options: Options) -> Place:
-    """The card to plan for: the one that is described, or the one that is here; a CPU's compiler where there is none."""
+    """The card to plan for: a described one, or the one that is here; a CPU's compiler where there is none."""
     if options.card is not None:
         card = cards.find(options.card)
         has = round(card.gib * 2**30)
         if cards.compiler_here():
-            return Place(
-                f"{card.name}, described: compiled for it, though it need not be here", cards.placed_on(card), True, has
-            )
+            return Place(f"{card.name}, by its description (it need not be here)", cards.placed_on(card), True, has)
         return Place(
-            f"{card.name}, but by this CPU's compiler: the one for GPUs is not installed here, and its figures may differ "
-            "much. pip install 'jax[cuda12]' brings it; no card and no driver are needed",
+            f"{card.name}, but by this CPU's compiler: the one for GPUs is not installed here, and its figures may "
+            "differ much. pip install 'jax[cuda12]' brings it; no card and no driver are needed",
             has=has,
         )
     first = jax.devices()[0]
@@ -133,9 +132,15 @@ def _plan(options: Options, recipe: Recipe, place: Place, room: int | None, say:
     inputs = Rows(options, say)
 
     def planned(choice: Choice) -> Planned:
-        made = inputs.outline(choice)
-        told = lambda part: note(f"  {choice.words}: {part} compiled")
-        return Planned(choice, needs_of(made, choice.rolls, place.sharding, options.exact, told, known))
+        note(f"compiling: {choice.words}")
+        return Planned(choice, needs_of(inputs.outline(choice), choice.rolls, place.sharding, options.exact, known))
+
+    def possible(choice: Choice) -> Planned | None:
+        try:
+            return planned(choice)
+        except UserError as error:
+            note(f"  left out: {error}")
+            return None
 
     own = Choice("the recipe as it is", recipe, options.rolls, stated=options.stated)
     first = planned(own)
@@ -152,7 +157,7 @@ def _plan(options: Options, recipe: Recipe, place: Place, room: int | None, say:
     if room is None and not options.tries:
         return FITS
     others = tried(own, options.tries) if options.tries else changes(own, inputs.opened(own))
-    done = [first, *(planned(one) for one in others)]
+    done = [first, *(one for choice in others if (one := possible(choice)))]
     print_table(choices_table(done, room))
     if room is None:
         return FITS
@@ -322,7 +327,8 @@ class Rows:
     """The data of a plan, read once for all choices; encoded once for each model that reads them."""
 
     def __init__(self, options: Options, say: Say):
-        self.options, self.say, self._data = options, say, None
+        self.options, self.say = options, say
+        self._data: Data | None = None
         self._made: dict[Any, Any] = {}
 
     def opened(self, choice: Choice) -> Opened:
@@ -359,13 +365,17 @@ class Rows:
         return self._data, setup.encode(opened.model, choice.recipe, self._data)
 
 
-PARTS = ("weights", "kept", "trained", "optimizer", "activations", "temporary", "workspace")
+PARTS = {  # of a need, and their headings
+    **{"weights": "weights", "kept": "kept", "trained": "trained", "optimizer": "optim."},
+    **{"activations": "activ.", "temporary": "temp.", "workspace": "work"},
+}
 
 
 def parts_table(planned: Planned) -> Table:
-    table = Table(title=f"GiB, {planned.choice.rolls} roll{'s' * (planned.choice.rolls > 1)}", title_justify="left")
-    table.add_column("part of the run")
-    for name in (*PARTS, "in all"):
+    title = f"GiB, {planned.choice.rolls} roll{'s' * (planned.choice.rolls > 1)}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column("part")
+    for name in (*PARTS.values(), "in all"):
         table.add_column(name, justify="right")
     most = peak(planned.needs)
     for need in planned.needs:
@@ -376,7 +386,8 @@ def parts_table(planned: Planned) -> Table:
 
 
 def choices_table(done: Sequence[Planned], room: int | None) -> Table:
-    table = Table(title="choices, fastest first", title_justify="left")
+    title = "choices, fastest first"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for name, side in (("choice", "left"), ("rolls", "right"), ("GiB", "right"), ("most in", "left"), ("fits", "left")):
         table.add_column(name, justify=side)  # type: ignore[arg-type]
     for one in sorted(done, key=lambda one: (one.choice.effort, -one.total)):
@@ -406,12 +417,12 @@ def check_room(made: Outline, rolls: int, free: int, say: Say) -> None:
     for one in changes(choice, made.opened):
         if len(difference(one, choice)) == 1:
             r = one.recipe
-            opened = made.opened
-            if r.packing != made.recipe.packing:
-                stand_in = lambda size: made.model.tokenizer
-                opened = base.open_model(r.model, r.tokenizer, r.dtype, r.packing, stand_in)
-            say(f"what would help: trying {one.words}")
-            again = outline(opened, r, made.data, made.inputs)
+            note(f"looking for what helps: {one.words}")
+            try:
+                opened = made.opened if r.packing == made.recipe.packing else setup.open_model(r)
+                again = outline(opened, r, made.data, made.inputs)
+            except UserError:  # a model whose matrices can't be packed
+                continue
             others.append(Planned(one, needs_of(again, one.rolls, known=known)))
     lines = refusal(own, others, free)
     raise UserError("\n".join([*lines, "09-plan_memory.py shows what fits"]))

@@ -1,7 +1,7 @@
 """What setting up would make, as shapes alone: nothing is loaded, no picture is decoded, no device is needed.
 
-The same five steps as in `setup`, with `jax.ShapeDtypeStruct` in the place of arrays: programs can be traced and compiled
-with it, and what they need of a device is known before anything lies there.
+The same five steps as in `setup`, with `jax.ShapeDtypeStruct` in the place of arrays: programs can be traced and
+compiled with it, and what they need of a device is known before anything lies there.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from rolltune.evaluation.tasks import AUTO, CHOOSE, CLASSIFY, WRITE, Task
 from rolltune.inputs import features, rows, states
 from rolltune.inputs.disk import Files
 from rolltune.inputs.feeds import DiskFeed, TableFeed, TileFeed
-from rolltune.inputs.pictures import Pictures, places_of
+from rolltune.inputs.pictures import Key, Pictures, places_of
 from rolltune.models.family import Size
 from rolltune.recipe import Recipe
 from rolltune.training import rolls as tickets
@@ -227,7 +227,7 @@ def tile_of(pictures: Pictures) -> np.ndarray:
 
 
 def cut_depth(made: Outline, count: int) -> Outline:
-    """The same with the first `count` of the layers that the step runs: what it needs grows evenly with their number."""
+    """The same with the first `count` of the layers that the step runs: what it needs grows evenly with them."""
     numbers = sorted(number for some in made.plan.stacks.values() for number in some)[:count]
     stacks: Stacks = {name: tuple(n for n in some if n in numbers) for name, some in made.plan.stacks.items()}
     plan = dataclasses.replace(made.plan, stacks=stacks)
@@ -266,7 +266,9 @@ def stated_data(model: Model, recipe: Recipe, said: Stated) -> tuple[Data, Input
     task = Task(kind, () if kind == WRITE else recipe.answers or ("yes", "no"))
     turns = (Turn("user", ""), Turn("assistant", task.answers[0] if task.answers else ""))
     examples = [Example(f"row{n}", (), turns, "stated") for n in range(said.rows)]
-    sizes = {(Path(f"{n}.{i}"), None): size for n in range(said.rows) for i, size in enumerate(said.pictures)}
+    sizes: dict[Key, Size] = {
+        (Path(f"{n}.{i}"), None): size for n in range(said.rows) for i, size in enumerate(said.pictures)
+    }
     by_size = {size: places_of(model.family, model.config, size) for size in set(said.pictures)}
     pictures = Pictures(model.family, model.config, sizes, {key: by_size[size] for key, size in sizes.items()})
     answers = len(task.answers) if kind == CHOOSE else 1

@@ -95,7 +95,7 @@ def _packed_parts(lazy: Mapping[str, Lazy], row: TensorMap) -> list[PackedTensor
 
 
 def packed_shapes(lazy: Mapping[str, Lazy], row: TensorMap) -> NF4 | None:
-    """The shapes of what `packed` gives. One layer's scales are read for it: the file's own lengths are checked there."""
+    """The shapes of what `packed` gives. One layer is read for it: how long its scales are stands with them."""
     parts = _packed_parts(lazy, row)
     if not parts:
         return None
