@@ -182,7 +182,7 @@ def run(setting: Setting, rows: int = 8) -> dict[str, Any]:
     inputs = dataclasses.replace(inputs, pictures=pictured)
     cached = setup.cache(model, params, made.plan, recipe, data, inputs)
     jax.block_until_ready(cached.base)
-    peaks["laying out the layers"] = peak()
+    peaks["layers laid out"] = peak()
     loaders = setup.loaders(recipe, cached.training, data, None)
     job, evaluator = setup.compile(model, made.plan, recipe, data, cached, loaders, setting.rolls)
     state = new_state(job, setting.rolls)

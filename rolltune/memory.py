@@ -87,7 +87,7 @@ def _analysis(compiled: Any, place: Any) -> Program:
 
 def workspace_of(program: str) -> int:
     """The largest workspace of a product: the one the others use again. Bytes."""
-    return max((int(size) for size in re.findall(r"[su]8\[(\d+)\]\S*\) custom-call", program)), default=0)
+    return max((int(size) for size in re.findall(r"[su]8\[(\d+)\]\S* custom-call", program)), default=0)
 
 
 def deepened(short: Program, long: Program, depths: tuple[int, int], depth: int) -> Program:
@@ -215,7 +215,7 @@ def needs_of(
     if tower := features_of(made):
         asked["image features", 0] = lambda: measure(*tower[:2], place, known)
     if lower := states_of(made):
-        asked["states of lower layers", 0] = lambda: measure(*lower[:2], place, known)
+        asked["lower states", 0] = lambda: measure(*lower[:2], place, known)
     if largest := encoding_of(made):
         asked["loading", 0] = lambda: measure(*largest[:2], place, known)
     found = dict(zip(asked, at_once(list(asked.values())), strict=True))
@@ -234,11 +234,11 @@ def needs_of(
     kept = size_of(feed.source) if isinstance(feed, TableFeed) else 0
     if tower:
         needs.append(Need("image features", weights=whole).beside(found["image features", 0], tower.fresh))
-    needs.append(Need("laying out the layers", weights=arranging_peak(made), kept=kept, trained=start))
+    needs.append(Need("layers laid out", weights=arranging_peak(made), kept=kept, trained=start))
     if lower:
         base = size_of(lower.args[0])
-        own = Need("states of lower layers", weights=base, kept=max(kept, tables), trained=start)
-        needs.append(own.beside(found["states of lower layers", 0], lower.fresh))
+        own = Need("lower states", weights=base, kept=max(kept, tables), trained=start)
+        needs.append(own.beside(found["lower states", 0], lower.fresh))
     standing = Need(
         "",
         weights=size_of(made.cached.base),
