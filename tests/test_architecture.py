@@ -19,21 +19,8 @@ FLOORS = [
     {"recipe"},
     {"evaluation"},
     {"models", "quantize"},
-    {"text", "weights", "adapters", "optim", "data"},
-    {
-        "trees",
-        "batch",
-        "rules",
-        "device",
-        "cards",
-        "tracking",
-        "atomic",
-        "plain_json",
-        "errors",
-        "output",
-        "typed",
-        "tiny",
-    },
+    {"text", "weights", "adapters", "optim", "data", "cards"},
+    {"trees", "batch", "rules", "device", "tracking", "atomic", "plain_json", "errors", "output", "typed", "tiny"},
 ]
 # `models.layers` and `models.family` are named by what stands beside them: a LoRA, a tree's stacks, a name map's rows.
 KNOWN = {("adapters", "models"), ("weights", "models"), ("weights", "quantize"), ("optim", "models")}

@@ -373,8 +373,8 @@ PARTS = {  # of a need, and their headings
 
 def parts_table(planned: Planned) -> Table:
     title = f"GiB, {planned.choice.rolls} roll{'s' * (planned.choice.rolls > 1)}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    table.add_column("part")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    table.add_column("part", no_wrap=True)
     for name in (*PARTS.values(), "in all"):
         table.add_column(name, justify="right")
     most = peak(planned.needs)
@@ -387,7 +387,7 @@ def parts_table(planned: Planned) -> Table:
 
 def choices_table(done: Sequence[Planned], room: int | None) -> Table:
     title = "choices, fastest first"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     for name, side in (("choice", "left"), ("rolls", "right"), ("GiB", "right"), ("most in", "left"), ("fits", "left")):
         table.add_column(name, justify=side)  # type: ignore[arg-type]
     for one in sorted(done, key=lambda one: (one.choice.effort, -one.total)):
