@@ -87,7 +87,7 @@ def made_of(folder, layers: int):
         **{"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 256, "rms_norm_eps": 1e-5},
     }
     (folder / "config.json").write_text(json.dumps(config))
-    recipe = Recipe(model=str(folder), rank=4, dtype="bfloat16")
+    recipe = Recipe(model=str(folder), rank=4, dtype="bfloat16", answers=("a", "b"))
     opened = base.open_model(recipe.model, "", recipe.dtype, recipe.packing, NoTokenizer)
     return outline(opened, recipe, *stated_data(opened.model, recipe, Stated(64, 8, rows=4)))
 
@@ -96,12 +96,13 @@ def made_of(folder, layers: int):
 def test_few_layers_say_what_all_of_them_need(tmp_path, monkeypatch, listed):
     """As a GPU has them in a list, and as a CPU scans them."""
     monkeypatch.setattr("rolltune.training.outline.is_gpu", lambda: listed)
-    made = made_of(tmp_path, 24)
+    monkeypatch.setattr(memory, "EXACT_DEPTH", 8)
+    made = made_of(tmp_path, 14)
     assert memory.depths_for(made) == (4, 8)
     short, whole = memory.needs_of(made, 1), memory.needs_of(made, 1, exact=True)
     assert [need.part for need in short] == [need.part for need in whole]
     for guess, known in zip(short, whole, strict=True):
-        assert guess.total == pytest.approx(known.total, rel=0.01 if listed else 0.04), known.part
+        assert guess.total == pytest.approx(known.total, rel=0.02 if listed else 0.04), known.part
     step = {need.part: need for need in short}["training step"]
     assert step.activations > 0 and step.trained > 0 and step.optimizer > step.trained
 
@@ -112,7 +113,7 @@ def test_a_model_of_few_layers_is_compiled_whole(tmp_path):
     one, two = memory.needs_of(made, 1), memory.needs_of(made, 2)
     assert [need.total for need in one] == [need.total for need in memory.needs_of(made, 1, exact=True)]
     grown = {need.part for need, more in zip(one, two, strict=True) if more.total > need.total}
-    assert grown == {"training step", "evaluation", "writing answers"}
+    assert grown == {"training step", "evaluation"}
 
 
 def test_a_programs_part_of_each_layer_is_what_it_grows_by():
