@@ -19,10 +19,11 @@ import jax
 
 from rolltune import quantize, trees
 from rolltune.data.batches import Encoded
+from rolltune.device import is_gpu
 from rolltune.errors import UserError
-from rolltune.inputs import features, states
-from rolltune.inputs.feeds import TableFeed
-from rolltune.training import outline
+from rolltune.inputs import features, rows, states
+from rolltune.inputs.feeds import TableFeed, TileFeed
+from rolltune.training import outline, setup
 from rolltune.training.loop import Run
 from rolltune.training.outline import Outline, Shaped
 
@@ -144,9 +145,9 @@ def size_of(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def step_args(run: Run, data: Encoded, slots: int, rows: int) -> tuple:
-    """What the step of so many rolls is called with, `rows` in a micro-batch, in the largest of the data's shapes."""
-    batch, source = outline.batch_of(data.feed, data.shapes[-1], (slots, run.accumulate, rows))
+def step_args(run: Run, data: Encoded, slots: int, each: int) -> tuple:
+    """What the step of so many rolls is called with, `each` rows in a micro-batch, in the largest of the data's shapes."""
+    batch, source = outline.batch_of(data.feed, data.shapes[-1], (slots, run.accumulate, each))
     return run.base, source, outline.rolls_of(run, slots), batch
 
 
@@ -288,12 +289,12 @@ def states_of(made: Outline) -> Wanted | None:
         return None
     model, recipe = made.model, made.recipe
     feed = outline.feed_of(model, made.plan, made.inputs.pictures, recipe.table_gib)
-    data = outline.rows.encoded(made.inputs.scoring, feed, made.data.examples)
+    data = rows.encoded(made.inputs.scoring, feed, made.data.examples)
     batch, source = outline.batch_of(feed, data.shapes[-1], (recipe.evaluate_batch,))
     kept = {name: part for name, part in made.params.items() if name not in model.family.towers}
-    listed, full = outline.is_gpu(), made.plan.paths("full")
+    listed, full = is_gpu(), made.plan.paths("full")
     base = jax.eval_shape(lambda tree: trees.arrange(tree, model.stacks, made.plan.first, listed, full), kept)
-    network = outline.setup.network_of(model, made.plan, recipe, made.data.task)
+    network = setup.network_of(model, made.plan, recipe, made.data.task)
     return Wanted(states.program(network), (base, batch, source), _fresh(batch, source, data))
 
 
@@ -329,7 +330,7 @@ def loading_peak(made: Outline, encoding: Program | None) -> int:
 
 def arranging_peak(made: Outline) -> int:
     """The most that weights take while the layers come out of their stacks: one stack is there twice at a time."""
-    towers = () if made.plan.in_step or _tiles(made) else made.model.family.towers
+    towers = () if isinstance(made.cached.scoring.feed, TileFeed) else made.model.family.towers
     flat = trees.flatten({name: part for name, part in made.params.items() if name not in towers})
     held = most = sum(map(size_of, flat.values()))
     if not isinstance(made.cached.base["text"]["layers"], list):
@@ -341,14 +342,6 @@ def arranging_peak(made: Outline) -> int:
         if path in full:
             held -= size_of(leaf)
     return most
-
-
-def _tiles(made: Outline) -> bool:
-    return (
-        not isinstance(made.cached.scoring.feed, TableFeed)
-        and not made.cached.network.first
-        and bool(made.cached.scoring.shapes[-1].tiles)
-    )
 
 
 def most_rolls(one: Sequence[Need], two: Sequence[Need], room: float, most: int = 64) -> int:
