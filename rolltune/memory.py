@@ -146,7 +146,7 @@ def size_of(tree: Any) -> int:
 
 
 def step_args(run: Run, data: Encoded, slots: int, each: int) -> tuple:
-    """What the step of so many rolls is called with, `each` rows in a micro-batch, in the largest of the data's shapes."""
+    """What the step of so many rolls is called with, `each` rows in a micro-batch, in the largest shape of the data."""
     batch, source = outline.batch_of(data.feed, data.shapes[-1], (slots, run.accumulate, each))
     return run.base, source, outline.rolls_of(run, slots), batch
 
