@@ -13,7 +13,7 @@ from rolltune.typed import as_typed
 
 # command -> (module with `main(argv) -> int`, what it does). Imported when called: `--help` must not wait for JAX.
 COMMANDS = {
-    "doctor": ("rolltune.commands.doctor", "look through a data set: broken files, duplicates, leaks between splits"),
+    "doctor": ("rolltune.commands.doctor", "look through a data set, or without one at the GPU, for what is wrong"),
     "download": ("rolltune.commands.download", "fetch model weights and tokenizer from Kaggle or Hugging Face"),
     "shuffle": ("rolltune.commands.shuffle", "split data.jsonl into train.jsonl and valid.jsonl"),
     "learn": ("rolltune.commands.learn", "fine-tune, evaluate before and after, save the roll"),
@@ -21,6 +21,7 @@ COMMANDS = {
     "search-prompt": ("rolltune.commands.search_prompt", "try a list of prompts on the data before any training"),
     "convert": ("rolltune.commands.convert", "turn other kinds of data into JSON Lines and images"),
     "predict": ("rolltune.commands.predict", "answer new pictures with saved rolls, in a table, a file or a page"),
+    "plan-memory": ("rolltune.commands.plan_memory", "what a training will need of a card's memory, and what fits it"),
     "sample-ads": ("rolltune.commands.sample_ads", "draw the sample data set of 96 advertisements"),
 }
 

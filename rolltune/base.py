@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ from rolltune.text import encode
 from rolltune.text import tokenizer as text
 from rolltune.text.tokenizer import Tokenizer
 from rolltune.weights import whole
-from rolltune.weights.bitsandbytes import stream_packed
+from rolltune.weights.bitsandbytes import packed_shapes, stream_packed
 from rolltune.weights.card import Base, RollCard
-from rolltune.weights.checkpoint import Checkpoint, open_checkpoint
+from rolltune.weights.checkpoint import Checkpoint, open_checkpoint, open_shapes
 from rolltune.weights.identity import TreeDigest, base_hash
-from rolltune.weights.names import to_file
+from rolltune.weights.names import TensorMap, to_file
 
 EMBEDDING = "text/embed/embedding"
 TINY = Path(__file__).parent / "tiny"  # the model that comes with rolltune
@@ -45,6 +45,40 @@ class Model:
         return self.family.stacks(self.config)
 
 
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A checkpoint whose headers were read and checked, and none of its weights."""
+
+    model: Model  # without its identity, which is that of the weights
+    checkpoint: Checkpoint
+    table: list[TensorMap]
+    words: Mapping[str, str]  # path -> what is quantized while it is loaded, see `quantize.words_for`
+
+    @property
+    def kind(self) -> np.dtype:
+        return np.dtype(np.float32 if self.model.config.dtype == "float32" else ml_dtypes.bfloat16)
+
+    def rows_of(self, row: TensorMap) -> int | None:
+        """How many rows of a tensor are the model's; None: all of them.
+
+        Rows past the tokenizer's are Hugging Face's padding. big_vision's form of the same model has none, and with
+        them every probability would be another: with the same hash, a model is the same.
+        """
+        cut = row.path == EMBEDDING and self.model.family.npz is not None
+        return self.model.tokenizer.size if cut else None
+
+    def shapes(self) -> dict[str, Any]:
+        """path -> what `load_opened` puts on the device there, as shapes alone; packed matrices are trees of them."""
+        found = {}
+        for row in self.table:
+            there = packed_shapes(self.checkpoint.tensors, row)
+            rows = self.rows_of(row)
+            plain = jax.ShapeDtypeStruct(row.ours if rows is None else (rows, *row.ours[1:]), self.kind)
+            word = self.words.get(row.path, packing.KEEP)
+            found[row.path] = there or (plain if word == packing.KEEP else packing.quantized_shapes(plain, word))
+        return found
+
+
 def load(
     path: str,
     tokenizer: str = "",
@@ -52,56 +86,82 @@ def load(
     quantize: Sequence[tuple[str, str]] = (),
     listed: bool = False,
 ) -> tuple[Model, dict]:
-    """Opens and checks a checkpoint (big_vision npz or Hugging Face), and puts it on the device leaf by leaf.
+    """Opens and checks a checkpoint, and puts it on the device: `open_model`, then `load_opened`."""
+    return load_opened(open_model(path, tokenizer, dtype, quantize), listed)
 
-    The weights are digested while they are read: whoever saves a roll later knows what it belongs to. Matrices that the
-    file has in four bits stay packed; `quantize` are rules (path regex, word) for the others, see `quantize.words_for`.
-    `listed`: the decoder's layers come as lists of their own arrays, not stacked (see `trees`).
+
+def open_model(
+    path: str,
+    tokenizer: str = "",
+    dtype: str = "auto",
+    quantize: Sequence[tuple[str, str]] = (),
+    stand_in: Callable[[int], Tokenizer] | None = None,
+) -> Opened:
+    """Opens and checks a checkpoint (big_vision npz or Hugging Face): its headers, config and tokenizer.
+
+    Matrices that the file has in four bits stay packed; `quantize` are rules (path regex, word) for the others, see
+    `quantize.words_for`. With `stand_in`, which makes a tokenizer for so many ids, none is looked for, and a folder
+    without weights serves, too: its config.json says their shapes.
 
     Raises UserError for a file that is missing, damaged or of another model, naming each odd tensor.
     """
     dtype = choose_dtype(dtype)
-    checkpoint = open_checkpoint(TINY / "paligemma-tiny.npz" if path == "tiny" else Path(path))
+    place = TINY / "paligemma-tiny.npz" if path == "tiny" else Path(path)
+    checkpoint = open_checkpoint(place) if stand_in is None else open_shapes(place)
     source = str(checkpoint.path)
     family = catalogue.family_of(checkpoint)
     config = dataclasses.replace(family.config(checkpoint.config, checkpoint.shapes, source), dtype=dtype)
-    place = Path(tokenizer) if tokenizer else _tokenizer_beside(checkpoint, path, family)
-    opened = text.load(place)
-    text.check(opened, config.text.vocab, family.special_ids or _stated_ids(checkpoint), f"{source} ({family.name})")
+    if stand_in is None:
+        opened = text.load(Path(tokenizer) if tokenizer else _tokenizer_beside(checkpoint, path, family))
+        text.check(
+            opened, config.text.vocab, family.special_ids or _stated_ids(checkpoint), f"{source} ({family.name})"
+        )
+    else:
+        opened = stand_in(config.text.vocab)
     if family.other_templates:
         template = encode.fitting((family.template, *family.other_templates), opened)
         family = dataclasses.replace(family, template=template)
-    digest = TreeDigest({EMBEDDING: opened.size})
     table = family.tensors(config, checkpoint.tensors)
-    kind = np.dtype(np.float32 if dtype == "float32" else ml_dtypes.bfloat16)
     words = packing.words_for(quantize, {row.path: row.ours for row in table}) if quantize else {}
-    stacks = family.stacks(config)
-    params: dict[str, Any] = {}
-    for leaf, array in stream_packed(checkpoint.tensors, table, kind, source):
-        if isinstance(array, np.ndarray):
-            digest.add(leaf, array)
-        else:  # four bits are weights of their own, digested as they lie there
-            for number, part in enumerate(jax.tree.leaves(array)):
-                digest.add(f"{leaf}/{number}", part)
-        word = words.get(leaf, packing.KEEP) if isinstance(array, np.ndarray) else packing.KEEP
-        put = jax.device_put if word == packing.KEEP else functools.partial(packing.quantized, word=word)
-        if listed and trees.stack_of(leaf, stacks):
-            params[leaf] = [put(layer) for layer in array]
-            continue
-        # Rows past the tokenizer's are Hugging Face's padding. big_vision's form of the same model has none, and with
-        # them every probability would be another: with the same hash, a model is the same.
-        cut = leaf == EMBEDDING and family.npz is not None
-        params[leaf] = put(array[: opened.size] if cut else array)
     if family.npz is not None:
         config = dataclasses.replace(config, text=dataclasses.replace(config.text, vocab=opened.size))
     name = "tiny" if path == "tiny" else checkpoint.name
-    base = Base(name, digest.hexdigest())
+    return Opened(Model(family, config, opened, Base(name, "")), checkpoint, table, words)
+
+
+def load_opened(opened: Opened, listed: bool = False) -> tuple[Model, dict]:
+    """Puts an opened checkpoint on the device leaf by leaf.
+
+    The weights are digested while they are read: whoever saves a roll later knows what it belongs to. `listed`: the
+    decoder's layers come as lists of their own arrays, not stacked (see `trees`).
+
+    Raises UserError for weights that are damaged or not those that were said.
+    """
+    model, checkpoint = opened.model, opened.checkpoint
+    source = str(checkpoint.path)
+    digest = TreeDigest({EMBEDDING: model.tokenizer.size})
+    rows = {row.path: opened.rows_of(row) for row in opened.table}
+    params: dict[str, Any] = {}
+    for leaf, array in stream_packed(checkpoint.tensors, opened.table, opened.kind, source):
+        word = packing.KEEP
+        if isinstance(array, np.ndarray):
+            digest.add(leaf, array)
+            word = opened.words.get(leaf, word)
+        else:  # four bits are weights of their own, digested as they lie there
+            for number, part in enumerate(jax.tree.leaves(array)):
+                digest.add(f"{leaf}/{number}", part)
+        put = jax.device_put if word == packing.KEEP else functools.partial(packing.quantized, word=word)
+        if listed and trees.stack_of(leaf, model.stacks):
+            params[leaf] = [put(layer) for layer in array]
+        else:
+            params[leaf] = put(array if rows[leaf] is None else array[: rows[leaf]])
+    base = Base(model.base.name, digest.hexdigest())
     if whole.is_whole(checkpoint.path) and checkpoint.config and checkpoint.config["weights"] != base.hash:
         raise UserError(
             f"{whole.json_of(checkpoint.path)} belongs to other weights than {source}: one of them was copied or "
             "written without the other. Copy both, or write both again with --whole"
         )
-    return Model(family, config, opened, base, digest.exact()), trees.unflatten(params)
+    return dataclasses.replace(model, base=base, exact=digest.exact()), trees.unflatten(params)
 
 
 def check_whole(model: Model, classifier: bool) -> None:

@@ -1,7 +1,9 @@
 """The device that programs run on: its memory, its compiler, its dtype, and where compiled programs are kept."""
 
+import contextlib
+import contextvars
 import os
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,24 @@ def set_up_jax() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+_DESCRIBED = contextvars.ContextVar("described", default=False)
+
+
+@contextlib.contextmanager
+def described_gpu() -> Iterator[None]:
+    """What is traced inside is traced for a GPU that need not be there: to compile it, never to run it."""
+    token = _DESCRIBED.set(True)
+    try:
+        yield
+    finally:
+        _DESCRIBED.reset(token)
+
+
 def is_gpu() -> bool:
+    """Whether programs are for a GPU: the one that is here, or one that is only described."""
     import jax
 
-    return jax.default_backend() == "gpu"
+    return _DESCRIBED.get() or jax.default_backend() == "gpu"
 
 
 def choose_dtype(dtype: str) -> str:
@@ -42,7 +58,7 @@ def choose_dtype(dtype: str) -> str:
 
     if dtype != "auto":
         return dtype
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return "float32" if jax.default_backend() == "cpu" and not is_gpu() else "bfloat16"
 
 
 def compiler_options() -> dict[str, Any] | None:
@@ -52,7 +68,10 @@ def compiler_options() -> dict[str, Any] | None:
     one input are not merged: XLA would put an adapter's few columns beside its weight, by a copy of both at every step
     (7 of 33 GB that one roll of PaliGemma-3B moves, with JAX 0.10).
     """
-    return GPU_OPTIONS if is_gpu() else None
+    if not is_gpu():
+        return None
+    return GPU_OPTIONS | UNTRIED if _DESCRIBED.get() else GPU_OPTIONS
 
 
 GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_dot_merger_threshold_mb": 0}
+UNTRIED = {"xla_gpu_autotune_level": 0}  # kernels are chosen by trial on the card, and there is none

@@ -1,25 +1,352 @@
-"""What a step will need, from the compiled program, and how many rolls that leaves room for."""
+"""What a run needs of a device's memory, part by part, from the compiler's own analysis of its programs.
 
+Weights, adapters and states are counted from shapes; what lies beside them while a program runs is what the compiler
+says it sets aside. All of it works on shapes alone (see `training.outline`): it can be asked before anything is loaded.
+"""
+
+import contextvars
+import dataclasses
+import hashlib
+import math
+import os
+import re
 import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import jax
 
-from rolltune.data.batches import joint_batch
-from rolltune.training.loop import Run, new_state
+from rolltune import quantize, trees
+from rolltune.data.batches import Encoded
+from rolltune.device import is_gpu
+from rolltune.errors import UserError
+from rolltune.inputs import features, rows, states
+from rolltune.inputs.feeds import TableFeed, TileFeed
+from rolltune.training import outline, setup
+from rolltune.training.loop import Run
+from rolltune.training.outline import Outline, Shaped
 
 HEADROOM = 0.92  # of the free memory: the allocator's own rounding, and what else the desktop opens
+CONTEXT = 0.5 * 2**30  # what CUDA and its libraries take of a card beside all arrays; no allocator counts it
+LEAST_DEPTH = 4  # layers: from there on a program's memory grows evenly with their number
+EXACT_DEPTH = 16  # up to which all layers are compiled
+
+
+def gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def parse_size(text: str, name: str) -> int:
+    """Bytes of "12GiB", "0.8 GiB", "800MB". Raises UserError, which names the flag, for what is no size above 0."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if match is None or match[2].lower() not in UNITS or not match[2]:
+        raise UserError(f"{name} {text!r}: expected a size with its unit, such as 12GiB or 800MiB")
+    size = round(float(match[1]) * UNITS[match[2].lower()])
+    if not size:
+        raise UserError(f"{name} {text!r}: expected more than nothing, such as 12GiB")
+    return size
+
+
+class Program(NamedTuple):
+    """What a compiled program sets aside while it runs, beside its inputs. Bytes."""
+
+    temporary: int  # of all kinds but workspace
+    workspace: int  # that cuBLAS asks for
+    output: int  # beside what replaces an input
+    activations: int = 0  # of the temporaries, what every layer keeps; known where two depths were compiled
+
+    @property
+    def total(self) -> int:
+        return sum(self)
+
+
+def measure(jitted: Any, args: tuple, place: Any = None, known: dict[bytes, Program] | None = None) -> Program:
+    """Compiles a program for arguments that may be shapes: for the device that is here, or the one that `place` says.
+
+    Of several choices' programs many are the same: those in `known`, by their text, are not compiled again.
+    """
+    if place is not None:
+        args = jax.tree.map(lambda leaf: Shaped(leaf.shape, leaf.dtype, sharding=place), args)
+    lowered, known = jitted.lower(*args), {} if known is None else known
+    name = hashlib.sha256(lowered.as_text().encode()).digest()
+    if name not in known:
+        known[name] = _analysis(lowered.compile(), place)
+    return known[name]
+
+
+def _analysis(compiled: Any, place: Any) -> Program:
+    found = compiled.memory_analysis()
+    output = found.output_size_in_bytes - found.alias_size_in_bytes
+    on_gpu = place is not None or jax.default_backend() == "gpu"
+    workspace = min(workspace_of(compiled.as_text()) if on_gpu else 0, found.temp_size_in_bytes)
+    return Program(found.temp_size_in_bytes - workspace, workspace, output)
+
+
+def workspace_of(program: str) -> int:
+    """The largest workspace of a product: the one the others use again. Bytes."""
+    return max((int(size) for size in re.findall(r"[su]8\[(\d+)\]\S* custom-call", program)), default=0)
+
+
+def deepened(short: Program, long: Program, depths: tuple[int, int], depth: int) -> Program:
+    """The program of `depth` layers by those of two smaller (or one smaller, one equal) numbers of layers."""
+    each = (long.temporary - short.temporary) / (depths[1] - depths[0])
+    whole = round(long.temporary + each * (depth - depths[1]))
+    activations = min(max(round(each * depth), 0), whole)
+    grow = lambda a, b: round(b + (b - a) / (depths[1] - depths[0]) * (depth - depths[1]))
+    output = grow(short.output, long.output)
+    return Program(whole - activations, long.workspace, output, activations)
+
+
+def depths_for(made: Outline) -> tuple[int, int]:
+    """Two numbers of layers that say all about a deeper model; the second is the model's own where that is small."""
+    each = outline.period(made.plan.stacks)
+    short = each * math.ceil(LEAST_DEPTH / each)
+    if made.depth <= max(EXACT_DEPTH, 2 * short):
+        return max(1, made.depth // 2), made.depth
+    return short, 2 * short
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """What the device holds in one part of a run, by what it is. Bytes."""
+
+    part: str
+    weights: int = 0  # frozen ones, as they lie there
+    kept: int = 0  # rows of pictures and states that were worked out before
+    trained: int = 0  # adapters, heads, weights that are trained, with the copies that new rolls begin from
+    optimizer: int = 0
+    activations: int = 0
+    temporary: int = 0
+    workspace: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, entry.name) for entry in dataclasses.fields(self)[1:])
+
+    def beside(self, program: Program, more: int = 0) -> "Need":
+        """With what a program sets aside, and the inputs that it is handed anew each time."""
+        return dataclasses.replace(
+            self,
+            activations=self.activations + program.activations,
+            temporary=self.temporary + program.temporary + program.output + more,
+            workspace=self.workspace + program.workspace,
+        )
+
+
+def peak(needs: Iterable[Need]) -> Need:
+    return max(needs, key=lambda need: need.total)
+
+
+def size_of(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def step_args(run: Run, data: Encoded, slots: int, each: int) -> tuple:
+    """What the step of so many rolls is called with, `each` rows in a micro-batch, in the largest shape of the data."""
+    batch, source = outline.batch_of(data.feed, data.shapes[-1], (slots, run.accumulate, each))
+    return run.base, source, outline.rolls_of(run, slots), batch
+
+
+class Wanted(NamedTuple):
+    """A program to measure: what part of a run, its arguments, and what of them is handed over anew."""
+
+    jitted: Any
+    args: tuple
+    fresh: int
+
+
+def step_of(made: Outline, slots: int) -> Wanted:
+    run, _ = outline.programs(made)
+    args = step_args(run, made.cached.training, slots, made.recipe.batch)
+    return Wanted(run.step, args, _fresh(args[3], args[1], made.cached.training))
+
+
+def score_of(made: Outline, slots: int) -> Wanted:
+    run, evaluator = outline.programs(made)
+    rolls, data = outline.rolls_of(run, slots), made.cached.scoring
+    batch, source = outline.batch_of(data.feed, data.shapes[-1], (made.recipe.evaluate_batch,))
+    return Wanted(evaluator.score, (run.base, source, rolls.trainable, rolls.scale, batch), _fresh(batch, source, data))
+
+
+def write_of(made: Outline, slots: int) -> Wanted:
+    """Answers are written roll by roll: a copy of the one's adapters is made for it."""
+    run, evaluator = outline.programs(made)
+    data = made.cached.prompts
+    assert evaluator.writer and data
+    rolls = outline.rolls_of(run, 1)
+    one = jax.tree.map(lambda leaf: Shaped(leaf.shape[1:], leaf.dtype), (rolls.trainable, rolls.scale))
+    batch, source = outline.batch_of(data.feed, data.shapes[-1], (made.recipe.evaluate_batch,))
+    return Wanted(evaluator.writer.write, (run.base, source, *one, batch), _fresh(batch, source, data) + size_of(one))
+
+
+def _fresh(batch: Any, source: Any, data: Encoded) -> int:
+    """Bytes that a call brings to the device: a table is there already."""
+    return size_of(batch) + (0 if isinstance(data.feed, TableFeed) else size_of(source))
+
+
+def needs_of(
+    made: Outline,
+    slots: int,
+    place: Any = None,
+    exact: bool = False,
+    known: dict[bytes, Program] | None = None,
+) -> list[Need]:
+    """What each part of a run needs, in the order in which they come.
+
+    With `exact` the programs are compiled as they will run (and are found in the compiler's cache later); otherwise
+    those of two smaller numbers of layers, which say the same in less time, and what the layers keep.
+    """
+    depth = made.depth
+    depths = (depth,) if exact else depths_for(made)
+    cuts = {count: made if count == depth else outline.cut_depth(made, count) for count in depths}
+    asked: dict[tuple[str, int], Callable[[], Program]] = {}
+
+    def ask(part: str, wanted: Callable[[Outline, int], Wanted]) -> None:
+        for count, cut in cuts.items():
+            asked[part, count] = lambda cut=cut: measure(*wanted(cut, slots)[:2], place, known)  # type: ignore[misc]
+
+    ask("training step", step_of)
+    ask("evaluation", score_of)
+    if made.cached.prompts is not None:
+        ask("writing answers", write_of)
+    if tower := features_of(made):
+        asked["image features", 0] = lambda: measure(*tower[:2], place, known)
+    if lower := states_of(made):
+        asked["lower states", 0] = lambda: measure(*lower[:2], place, known)
+    if largest := encoding_of(made):
+        asked["loading", 0] = lambda: measure(*largest[:2], place, known)
+    found = dict(zip(asked, at_once(list(asked.values())), strict=True))
+
+    def program(part: str) -> Program:
+        if len(depths) == 1:
+            return found[part, depth]
+        return deepened(found[part, depths[0]], found[part, depths[1]], depths, depth)
+
+    run, _ = outline.programs(made)
+    rolls = outline.rolls_of(run, slots)
+    start = size_of((made.cached.start.full, made.cached.start.adapters))
+    whole, tables = size_of(made.params), tables_of(made)
+    gone = () if isinstance(made.cached.scoring.feed, TileFeed) else made.model.family.towers
+    towers = sum(size_of(made.params[name]) for name in gone)
+    needs = [Need("loading", weights=loading_peak(made, found.get(("loading", 0))))]
+    feed = outline.feed_of(made.model, made.plan, made.inputs.pictures, made.recipe.table_gib)
+    kept = size_of(feed.source) if isinstance(feed, TableFeed) else 0
+    if tower:
+        needs.append(Need("image features", weights=whole).beside(found["image features", 0], tower.fresh))
+    if made.cached.start.full:  # copied before the frozen ones are let go of
+        needs.append(Need("weights to train", weights=whole - towers, kept=kept, trained=start))
+    if lower:
+        base = size_of(lower.args[0])
+        own = Need("lower states", weights=base, kept=max(kept, tables), trained=start)
+        needs.append(own.beside(found["lower states", 0], lower.fresh))
+    standing = Need(
+        "",
+        weights=size_of(made.cached.base),
+        kept=tables,
+        trained=start + size_of(rolls.trainable),
+        optimizer=size_of(rolls) - size_of(rolls.trainable),
+    )
+    of_part = {"training step": step_of, "evaluation": score_of, "writing answers": write_of}
+    for part in dict.fromkeys(part for part, _ in asked if part in of_part):
+        fresh = of_part[part](made, slots).fresh
+        needs.append(dataclasses.replace(standing, part=part).beside(program(part), fresh))
+    return needs
+
+
+def at_once(jobs: Sequence[Callable[[], Program]]) -> list[Program]:
+    """Compiles on a few threads: XLA works outside Python's lock."""
+    with ThreadPoolExecutor(max(1, min(4, (os.cpu_count() or 1) // 2))) as pool:
+        # Each in a copy of the context, which says whether the card is only described.
+        futures = [pool.submit(contextvars.copy_context().run, job) for job in jobs]
+        return [future.result() for future in futures]
+
+
+def tables_of(made: Outline) -> int:
+    """Bytes of all tables that stay on the device, each once."""
+    feeds = [data.feed for data in (made.cached.training, made.cached.scoring, made.cached.prompts) if data]
+    tables = {id(feed): size_of(feed.source) for feed in feeds if isinstance(feed, TableFeed)}
+    return sum(tables.values())
+
+
+def features_of(made: Outline) -> Wanted | None:
+    """The frozen tower's program, on as many tiles at once as any picture's need."""
+    pictures, model = made.inputs.pictures, made.model
+    if not pictures.places or made.plan.in_step:
+        return None
+    counts = {pictures.tiles(key) for key in pictures.sizes}
+    count = max(counts, key=lambda tiles: tiles * features.at_once(tiles))
+    tile, size = outline.tile_of(pictures), features.at_once(count)
+    tiles = Shaped((size, count, *tile.shape[1:]), tile.dtype)
+    needed = {name: part for name, part in made.params.items() if name != "text"}
+    args = (needed, tiles, Shaped((size, 1), "int32"))
+    return Wanted(features.program(model, made.plan.projected), args, size_of(tiles))
+
+
+def states_of(made: Outline) -> Wanted | None:
+    """The program that works out states below the first trained layer."""
+    if not made.plan.first or made.cached.network.first == 0:
+        return None
+    model, recipe = made.model, made.recipe
+    feed = outline.feed_of(model, made.plan, made.inputs.pictures, recipe.table_gib)
+    data = rows.encoded(made.inputs.scoring, feed, made.data.examples)
+    batch, source = outline.batch_of(feed, data.shapes[-1], (recipe.evaluate_batch,))
+    kept = {name: part for name, part in made.params.items() if name not in model.family.towers}
+    listed, full = is_gpu(), made.plan.paths("full")
+    base = jax.eval_shape(lambda tree: trees.arrange(tree, model.stacks, made.plan.first, listed, full), kept)
+    network = setup.network_of(model, made.plan, recipe, made.data.task)
+    return Wanted(states.program(network), (base, batch, source), _fresh(batch, source, data))
+
+
+def encoding_of(made: Outline) -> Wanted | None:
+    """What quantizes the largest of the matrices that are quantized while they are loaded."""
+    opened = made.opened
+    sizes = {row.path: row.shape for row in opened.table if opened.words.get(row.path, quantize.KEEP) != quantize.KEEP}
+    leaves = opened.shapes()
+    own = [path for path in sizes if isinstance(leaves[path], quantize.Quantized)]
+    if not own:
+        return None
+    path = max(own, key=lambda path: math.prod(sizes[path]))
+    matrix = Shaped(sizes[path], opened.kind)
+    word = opened.words[path]
+    return Wanted(jax.jit(lambda kernel: quantize.encoded(kernel, word)), (matrix,), size_of(matrix))
+
+
+def loading_peak(made: Outline, encoding: Program | None) -> int:
+    """The most that lies on the device while the weights come: of what is quantized, its last matrix as it was, too."""
+    opened, leaves = made.opened, made.opened.shapes()
+    held = most = 0
+    for row in opened.table:
+        size = size_of(leaves[row.path])
+        now = size
+        if encoding and opened.words.get(row.path, quantize.KEEP) != quantize.KEEP:
+            matrix = math.prod(row.shape) * opened.kind.itemsize
+            now = size + matrix + encoding.temporary
+        most = max(most, held + now)
+        held += size
+    return most
+
+
+def most_rolls(one: Sequence[Need], two: Sequence[Need], room: float, most: int = 64) -> int:
+    """How many rolls fit, by what one and two need: every further roll costs the same. 0 where not even one does."""
+    count = most
+    for first, second in zip(one, two, strict=True):
+        each = max(second.total - first.total, 0)
+        left = room - first.total
+        if left < 0:
+            return 0
+        count = min(count, 1 + int(left // each) if each else most)
+    return count
 
 
 def step_bytes(run: Run, slots: int) -> int:
     """Peak bytes of one step of `slots` rolls on the device, beside the base and the tables: states and temporaries."""
-    state = jax.eval_shape(lambda: new_state(run, slots).rolls)
-    loaders = [run.loader(run.lottery.draw(number, fold=None if run.folds is None else number % run.folds))
-               for number in range(slots)]  # fmt: skip
-    batch, source = joint_batch(loaders, [0] * slots, run.accumulate)
-    compiled = run.step.lower(run.base, source, state, batch).compile()  # type: ignore[attr-defined]  # jitted
-    analysis = compiled.memory_analysis()
-    rolls = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    return analysis.temp_size_in_bytes + rolls
+    loader = run.loader(run.lottery.draw(0, fold=None if run.folds is None else 0))
+    args = step_args(run, loader.data, slots, loader.batch // run.accumulate)
+    return measure(run.step, args).total + size_of(args[2]) + _fresh(args[3], args[1], loader.data)
 
 
 def free_bytes() -> int | None:
@@ -49,6 +376,5 @@ def fit_rolls(run: Run, most: int = 64) -> tuple[int, str]:
         return 4, "rolls: 4, since this device does not say how much memory it has"
     one, two = step_bytes(run, 1), step_bytes(run, 2)
     each = max(two - one, 1)
-    count = max(1, min(most, 1 + int((free * HEADROOM - one) // each)))
-    gib = lambda size: f"{size / 2**30:.2f} GiB"
+    count = max(1, most_rolls([Need("step", temporary=one)], [Need("step", temporary=two)], free * HEADROOM, most))
     return count, f"rolls: {count}: {gib(free)} are free, the first takes {gib(one)}, each further one {gib(each)}"

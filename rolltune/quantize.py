@@ -209,8 +209,19 @@ def quantized(kernel: Any, word: str) -> Quantized:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *[one(matrix) for matrix in kernel])
 
 
+def quantized_shapes(kernel: jax.ShapeDtypeStruct, word: str) -> Quantized:
+    """The shapes of what `quantized` makes of a matrix, or a stack of such, of this shape."""
+    layers = kernel.shape[:-2]
+    one = jax.eval_shape(lambda matrix: _encode(matrix, word), jax.ShapeDtypeStruct(kernel.shape[-2:], kernel.dtype))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*layers, *leaf.shape), leaf.dtype), one)
+
+
 @functools.partial(jax.jit, static_argnums=1)
 def _encode(matrix: Num[Array, "i o"], word: str) -> Quantized:
+    return encoded(matrix, word)
+
+
+def encoded(matrix: Num[Array, "i o"], word: str) -> Quantized:
     return KINDS[word](jnp.swapaxes(matrix, -1, -2))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from rolltune import adapters, recipe
 from rolltune.adapters import CLASSES
-from rolltune.commands import convert, doctor, download, learn, shuffle
+from rolltune.commands import convert, doctor, download, learn, plan_memory, shuffle
 from rolltune.families import catalogue
 from rolltune.models import decoder, vision
 from rolltune.recipe import EXAMPLES
@@ -101,8 +101,16 @@ def test_every_command_shown_is_a_recipe_whose_rules_mean_something(page):
 
 PARSERS = {
     **{"00-doctor.py": doctor.parser, "01-download_models.py": download.parser, "02-shuffle_data.sh": shuffle.parser},
-    **{"03-do_learn.py": learn.parser, "06-convert_data.py": convert.parser},
+    **{"03-do_learn.py": learn.parser, "06-convert_data.py": convert.parser, "09-plan_memory.py": plan_memory.parser},
 }
+
+
+def test_the_commands_of_the_page_on_memory_are_understood():
+    lines = [line for line in (ROOT / "docs/memory.md").read_text().splitlines() if line.startswith("./09")]
+    assert len(lines) >= 3
+    for line in lines:
+        _, *arguments = shlex.split(line, comments=True)
+        assert plan_memory.parser().parse_known_args(arguments)[1] == []
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("docs/recipes/*.md")), ids=lambda page: page.name)

@@ -1,4 +1,4 @@
-"""How many rolls fit: from the compiled step, never more than the free memory holds."""
+"""What a run needs, by the compiler; how many rolls fit: never more than the free memory holds."""
 
 import json
 import types
@@ -6,11 +6,17 @@ import types
 import jax
 import pytest
 
-from rolltune import memory
+from rolltune import base, memory
+from rolltune.data.batches import joint_batch
+from rolltune.errors import UserError
 from rolltune.jobs.learn import prepare
+from rolltune.memory import Need, Program
 from rolltune.recipe import Recipe
 from rolltune.tiny.ads import write_sample_ads
+from rolltune.training import setup
 from rolltune.training.dataset import Wanted, read_data
+from rolltune.training.loop import new_state
+from rolltune.training.outline import NoTokenizer, Stated, outline, stated_data
 
 
 def test_rolls_fill_the_free_memory_and_no_more(tmp_path, monkeypatch):
@@ -62,3 +68,90 @@ def test_the_driver_is_asked_for_the_fullest_card(monkeypatch, tmp_path):
 @pytest.mark.skipif(memory.free_bytes() is not None, reason="this device says how much memory it has")
 def test_a_device_that_does_not_say_gets_four():
     assert memory.fit_rolls(None)[0] == 4
+
+
+@pytest.mark.parametrize("text, size", [("12GiB", 12 * GIB), ("0.8 GiB", round(0.8 * GIB)), ("800MB", 800_000_000)])
+def test_sizes_have_units(text, size):
+    assert memory.parse_size(text, "--budget") == size
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "12 apples", "12", "", "0GiB", "nan GiB", "1e3GiB"])
+def test_what_is_no_size_is_refused_by_its_name(text):
+    with pytest.raises(UserError, match=r"--budget.*such as 12GiB"):
+        memory.parse_size(text, "--budget")
+
+
+def made_of(folder, layers: int):
+    config = {
+        **{"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": layers},
+        **{"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 256, "rms_norm_eps": 1e-5},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    recipe = Recipe(model=str(folder), rank=4, dtype="bfloat16", answers=("a", "b"))
+    opened = base.open_model(recipe.model, "", recipe.dtype, recipe.packing, NoTokenizer)
+    return outline(opened, recipe, *stated_data(opened.model, recipe, Stated(64, 8, rows=4)))
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_few_layers_say_what_all_of_them_need(tmp_path, monkeypatch, listed):
+    """As a GPU has them in a list, and as a CPU scans them."""
+    monkeypatch.setattr("rolltune.training.outline.is_gpu", lambda: listed)
+    monkeypatch.setattr(memory, "EXACT_DEPTH", 8)
+    made = made_of(tmp_path, 14)
+    assert memory.depths_for(made) == (4, 8)
+    short, whole = memory.needs_of(made, 1), memory.needs_of(made, 1, exact=True)
+    assert [need.part for need in short] == [need.part for need in whole]
+    for guess, known in zip(short, whole, strict=True):
+        assert guess.total == pytest.approx(known.total, rel=0.02 if listed else 0.04), known.part
+    step = {need.part: need for need in short}["training step"]
+    assert step.activations > 0 and step.trained > 0 and step.optimizer > step.trained
+
+
+def test_a_model_of_few_layers_is_compiled_whole(tmp_path):
+    made = made_of(tmp_path, 3)
+    assert memory.depths_for(made) == (1, 3)
+    one, two = memory.needs_of(made, 1), memory.needs_of(made, 2)
+    assert [need.total for need in one] == [need.total for need in memory.needs_of(made, 1, exact=True)]
+    grown = {need.part for need, more in zip(one, two, strict=True) if more.total > need.total}
+    assert grown == {"training step", "evaluation"}
+
+
+def test_a_programs_part_of_each_layer_is_what_it_grows_by():
+    found = memory.deepened(Program(140, 5, 20), Program(180, 7, 24), (4, 8), 18)
+    assert found == Program(temporary=100, workspace=7, output=34, activations=180)
+    assert memory.deepened(Program(90, 0, 0), Program(80, 0, 0), (4, 8), 8) == Program(80, 0, 0, 0)
+
+
+def test_rolls_are_as_many_as_the_tightest_part_allows():
+    one = [Need("loading", weights=10), Need("step", weights=8, trained=1), Need("score", weights=8, trained=3)]
+    two = [Need("loading", weights=10), Need("step", weights=8, trained=2), Need("score", weights=8, trained=6)]
+    assert memory.most_rolls(one, two, 20) == 4  # 8 + 3 * 4
+    assert memory.most_rolls(one, two, 10.5) == 0  # the first is evaluated in 11
+    assert memory.most_rolls(one[:1], two[:1], 10, most=9) == 9
+
+
+def test_the_largest_workspace_counts_once():
+    text = """
+  %a = (bf16[8]{0}, s8[4194304]{0}) custom-call(%x), custom_call_target="__cublas$gemm"
+  %b = s8[33554432]{0} custom-call(%x)
+  %c = s8[99999999]{0} fusion(%x)
+"""
+    assert memory.workspace_of(text) == 33554432
+    assert memory.workspace_of("  %a = (bf16[8,2]{1,0}, s8[4194304]{0}) custom-call(%x)") == 4194304
+
+
+def test_the_steps_that_are_planned_are_those_that_run(tmp_path, monkeypatch):
+    """What the check compiles, the compiler's cache has when the run comes to it: no program is compiled twice."""
+    write_sample_ads(tmp_path, seed=0)
+    rows = (tmp_path / "data.jsonl").read_text().splitlines()[:8]
+    (tmp_path / "few.jsonl").write_text("\n".join(rows) + "\n")
+    recipe = Recipe(evaluate_batch=2)
+    data = read_data({"train": tmp_path / "few.jsonl"}, Wanted("auto"), lambda text: None)
+    opened = base.open_model("tiny")
+    made = outline(opened, recipe, data, setup.encode(opened.model, recipe, data))
+    ready = prepare(recipe, data, 1)
+    state = new_state(ready.run, 1)
+    batch, source = joint_batch([ready.run.loader(state.slots[0].draw)], [0], 1)
+    real = ready.run.step.lower(ready.run.base, source, state.rolls, batch).as_text()
+    wanted = memory.step_of(made, 1)
+    assert wanted.jitted.lower(*wanted.args).as_text() == real

@@ -1,4 +1,4 @@
-"""00-doctor.py: what is wrong with a data set, most urgent first."""
+"""00-doctor.py: what is wrong with a data set, or without one with the GPU, most urgent first."""
 
 import argparse
 import sys
@@ -17,6 +17,7 @@ from rolltune.data.findings import ERROR, NOTE, WARNING, Finding
 from rolltune.errors import UserError
 
 EXAMPLES = """examples:
+  ./00-doctor.py                                     no data: the GPU, its driver, JAX, its memory, the cache folders
   ./00-doctor.py dataset/set1                        train.jsonl and valid.jsonl of a folder, and leaks between
   ./00-doctor.py dataset/data.jsonl                  one file
   ./00-doctor.py train.jsonl valid.jsonl --fix       also write train.cleaned.jsonl and valid.cleaned.jsonl beside them
@@ -24,16 +25,16 @@ EXAMPLES = """examples:
   ./00-doctor.py animals/ --names '{"ragno": "spider"}'   a folder with one sub-folder an answer
   ./00-doctor.py lmsys.csv --tokenizer gemma/tokenizer.model --max-tokens 1024
 
-exit status: 0 training can start, 1 something has to be put right first, 2 the command could not be done.
+exit status: 0 training can start, 1 something has to be put right first (no GPU, too), 2 the command could not be done.
 """
 LINES_OF_A_KIND = 10
 STYLES = {ERROR: "bold red", WARNING: "yellow", NOTE: "cyan"}
 
 
 def parser() -> argparse.ArgumentParser:
-    about = "Look through a data set: broken files, duplicates, leaks between splits, imbalance, lengths."
+    about = "Look through a data set: broken files, duplicates, leaks, imbalance, lengths. Without one, at the GPU."
     made = command_parser("00-doctor.py", about, EXAMPLES)
-    made.add_argument("data", nargs="+", help="JSONL, JSON, CSV, image folder, folder of splits, or tfds:NAME")
+    made.add_argument("data", nargs="*", help="JSONL, JSON, CSV, image folder, folder of splits, or tfds:NAME")
     made.add_argument("--fix", action="store_true", help="write NAME.cleaned.jsonl beside each file (never over it)")
     made.add_argument("--html", type=Path, metavar="FILE", help="write the report as one HTML file")
     made.add_argument("--all", action="store_true", help=f"print every finding, not {LINES_OF_A_KIND} of a kind")
@@ -46,6 +47,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     console = terminal()
+    if not options.data:
+        return look_at_gpu(options, console)
     if options.max_tokens is not None and options.tokenizer is None:
         raise UserError("--max-tokens counts tokens: give the --tokenizer to count with")
     sources = sources_of(options.data)
@@ -73,6 +76,25 @@ def main(argv: list[str] | None = None) -> int:
     verdict = "training can start" if report.may_train else "put the errors right before training"
     tell(console, f"{counts}: {verdict}", style="green" if report.may_train else "bold red")
     return 0 if report.may_train else 1
+
+
+def look_at_gpu(options: argparse.Namespace, console: Console) -> int:
+    """Without data: what stands between this machine's GPU and a training."""
+    for flag in ("fix", "html", "tokenizer", "max_tokens"):
+        if getattr(options, flag):
+            raise UserError(f"--{flag.replace('_', '-')} is for data: name a file or a folder, such as dataset/set1")
+    from rolltune.device import share_memory
+    from rolltune.jobs import gpu_doctor
+
+    facts = gpu_doctor.gather(share_memory)
+    for line in gpu_doctor.told(facts):
+        tell(console, line)
+    found = gpu_doctor.findings(facts)
+    _tell(console, found, options.all)
+    ready = not any(one.level == ERROR for one in found)
+    verdict = "the GPU is ready" if ready else "put the errors right before training"
+    tell(console, verdict, style="green" if ready else "bold red")
+    return 0 if ready else 1
 
 
 def _tell(console: Console, findings: list[Finding], everything: bool) -> None:

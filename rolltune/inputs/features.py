@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -32,29 +32,43 @@ def compute(
     model: Model, params: dict, pictures: Pictures, keys: Sequence[Key], projected: bool
 ) -> Iterator[tuple[Key, np.ndarray]]:
     """(key, its rows that are used [u, C], or [u, D] past the projector); a few pictures of as many tiles at once."""
-    net = Network(model.family, model.config)
+    run = program(model, projected)
     by_tiles: dict[int, list[Key]] = collections.defaultdict(list)
     for key in keys:
         by_tiles[pictures.tiles(key)].append(key)
 
     needed = {name: part for name, part in params.items() if name != "text"}
     for count, some in by_tiles.items():
-        size = max(1, TILES_AT_ONCE // count)
+        size = at_once(count)
         opened = prefetch(pictures.open, some)
         for begin in range(0, len(some), size):
             now = some[begin : begin + size]
             tiles = [next(opened) for _ in now]
             tiles += [tiles[-1]] * (size - len(now))
             values = np.stack([one.pixels for one in tiles])
-            rows = np.asarray(_run(net, projected, needed, values, np.array([[one.aspect] for one in tiles], np.int32)))
+            rows = np.asarray(run(needed, values, np.array([[one.aspect] for one in tiles], np.int32)))
             for key, own in zip(now, rows, strict=False):
                 yield key, own[pictures.places[key].used]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))  # once for all calls: a page asks for a picture or two at a time
-def _run(net: Network, projected: bool, params: dict, tiles: Any, aspect: Any) -> Any:
-    rows = forward.feature_rows(net, params, tiles, aspect)
-    return net.family.project(net.config, params, rows) if projected and net.family.project else rows
+def program(model: Model, projected: bool) -> Callable[..., Any]:
+    """The jitted tower: (parameters without the decoder's, tiles [B, N, h, w, 3], aspect [B, 1]) -> rows."""
+    return _program(Network(model.family, model.config), projected)
+
+
+@functools.cache  # once for all calls: a page asks for a picture or two at a time
+def _program(net: Network, projected: bool) -> Callable[..., Any]:
+    @jax.jit
+    def run(params: dict, tiles: Any, aspect: Any) -> Any:
+        rows = forward.feature_rows(net, params, tiles, aspect)
+        return net.family.project(net.config, params, rows) if projected and net.family.project else rows
+
+    return run
+
+
+def at_once(tiles: int) -> int:
+    """How many pictures of so many tiles go through the tower together."""
+    return max(1, TILES_AT_ONCE // tiles)
 
 
 def table(model: Model, params: dict, pictures: Pictures, projected: bool) -> TableFeed:
@@ -62,10 +76,7 @@ def table(model: Model, params: dict, pictures: Pictures, projected: bool) -> Ta
     lengths = {key: len(places.used) for key, places in pictures.places.items()}
     ends = np.cumsum(list(lengths.values()))
     starts = {key: int(end) - length for (key, length), end in zip(lengths.items(), ends, strict=True)}
-    values = np.zeros(
-        (-(-int(ends[-1]) // TABLE_MULTIPLE) * TABLE_MULTIPLE, width_of(model, projected)),
-        jnp.dtype(model.config.dtype),
-    )
+    values = np.zeros((rows_of_table(pictures), width_of(model, projected)), jnp.dtype(model.config.dtype))
     for key, own in progress(
         compute(model, params, pictures, list(lengths), projected), "image features", len(lengths)
     ):
@@ -96,16 +107,25 @@ def feed(
         return TableFeed(learned, NOTHING, {})
     if in_step:
         return TileFeed(learned, pictures)
-    if bytes_of(model, pictures, projected) <= limit_gib * 2**30:
+    if in_table(model, pictures, projected, limit_gib):
         return table(model, params, pictures, projected)
     kept = files(model, params, pictures, projected)
     return TileFeed(learned, pictures) if kept is None else DiskFeed(learned, kept)
+
+
+def rows_of_table(pictures: Pictures) -> int:
+    rows = sum(len(places.used) for places in pictures.places.values())
+    return -(-rows // TABLE_MULTIPLE) * TABLE_MULTIPLE
 
 
 def bytes_of(model: Model, pictures: Pictures, projected: bool) -> int:
     """What the rows of all pictures take."""
     rows = sum(len(places.used) for places in pictures.places.values())
     return rows * width_of(model, projected) * jnp.dtype(model.config.dtype).itemsize
+
+
+def in_table(model: Model, pictures: Pictures, projected: bool, limit_gib: float) -> bool:
+    return bytes_of(model, pictures, projected) <= limit_gib * 2**30
 
 
 def width_of(model: Model, projected: bool) -> int:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,11 +34,8 @@ def keep(
     None, and a note, where there is no room: then each step runs the lower layers.
     """
     width, dtype = model.config.text.width, jnp.dtype(model.config.dtype)
-    crossing = any(number >= first for number in model.stacks.get(CROSS, ()))
-    first_of: dict[int, int] = {}  # a row that stands in several places is kept once
-    places = [first_of.setdefault(id(row), place) for place, row in enumerate(encoded.rows)]
-    total = sum(len(encoded.rows[place].tokens) for place in first_of.values())
-    in_memory = total * width * dtype.itemsize <= limit_gib * 2**30
+    crossing, in_memory = placing(model, encoded, first, limit_gib)
+    places = _first_places(encoded)
     if crossing and not isinstance(encoded.feed, TableFeed if in_memory else DiskFeed):
         note(
             "states of lower layers are not kept: they and the pictures' rows, which are needed beside them, differ in "
@@ -48,7 +45,7 @@ def keep(
     names = list(map(str, places)) if in_memory else row_names(encoded.rows)
     lengths = {name: len(row.tokens) for name, row in zip(names, encoded.rows, strict=True)}
     place_of = {name: place for place, name in enumerate(names)}
-    run = jax.jit(lambda base, some, source: forward.lower_states(net, base, some, source))
+    run = program(net)
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
         some = dataclasses.replace(encoded, rows=[encoded.rows[place_of[name]] for name in missing], labels=())
@@ -74,9 +71,33 @@ def keep(
         feed = DiskFeed(learned, files)
     if crossing:
         feed = _beside(feed, encoded.feed)
+    return pointing(encoded, feed, names, learned, crossing)
+
+
+def pointing(
+    encoded: Encoded, feed: TableFeed | DiskFeed, names: Sequence[str], learned: int, crossing: bool
+) -> Encoded:
     rows = [pointing_at_states(row, name, learned, crossing) for row, name in zip(encoded.rows, names, strict=True)]
     shapes = shapes_for([feed.shape(row) for row in rows])  # the same tokens, but other rows of each step's own
     return dataclasses.replace(encoded, rows=rows, feed=feed, shapes=shapes)
+
+
+def placing(model: Model, encoded: Encoded, first: int, limit_gib: float) -> tuple[bool, bool]:
+    """(whether the rows of the pictures have to stay beside the states, whether the states stay on the device)."""
+    crossing = any(number >= first for number in model.stacks.get(CROSS, ()))
+    total = sum(len(encoded.rows[place].tokens) for place in set(_first_places(encoded)))
+    size = total * model.config.text.width * jnp.dtype(model.config.dtype).itemsize
+    return crossing, size <= limit_gib * 2**30
+
+
+def _first_places(encoded: Encoded) -> list[int]:
+    """Of each row, the first place in which it stands: a row that stands in several is kept once."""
+    first_of: dict[int, int] = {}
+    return [first_of.setdefault(id(row), place) for place, row in enumerate(encoded.rows)]
+
+
+def program(net: Network) -> Callable[..., Any]:
+    return jax.jit(lambda base, some, source: forward.lower_states(net, base, some, source))
 
 
 def _beside(states: TableFeed | DiskFeed, pictures: Any) -> TableFeed | DiskFeed:

@@ -12,10 +12,11 @@ import numpy as np
 
 from rolltune import recipe as recipes
 from rolltune import trees
-from rolltune.base import Model, check_whole
+from rolltune.base import Model, check_whole, load_opened
 from rolltune.data.examples import Example
 from rolltune.data.sets import find_dataset, shown
 from rolltune.data.splits import cluster_rows, fold_by_id, fold_rows
+from rolltune.device import is_gpu
 from rolltune.errors import UserError
 from rolltune.evaluation.evaluator import Evaluator
 from rolltune.evaluation.figures import check_name, default_metric
@@ -27,13 +28,15 @@ from rolltune.jobs.judge import judge_of
 from rolltune.jobs.log import Log, Sinks
 from rolltune.jobs.origin import Origin, run_facts
 from rolltune.jobs.outputs import Outputs
+from rolltune.jobs.plan_memory import check_room
 from rolltune.jobs.second_pass import Earlier, second_pass
-from rolltune.memory import fit_rolls
+from rolltune.memory import fit_rolls, free_bytes
 from rolltune.recipe import Recipe
 from rolltune.tracking import note
 from rolltune.training import checkpoints, setup
 from rolltune.training.dataset import Data, Splits, Wanted, data_of, read_splits
 from rolltune.training.loop import Run, State, new_state, train
+from rolltune.training.outline import outline
 from rolltune.training.rolls import Draw
 from rolltune.weights.roll_file import check_base, save_roll
 from rolltune.weights.whole import learned_in
@@ -97,7 +100,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
         checkpoints.check(out.state, settings, None if options.rolls == "auto" else slots, later=("base",))
     draws = lambda slots: max(slots, recipe.draws) * options.repeat
     interrupts.doing("loading the model")
-    ready = prepare(recipe, data, draws(slots), folds, options.folds, earlier, say, options.whole)
+    ready = prepare(recipe, data, draws(slots), folds, options.folds, earlier, say, options.whole, slots)
     if origin:
         check_base(origin.path, origin.card, ready.model.base)
         ready = dataclasses.replace(ready, run=dataclasses.replace(ready.run, first_fold=origin.run["fold"] or 0))
@@ -230,17 +233,21 @@ def prepare(
     earlier: Earlier | None = None,
     say: Say = lambda text: None,
     whole: bool = False,
+    slots: int = 0,
 ) -> Ready:
-    """The five steps of setting up, one after the other."""
-    model, params = setup.load(recipe)
-    if earlier:
-        earlier.check(model, trees.shapes(params))
+    """The five steps of setting up. What so many `slots` need is checked before the weights come."""
+    opened = setup.open_model(recipe)
     if whole:
-        check_whole(model, data.task.kind == CLASSIFY)
-    plan = setup.plan(model, trees.shapes(params), recipe, data.task)
-    inputs = setup.encode(model, recipe, data, folds)
+        check_whole(opened.model, data.task.kind == CLASSIFY)
+    inputs = setup.encode(opened.model, recipe, data, folds)
     if inputs.cut:
         say(f"{inputs.cut} of {len(data.seen)} rows were cut to {recipe.max_tokens} tokens, on their right")
+    if slots and (free := free_bytes()) is not None:
+        check_room(outline(opened, recipe, data, inputs), slots, free, say)
+    model, params = load_opened(opened, is_gpu())
+    if earlier:
+        earlier.check(model, trees.shapes(params))
+    plan = setup.plan(model, trees.shapes(params), recipe, data.task)
     if price := setup.price_of_views(model, plan, recipe, inputs):
         say(price)
     cached = setup.cache(model, params, plan, recipe, data, inputs)

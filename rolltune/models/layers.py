@@ -17,6 +17,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from rolltune.device import is_gpu
 from rolltune.quantize import Quantized, decode
 
 NEVER = (
@@ -284,7 +285,7 @@ def attend(
     heads of up to 128; else ours. Where there is none and logits would be large, they come for some queries at a time.
     """
     b, t, n, h = q.shape
-    if t * k.shape[1] >= FUSED_FROM and q.dtype != jnp.float32 and jax.default_backend() == "gpu":
+    if t * k.shape[1] >= FUSED_FROM and q.dtype != jnp.float32 and is_gpu():
         if causal and softcap is None and h <= FUSED_HEAD:
             return jax.nn.dot_product_attention(q, k, v, is_causal=True, scale=scale, implementation="cudnn")
         from rolltune.models import flash  # Pallas takes a while to import, and most runs have no need of it

@@ -43,9 +43,14 @@ from rolltune.trees import Stacks
 LEAST_STALL = 100  # steps: every roll begins above a guess's loss
 
 
+def open_model(recipe: Recipe) -> base.Opened:
+    """The model without its weights: enough to encode rows, and to say what the run will need."""
+    return base.open_model(recipe.model, recipe.tokenizer, recipe.dtype, recipe.packing)
+
+
 def load(recipe: Recipe) -> tuple[Model, dict]:
     """The model, and its parameters on the device: on a GPU with the decoder's layers in lists, as they run there."""
-    return base.load(recipe.model, recipe.tokenizer, recipe.dtype, recipe.packing, is_gpu())
+    return base.load_opened(open_model(recipe), is_gpu())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,10 +202,7 @@ def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, in
             params.pop(tower)  # its work is done; the memory is the rolls'
     start = initial_weights(model, params, plan, recipe.trained_dtype)
     frozen = trees.arrange(params, model.stacks, plan.first, is_gpu(), plan.paths("full"))
-    template = model.family.classifier if data.task.kind == CLASSIFY else model.family.template
-    whole = network = Network(
-        model.family, model.config, plan.projected, remat=recipe.remat, causal=not template.prefix_lm
-    )
+    network = whole = network_of(model, plan, recipe, data.task)
     if plan.first:
         keep = lambda encoded: states.keep(
             model, network, frozen, encoded, plan.first, recipe.evaluate_batch, recipe.table_gib
@@ -212,6 +214,12 @@ def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, in
             if prompts is None:
                 frozen["text"].pop("lower")
     return Cached(frozen, network, whole, training, scoring, prompts, start)
+
+
+def network_of(model: Model, plan: Plan, recipe: Recipe, task: Task) -> Network:
+    """All layers of the model, with rows of features."""
+    template = model.family.classifier if task.kind == CLASSIFY else model.family.template
+    return Network(model.family, model.config, plan.projected, remat=recipe.remat, causal=not template.prefix_lm)
 
 
 def initial_weights(model: Model, params: dict, plan: Plan, dtype: str = "float32") -> InitialWeights:

@@ -77,17 +77,31 @@ def packed(lazy: Mapping[str, Lazy], row: TensorMap) -> NF4 | None:
 
     What is returned is what a product takes, in NumPy arrays: no value of it was dequantized.
     """
+    taken = [part.packed() for part in _packed_parts(lazy, row)]
+    if not taken or len({jax.tree.structure(one) for one in taken}) > 1:
+        return None  # layers of several kinds
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *taken) if row.layers else taken[0]
+
+
+def _packed_parts(lazy: Mapping[str, Lazy], row: TensorMap) -> list[PackedTensor]:
+    """The file's tensors in four bits that make up ours, a layer each; none where file or map has it otherwise."""
     layout = row.layout
     turned = len(layout.file) == 2 and layout.order == (1, 0) and layout.part == layout.file == row.shape[::-1]
     if not turned or not (row.split or not row.layers):
+        return []
+    parts = [lazy.get(row.name(layer)) for layer in range(max(row.layers, 1))]
+    found = [part for part in parts if isinstance(part, PackedTensor) and row.shape[0] % part.block == 0]
+    return found if len(found) == len(parts) else []
+
+
+def packed_shapes(lazy: Mapping[str, Lazy], row: TensorMap) -> NF4 | None:
+    """The shapes of what `packed` gives. One layer is read for it: how long its scales are stands with them."""
+    parts = _packed_parts(lazy, row)
+    if not parts:
         return None
-    parts = [lazy[row.name(layer)] for layer in range(max(row.layers, 1))]
-    if not all(isinstance(part, PackedTensor) and row.shape[0] % part.block == 0 for part in parts):
-        return None
-    taken = [part.packed() for part in parts if isinstance(part, PackedTensor)]
-    if len({jax.tree.structure(one) for one in taken}) > 1:
-        return None  # layers of several kinds
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *taken) if row.layers else taken[0]
+    lead = (row.layers,) if row.layers else ()
+    one = parts[0].packed()
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*lead, *np.shape(leaf)), leaf.dtype), one)
 
 
 def stream_packed(

@@ -33,6 +33,21 @@ class Checkpoint:
         return self.path.stem if self.path.is_file() and self.path.suffix == ".npz" else self.path.resolve().name
 
 
+def open_shapes(path: Path) -> Checkpoint:
+    """As `open_checkpoint`; of a folder whose weights are not there (or of its config.json), what the config says."""
+    folder = path.parent if path.name == CONFIG else path
+    if not (folder / CONFIG).is_file() or any(folder.glob("*.safetensors")):
+        return open_checkpoint(folder)
+    return Checkpoint(folder, {}, _config_of(folder))
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / CONFIG)
+    if (folder / PREPROCESSOR).exists():
+        config["preprocessor_config"] = read_json(folder / PREPROCESSOR)
+    return config
+
+
 def open_checkpoint(path: Path | str) -> Checkpoint:
     path = Path(path)
     try:
@@ -54,7 +69,4 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     tensors = read_hf(path)
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder} has no {CONFIG}, which says what the tensors are. Download the whole model.")
-    config = read_json(folder / CONFIG)
-    if (folder / PREPROCESSOR).exists():
-        config["preprocessor_config"] = read_json(folder / PREPROCESSOR)
-    return Checkpoint(folder, tensors, config)
+    return Checkpoint(folder, tensors, _config_of(folder))

@@ -1,0 +1,428 @@
+"""What a training will need of a card, before anything is loaded; what fits it, and which choice is the fastest."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import jax
+from rich import box
+from rich.table import Table
+
+from rolltune import base, cards, device, memory
+from rolltune import recipe as recipes
+from rolltune.base import Opened
+from rolltune.data.sets import find_dataset
+from rolltune.errors import UserError
+from rolltune.memory import CONTEXT, Need, gib, most_rolls, needs_of, peak
+from rolltune.quantize import NF4, Int8Rows
+from rolltune.recipe import Recipe
+from rolltune.tracking import note, print_table
+from rolltune.training import setup
+from rolltune.training.dataset import Data, Wanted, read_data
+from rolltune.training.outline import NoTokenizer, Outline, Stated, outline, stated_data
+
+Say = Callable[[str], None]
+FITS, FITS_NOT = 0, 1
+MOST_TRIED = 64
+RULE = (
+    "The fastest that fits, by this rule: first what works nothing out twice (neither remat nor four bits that were "
+    "not asked for), then batches in one piece, then the most rolls at once."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is asked of one plan, beside the recipe. The flags of 09-plan_memory.py."""
+
+    dataset: str | None = None
+    stated: Stated | None = None
+    card: str | None = None
+    budget: int | None = None  # bytes of the card
+    desktop: int = 0  # of these, what others hold
+    rolls: int = 1
+    tries: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    exact: bool = False
+    reading: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """What programs are compiled for, and how much memory it has. `sharding` None: the device that is here."""
+
+    words: str
+    sharding: Any = None
+    gpu: bool = False
+    has: int | None = None  # bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One way to run the recipe. `effort` orders choices by time: the lower the faster."""
+
+    words: str
+    recipe: Recipe
+    rolls: int
+    effort: tuple[int, ...] = (0,)
+    stated: Stated | None = None
+    model: Mapping[str, int] = dataclasses.field(default_factory=dict)  # entries of the model's config that differ
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    choice: Choice
+    needs: list[Need]
+
+    @property
+    def total(self) -> int:
+        return peak(self.needs).total
+
+
+def find_place(options: Options) -> Place:
+    """The card to plan for: a described one, or the one that is here; a CPU's compiler where there is none."""
+    if options.card is not None:
+        card = cards.find(options.card)
+        has = round(card.gib * 2**30)
+        if cards.compiler_here():
+            return Place(f"{card.name}, by its description (it need not be here)", cards.placed_on(card), True, has)
+        return Place(
+            f"{card.name}, but by this CPU's compiler: the one for GPUs is not installed here, and its figures may "
+            "differ much. pip install 'jax[cuda12]' brings it; no card and no driver are needed",
+            has=has,
+        )
+    first = jax.devices()[0]
+    if first.platform == "gpu":
+        free = memory.free_bytes()
+        return Place(f"{first.device_kind}, which is here", None, True, None if free is None else free + round(CONTEXT))
+    return Place("this CPU: name a graphics card with --card, or how much memory there is with --budget")
+
+
+def plan_memory(options: Options, recipe: Recipe, say: Say) -> int:
+    """The exit status: 0 something fits (or nothing was said about room), 1 nothing does."""
+    place = find_place(options)
+    say(f"planned for: {place.words}")
+    if options.card is not None and recipe.dtype == "auto":
+        recipe = dataclasses.replace(recipe, dtype="bfloat16")
+    if place.sharding is not None:
+        # Programs for a card that is not there can be written into the cache of compiled ones, but not read from it.
+        jax.config.update("jax_enable_compilation_cache", False)
+    room = room_of(options, place)
+    with device.described_gpu() if place.sharding is not None else nullcontext():
+        return _plan(options, recipe, place, room, say)
+
+
+def room_of(options: Options, place: Place) -> int | None:
+    """Bytes that are left for arrays. Raises UserError where the desktop leaves none."""
+    has = options.budget if options.budget is not None else place.has
+    if has is None:
+        return None
+    room = has - options.desktop - (round(CONTEXT) if place.gpu or options.card else 0)
+    if room <= 0:
+        raise UserError(
+            f"of {gib(has)} the desktop ({gib(options.desktop)}) and CUDA itself ({gib(CONTEXT)}) leave nothing: "
+            "say how much the card has with --budget, and what others hold with --desktop"
+        )
+    return room
+
+
+def _plan(options: Options, recipe: Recipe, place: Place, room: int | None, say: Say) -> int:
+    known: dict[bytes, memory.Program] = {}
+    inputs = Rows(options, say)
+
+    def planned(choice: Choice) -> Planned:
+        note(f"compiling: {choice.words}")
+        return Planned(choice, needs_of(inputs.outline(choice), choice.rolls, place.sharding, options.exact, known))
+
+    def possible(choice: Choice) -> Planned | None:
+        try:
+            return planned(choice)
+        except UserError as error:
+            note(f"  left out: {error}")
+            return None
+
+    own = Choice("the recipe as it is", recipe, options.rolls, stated=options.stated)
+    first = planned(own)
+    print_table(parts_table(first))
+    made = inputs.outline(own)
+    depths = memory.depths_for(made)
+    if not options.exact and depths[1] < made.depth:
+        say(
+            f"compiled with {depths[0]} and {depths[1]} of the {made.depth} layers; what all of them need grows evenly "
+            "with their number (--exact compiles them all)"
+        )
+    most = peak(first.needs)
+    say(f"most at a time: {gib(most.total)}, in: {most.part}; CUDA itself takes about {gib(CONTEXT)} more")
+    if room is None and not options.tries:
+        return FITS
+    others = tried(own, options.tries) if options.tries else changes(own, inputs.opened(own))
+    done = [first, *(one for choice in others if (one := possible(choice)))]
+    print_table(choices_table(done, room))
+    if room is None:
+        return FITS
+    say(f"room for arrays: {gib(room)}{' of ' + gib(options.budget) if options.budget else ''}")
+    return verdict(done, room, lambda one: most_that_fit(one, room, planned), say)
+
+
+def verdict(done: Sequence[Planned], room: int, most: Callable[[Planned], int], say: Say) -> int:
+    """Says what to take, or that nothing fits, and which two changes help most."""
+    own = done[0]
+    if own.total > room:
+        for line in refusal(own, done[1:], room):
+            say(line)
+    fitting = [one for one in done if one.total <= room]
+    if not fitting:
+        say("none of these fits: take a smaller model, shorter rows or smaller pictures")
+        return FITS_NOT
+    best = min(fitting, key=lambda one: (one.choice.effort, -one.choice.rolls))
+    say(RULE)
+    say(f"take: {best.choice.words}, which needs {gib(best.total)}: {flags_of(best.choice, own.choice)}")
+    say(f"up to {most(best)} rolls at once fit with it")
+    return FITS
+
+
+def most_that_fit(one: Planned, room: int, planned: Callable[[Choice], Planned]) -> int:
+    rolls = one.choice.rolls
+    more = planned(dataclasses.replace(one.choice, rolls=rolls + 1))
+    return rolls - 1 + most_rolls(one.needs, more.needs, room)
+
+
+def refusal(own: Planned, others: Sequence[Planned], room: int) -> list[str]:
+    """Why a run can't be, and the two single changes that save most."""
+    most = peak(own.needs)
+    lines = [f"{own.choice.words} cannot fit: {most.part} needs {gib(most.total)}, and there is room for {gib(room)}"]
+    single = [one for one in others if len(difference(one.choice, own.choice)) == 1 and one.total < own.total]
+    best = sorted(single, key=lambda one: one.total)[:2]
+    for one in best:
+        enough = "fits" if one.total <= room else "not enough alone"
+        lines.append(f"  {flags_of(one.choice, own.choice)}: {gib(one.total)}, {enough}")
+    return lines if best else [*lines, "  no change of the recipe that was tried makes it smaller"]
+
+
+def difference(one: Choice, own: Choice) -> dict[str, Any]:
+    """What is changed: entries of the recipe, rolls, what is stated of the data. A batch in pieces is one change."""
+    changed = {
+        entry.name: getattr(one.recipe, entry.name)
+        for entry in dataclasses.fields(Recipe)
+        if getattr(one.recipe, entry.name) != getattr(own.recipe, entry.name)
+    }
+    if "batch" in changed and one.recipe.batch * one.recipe.accumulate == own.recipe.batch * own.recipe.accumulate:
+        changed.pop("accumulate", None)
+    if one.rolls != own.rolls:
+        changed["rolls"] = one.rolls
+    if one.stated != own.stated:
+        changed["stated"] = one.stated
+    return changed | {f"model.{name}": value for name, value in one.model.items()}
+
+
+def flags_of(one: Choice, own: Choice) -> str:
+    """What to type for a choice, beside what was typed."""
+    changed = difference(one, own)
+    said = []
+    for name, value in changed.items():
+        if name == "rolls":
+            said.append(f"--rolls {value}")
+        elif name == "stated":
+            said.append("rows as stated there")
+        elif name.startswith("model."):
+            said.append(f"{name.removeprefix('model.')} = {value} in the model's own files")
+        else:
+            said.append(f"--config.{name}={value}")
+            if name == "batch" and one.recipe.accumulate != own.recipe.accumulate:
+                said.append(f"--config.accumulate={one.recipe.accumulate}")
+    return " ".join(said) or "nothing to change"
+
+
+def changes(own: Choice, opened: Opened) -> list[Choice]:
+    """What can be changed without another result, to rounding: fastest first. Four bits change the numbers, too."""
+    recipe = own.recipe
+    pieces = recipe.batch > 1
+    small = lambda r: dataclasses.replace(r, batch=1, accumulate=recipe.accumulate * recipe.batch)
+    remat = lambda r: dataclasses.replace(r, remat=True)
+    packed = lambda r: dataclasses.replace(r, quantize="nf4")
+    can_pack = not recipe.packing and recipe.method == "lora" and not is_packed(opened)
+    found: list[Choice] = []
+
+    def add(words: str, effort: tuple[int, ...], made: Recipe) -> None:
+        if made != recipe:
+            found.append(dataclasses.replace(own, words=words, recipe=made, effort=effort))
+
+    if own.rolls > 1:
+        found.append(dataclasses.replace(own, words="one roll", rolls=1, effort=(0,)))
+    if recipe.evaluate_batch > 1:
+        add("rows evaluated one by one", (0, 0, 1), dataclasses.replace(recipe, evaluate_batch=1))
+    if pieces:
+        add("row by row", (0, 1), small(recipe))
+    if not recipe.remat:
+        add("remat", (1, 0), remat(recipe))
+        if pieces:
+            add("remat, row by row", (1, 1), small(remat(recipe)))
+    if can_pack:
+        add("four bits", (1, 0, 1), packed(recipe))
+        add("four bits, remat", (2, 0), remat(packed(recipe)))
+        if pieces:
+            add("four bits, remat, row by row", (2, 1), small(remat(packed(recipe))))
+    return found
+
+
+def is_packed(opened: Opened) -> bool:
+    """Whether the file itself has its matrices in few bits."""
+    return any(isinstance(leaf, NF4 | Int8Rows) for leaf in opened.shapes().values())
+
+
+def tried(own: Choice, tries: Mapping[str, tuple[str, ...]]) -> list[Choice]:
+    """Every combination of what is to be tried. Raises UserError for an entry or a value that can't be."""
+    count = math.prod(map(len, tries.values()))
+    if count > MOST_TRIED:
+        raise UserError(f"--try: {count} combinations, each compiled for itself; try at most {MOST_TRIED}")
+    found = []
+    for values in itertools.product(*tries.values()):
+        pairs = dict(zip(tries, values, strict=True))
+        found.append(_with(own, pairs))
+    return found
+
+
+def _with(own: Choice, pairs: Mapping[str, str]) -> Choice:
+    recipe, stated, rolls, model = own.recipe, own.stated, own.rolls, dict(own.model)
+    texts = []
+    for name, value in pairs.items():
+        if name == "rolls":
+            rolls = whole_number(value, "--try rolls")
+        elif name.startswith("model."):
+            model[name.removeprefix("model.")] = whole_number(value, f"--try {name}")
+        elif name in ("tokens", "picture"):
+            if stated is None:
+                raise UserError(f"--try {name}: the rows of --dataset are as long as they are; leave --dataset away")
+            if name == "tokens":
+                stated = dataclasses.replace(stated, tokens=whole_number(value, "--try tokens"))
+                if stated.tokens <= stated.answer:
+                    raise UserError(f"--try tokens={value}: {stated.answer} of them are the answer's")
+            else:
+                stated = dataclasses.replace(stated, pictures=(picture_size(value, "--try picture"),))
+        else:
+            texts.append(f"--config.{name}={value}")
+    values = dataclasses.asdict(recipe)
+    made = recipes.load(None, texts, **{name: value for name, value in values.items() if name not in pairs})
+    effort = (int(made.remat) + int(made.quantize != own.recipe.quantize), made.accumulate)
+    words = ", ".join(f"{name}={value or 'none'}" for name, value in pairs.items())
+    return Choice(words, made, rolls, effort, stated, model)
+
+
+def whole_number(text: str, name: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"{name} {text!r}: expected a number from 1")
+    return int(text)
+
+
+def picture_size(text: str, name: str) -> tuple[int, int]:
+    """(height, width) of "WIDTHxHEIGHT". Raises UserError for what is no size."""
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and 0 < int(side) <= 65_536 for side in sides):
+        raise UserError(f"{name} {text!r}: expected WIDTHxHEIGHT in pixels, such as 672x672")
+    return int(sides[1]), int(sides[0])
+
+
+class Rows:
+    """The data of a plan, read once for all choices; encoded once for each model that reads them."""
+
+    def __init__(self, options: Options, say: Say):
+        self.options, self.say = options, say
+        self._data: Data | None = None
+        self._made: dict[Any, Any] = {}
+
+    def opened(self, choice: Choice) -> Opened:
+        r = choice.recipe
+        stand_in = None if self.options.dataset else NoTokenizer
+        opened = base.open_model(r.model, r.tokenizer, r.dtype, r.packing, stand_in)
+        if not choice.model:
+            return opened
+        config = opened.model.config
+        known = {entry.name for entry in dataclasses.fields(config)}
+        for name, value in choice.model.items():
+            if name not in known or not isinstance(getattr(config, name), int):
+                numbers = [one for one in sorted(known) if isinstance(getattr(config, one), int)]
+                raise UserError(f"--try model.{name}: {opened.model.family.name} has no such number; it has: {numbers}")
+            config = dataclasses.replace(config, **{name: value})
+        return dataclasses.replace(opened, model=dataclasses.replace(opened.model, config=config))
+
+    def outline(self, choice: Choice) -> Outline:
+        opened = self.opened(choice)
+        key = (choice.stated, tuple(choice.model.items()), choice.recipe.max_tokens)
+        if key not in self._made:
+            self._made[key] = self._read(opened, choice)
+        data, inputs = self._made[key]
+        return outline(opened, choice.recipe, data, inputs)
+
+    def _read(self, opened: Opened, choice: Choice) -> Any:
+        if self.options.dataset is None:
+            assert choice.stated is not None
+            return stated_data(opened.model, choice.recipe, choice.stated)
+        if self._data is None:
+            r = choice.recipe
+            wanted = Wanted(r.task, r.answers, r.positive, r.frames)
+            self._data = read_data(find_dataset(self.options.dataset), wanted, self.say, self.options.reading)
+        return self._data, setup.encode(opened.model, choice.recipe, self._data)
+
+
+PARTS = {  # of a need, and their headings
+    **{"weights": "weights", "kept": "kept", "trained": "trained", "optimizer": "optim."},
+    **{"activations": "activ.", "temporary": "temp.", "workspace": "work"},
+}
+
+
+def parts_table(planned: Planned) -> Table:
+    title = f"GiB, {planned.choice.rolls} roll{'s' * (planned.choice.rolls > 1)}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    table.add_column("part", no_wrap=True)
+    for name in (*PARTS.values(), "in all"):
+        table.add_column(name, justify="right")
+    most = peak(planned.needs)
+    for need in planned.needs:
+        figures = [getattr(need, name) for name in PARTS]
+        cells = [f"{size / 2**30:.2f}" if size else "" for size in figures]
+        table.add_row(need.part, *cells, f"{need.total / 2**30:.2f}", style="bold" if need is most else None)
+    return table
+
+
+def choices_table(done: Sequence[Planned], room: int | None) -> Table:
+    title = "choices, fastest first"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    for name, side in (("choice", "left"), ("rolls", "right"), ("GiB", "right"), ("most in", "left"), ("fits", "left")):
+        table.add_column(name, justify=side)  # type: ignore[arg-type]
+    for one in sorted(done, key=lambda one: (one.choice.effort, -one.total)):
+        most = peak(one.needs)
+        fits = "" if room is None else ("yes" if most.total <= room else "no")
+        table.add_row(one.choice.words, str(one.choice.rolls), f"{most.total / 2**30:.2f}", most.part, fits)
+    return table
+
+
+def check_room(made: Outline, rolls: int, free: int, say: Say) -> None:
+    """Before hours of work: whether a run can fit what the device has free. The programs are those that it will run, so
+    that the compiler's cache has them then.
+
+    Raises UserError where it cannot, with the two changes that help most.
+    """
+    choice = Choice("this run", made.recipe, rolls)
+    own = Planned(choice, needs_of(made, rolls, exact=True))
+    most = peak(own.needs)
+    if most.total <= free * memory.HEADROOM:
+        say(f"memory: {gib(most.total)} at most ({most.part}), {gib(free)} are free")
+        return
+    if most.total <= free:
+        say(f"memory: {gib(most.total)} at most ({most.part}) of {gib(free)} that are free: it may just fit")
+        return
+    known: dict[bytes, memory.Program] = {}
+    others = []
+    for one in changes(choice, made.opened):
+        if len(difference(one, choice)) == 1:
+            r = one.recipe
+            note(f"looking for what helps: {one.words}")
+            try:
+                opened = made.opened if r.packing == made.recipe.packing else setup.open_model(r)
+                again = outline(opened, r, made.data, made.inputs)
+            except UserError:  # a model whose matrices can't be packed
+                continue
+            others.append(Planned(one, needs_of(again, one.rolls, known=known)))
+    lines = refusal(own, others, free)
+    raise UserError("\n".join([*lines, "09-plan_memory.py shows what fits"]))
