@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rolltune import base, memory
 from rolltune.data.batches import joint_batch
-from rolltune.device import set_up_jax
+from rolltune.device import is_gpu, set_up_jax
 from rolltune.inputs.pictures import Pictures
 from rolltune.models.family import Tiles
 from rolltune.recipe import Recipe
@@ -175,7 +175,7 @@ def run(setting: Setting, rows: int = 8) -> dict[str, Any]:
     if path != "tiny":
         opened = dataclasses.replace(opened, checkpoint=dataclasses.replace(opened.checkpoint, tensors=tensors))
     peaks: dict[str, int] = {}
-    model, params = base.load_opened(opened)
+    model, params = base.load_opened(opened, is_gpu())
     jax.block_until_ready(params)
     peaks["loading"] = peak()
     pictured = Blank(**{entry.name: getattr(inputs.pictures, entry.name) for entry in dataclasses.fields(Pictures)})
