@@ -19,7 +19,7 @@ from rolltune.models.family import Family
 from rolltune.text import encode
 from rolltune.text import tokenizer as text
 from rolltune.text.tokenizer import Tokenizer
-from rolltune.weights import whole
+from rolltune.weights import packed, whole
 from rolltune.weights.bitsandbytes import packed_shapes, stream_packed
 from rolltune.weights.card import Base, RollCard
 from rolltune.weights.checkpoint import Checkpoint, open_checkpoint, open_shapes
@@ -132,13 +132,24 @@ def open_model(
 def load_opened(opened: Opened, listed: bool = False) -> tuple[Model, dict]:
     """Puts an opened checkpoint on the device leaf by leaf.
 
-    The weights are digested while they are read: whoever saves a roll later knows what it belongs to. `listed`: the
-    decoder's layers come as lists of their own arrays, not stacked (see `trees`).
+    The weights are digested while they are read: whoever saves a roll later knows what it belongs to. What is quantized
+    here is kept on the disk for the next time. `listed`: the decoder's layers come as lists of their own arrays, not
+    stacked (see `trees`).
 
     Raises UserError for weights that are damaged or not those that were said.
     """
     model, checkpoint = opened.model, opened.checkpoint
     source = str(checkpoint.path)
+    in_list = lambda path: listed and trees.stack_of(path, model.stacks)
+    quantizes, shapes = set(opened.words.values()) - {packing.KEEP}, opened.shapes()
+    said = packed.made_of(checkpoint.path, opened.words, shapes) if quantizes else {}
+    on_device = lambda path, leaf: (
+        [jax.device_put(trees.layer_of(leaf, n)) for n in range(shapes[path].shape[0])]
+        if in_list(path)
+        else jax.device_put(leaf)
+    )
+    if quantizes and (kept := packed.read(said, shapes, on_device)):
+        return _identified(opened, kept[0]), trees.unflatten(kept[1])
     digest = TreeDigest({EMBEDDING: model.tokenizer.size})
     rows = {row.path: opened.rows_of(row) for row in opened.table}
     params: dict[str, Any] = {}
@@ -151,17 +162,26 @@ def load_opened(opened: Opened, listed: bool = False) -> tuple[Model, dict]:
             for number, part in enumerate(jax.tree.leaves(array)):
                 digest.add(f"{leaf}/{number}", part)
         put = jax.device_put if word == packing.KEEP else functools.partial(packing.quantized, word=word)
-        if listed and trees.stack_of(leaf, model.stacks):
+        if in_list(leaf):
             params[leaf] = [put(layer) for layer in array]
         else:
             params[leaf] = put(array if rows[leaf] is None else array[: rows[leaf]])
-    base = Base(model.base.name, digest.hexdigest())
+    digests = {"hash": digest.hexdigest(), "exact": digest.exact()}
+    identified = _identified(opened, digests)
+    if quantizes:
+        packed.keep(said, shapes, params, digests)
+    return identified, trees.unflatten(params)
+
+
+def _identified(opened: Opened, digests: Mapping[str, str]) -> Model:
+    """The model with its identity. Raises UserError where what lies beside a whole model's weights tells another."""
+    checkpoint, base = opened.checkpoint, Base(opened.model.base.name, digests["hash"])
     if whole.is_whole(checkpoint.path) and checkpoint.config and checkpoint.config["weights"] != base.hash:
         raise UserError(
-            f"{whole.json_of(checkpoint.path)} belongs to other weights than {source}: one of them was copied or "
-            "written without the other. Copy both, or write both again with --whole"
+            f"{whole.json_of(checkpoint.path)} belongs to other weights than {checkpoint.path}: one of them was "
+            "copied or written without the other. Copy both, or write both again with --whole"
         )
-    return dataclasses.replace(model, base=base, exact=digest.exact()), trees.unflatten(params)
+    return dataclasses.replace(opened.model, base=base, exact=digests["exact"])
 
 
 def check_whole(model: Model, classifier: bool) -> None:

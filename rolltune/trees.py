@@ -34,6 +34,11 @@ def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     return {path: size(leaf) for path, leaf in flatten(tree).items()}
 
 
+def layer_of(leaf: Any, number: int) -> Any:
+    """One layer of a stacked leaf, which may be a tree itself."""
+    return jax.tree.map(lambda one: one[number], leaf)
+
+
 def stack_of(path: str, stacks: Stacks) -> str | None:
     """The stack that a path lies in."""
     return next((name for name in stacks if path.startswith(f"{name}/")), None)

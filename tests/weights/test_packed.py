@@ -1,0 +1,87 @@
+"""A quantized base is packed once: then what was kept is read, unless it is damaged or made of something else."""
+
+import jax
+import numpy as np
+import pytest
+
+from rolltune import base
+from rolltune.weights import packed
+
+RULES = [("text/layers/mlp/.*", "int8"), (".*", "keep")]
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    """`load(listed)`: the built-in model; whether its own file was read is in `load.streamed`."""
+    monkeypatch.setenv("ROLLTUNE_CACHE", str(tmp_path / "cache"))
+    stream = base.stream_packed
+
+    def counted(*args):
+        load.streamed += 1
+        return stream(*args)
+
+    monkeypatch.setattr(base, "stream_packed", counted)
+
+    def load(listed=False, rules=RULES):
+        load.streamed = 0
+        return base.load("tiny", dtype="float32", quantize=rules, listed=listed)
+
+    return load
+
+
+def same(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    return all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
+
+
+def test_the_second_start_reads_what_was_kept_stacked_or_in_lists(load):
+    model, params = load()
+    assert load.streamed == 1
+    again, kept = load()
+    assert load.streamed == 0 and same(params, kept)
+    assert (again.base, again.exact, again.config) == (model.base, model.exact, model.config)
+    _, listed = load(listed=True)
+    assert load.streamed == 0
+    matrix = listed["text"]["layers"]["mlp"]["up"]["kernel"]
+    assert isinstance(matrix, list) and same(matrix[1], params["text"]["layers"]["mlp"]["up"]["kernel"][1])
+    load(rules=[("text/layers/attn/.*", "int8"), (".*", "keep")])
+    assert load.streamed == 1
+
+
+def test_what_was_loaded_in_lists_is_kept_as_well(load):
+    _, params = load(listed=True)
+    _, kept = load(listed=True)
+    assert load.streamed == 0 and same(params, kept)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "longer", "about", "gone"])
+def test_what_is_damaged_is_made_again_and_said(load, tmp_path, capsys, damage):
+    _, params = load()
+    (folder,) = (tmp_path / "cache/packed").iterdir()
+    weights, about = folder / packed.WEIGHTS, folder / packed.ABOUT
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    {
+        "flip": lambda: weights.write_bytes(data),
+        "cut": lambda: weights.write_bytes(data[:-9]),
+        "longer": lambda: weights.write_bytes(weights.read_bytes() + b"x"),
+        "about": lambda: about.write_text('{"digests": {"hash": 5, "exact": ""}}'),
+        "gone": weights.unlink,
+    }[damage]()
+    _, again = load()
+    assert load.streamed == 1 and same(params, again)
+    assert ("damaged" in capsys.readouterr().err) == (damage != "gone")
+    load()
+    assert load.streamed == 0
+
+
+def test_other_files_and_a_full_disk_leave_nothing_behind(load, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(packed.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2**30})())
+    load()
+    assert "packed anew at each start" in capsys.readouterr().err
+    assert not list((tmp_path / "cache/packed").iterdir())
+    copy = tmp_path / "copy.npz"
+    copy.write_bytes((base.TINY / "paligemma-tiny.npz").read_bytes())
+    first = packed.made_of(copy, {}, {})
+    copy.write_bytes(copy.read_bytes())
+    assert packed.made_of(copy, {}, {}) != first
