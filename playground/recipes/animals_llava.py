@@ -22,7 +22,7 @@ def get_config():
     config.rank = 16
     config.alpha = 32.0
 
-    config.optimizer = "adamw"
+    config.optimizer = "adamw8bit"
     config.rate = 2e-5
     config.schedule = "cosine"
     config.warmup = 0.03  # share of the steps

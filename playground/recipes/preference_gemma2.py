@@ -30,7 +30,7 @@ def get_config():
     config.alpha = 32.0
     config.dropout = 0.05
 
-    config.optimizer = "adamw"
+    config.optimizer = "adamw8bit"
     config.rate = 2e-4
     config.schedule = "linear"
     config.warmup = 20  # steps
