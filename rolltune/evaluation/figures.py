@@ -18,8 +18,11 @@ TITLES = {
     "recall": "recall",
     "f-measure": "F-measure",
     "log-loss": "log-loss",
+    "balanced-accuracy": "balanced accuracy",
+    "macro-f": "macro F",
     "exact-match": "exact match",
     "anls": "ANLS",
+    "vqa-accuracy": "VQA accuracy",
 }
 
 

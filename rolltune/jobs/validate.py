@@ -14,6 +14,7 @@ from rolltune.data.sources import read_examples
 from rolltune.errors import UserError
 from rolltune.evaluation import cross_table, predicted
 from rolltune.evaluation.cross_table import Cell
+from rolltune.evaluation.decision import decision_lines
 from rolltune.evaluation.figures import block, check_name, measured, no_better
 from rolltune.evaluation.metrics import stage
 from rolltune.evaluation.predicted import Predicted
@@ -129,6 +130,8 @@ def _scored(scorer: Scorer, path: Path, data: DataSet, tokens: int | None, say: 
     say(f"  {figures.frequencies()}")
     if known:
         say(f"  {learned_text(known, len(chosen))}")
+    for line in decision_lines(scorer.decision, prediction, facts.get("positive")):
+        say(f"  {line}")
     if isinstance(prediction, Written):
         for line in first_rows(prediction, {one.id: one.source for one in chosen}):
             say(line)
