@@ -17,7 +17,7 @@ class Bin(NamedTuple):
 
     low: float
     high: float
-    count: int
+    rows: int
     right: int  # rows whose likeliest answer is the right one
     confidence: float  # the mean probability of the likeliest answer
 
@@ -42,7 +42,7 @@ def error(log_probs: Float[np.ndarray, "n c"], label: Int[np.ndarray, "n"]) -> f
     Guo, Pleiss, Sun and Weinberger 2017, "On Calibration of Modern Neural Networks", equation 3, with `BINS` bins of
     equal width of the likeliest answer's probability. On few rows it is above 0 for a calibrated model, too.
     """
-    return sum(abs(one.right - one.count * one.confidence) for one in bins(log_probs, label)) / len(label)
+    return sum(abs(one.right - one.rows * one.confidence) for one in bins(log_probs, label)) / len(label)
 
 
 def tempered(log_probs: Float[np.ndarray, "n c"], temperature: float) -> Float[np.ndarray, "n c"]:

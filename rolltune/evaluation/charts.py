@@ -87,7 +87,7 @@ def precision_recall(prediction: Prediction, positive: str) -> Plot | None:
 
 def reliability(found: Sequence[Bin]) -> Plot:
     """Share of right answers by the likeliest answer's probability, a point a bin, with Wilson's 95 % interval."""
-    parts = [f"{one.low:.1f} to {one.high:.1f}: {one.right} of {one.count} right" for one in found]
+    parts = [f"{one.low:.1f} to {one.high:.1f}: {one.right} of {one.rows} right" for one in found]
     return _both(lambda shades: _reliability_figure(found, shades), "Right answers by probability. " + "; ".join(parts))
 
 
@@ -206,12 +206,12 @@ def _reliability_figure(found: Sequence[Bin], shades: Shades) -> Figure:
     figure, axes = _axes(shades, 3.6)
     axes.plot([0, 1], [0, 1], color=shades.muted, linewidth=1, linestyle=(0, (4, 2)))
     for one in found:
-        bounds = wilson(one.right, one.count)
+        bounds = wilson(one.right, one.rows)
         assert bounds  # a bin has rows
         axes.plot([one.confidence] * 2, bounds[:2], color=shades.muted, linewidth=2, zorder=2)
-        place = (one.confidence, one.right / one.count)
+        place = (one.confidence, one.right / one.rows)
         axes.plot(*place, "o", color=shades.accent, markersize=7, clip_on=False, zorder=3)
-        axes.annotate(str(one.count), place, (7, -3), textcoords="offset points", fontsize=8, color=shades.ink)
+        axes.annotate(str(one.rows), place, (7, -3), textcoords="offset points", fontsize=8, color=shades.ink)
     axes.set_xlim(min([0.5, *(one.low for one in found)]), 1.02)
     axes.set_ylim(0, 1.05)
     axes.set_xlabel("probability of the likeliest answer (beside a point: its pictures)", color=shades.ink, fontsize=9)

@@ -171,7 +171,7 @@ def choose_threshold(prediction: Prediction, positive: str, word: str, metric: s
     """The threshold that is best for the metric, or the lowest (so with the most found) that has a stated precision.
 
     It stands half-way between two rows' probabilities, so that rounding moves no row across; rows that are equal
-    (`TIE`) cannot be parted. Of equally good ones the one nearest to 0.5 is taken, and one that is no better than 0.5 is none.
+    (`TIE`) cannot be parted. Of equally good ones the one nearest to 0.5 is taken; none, where none is better than 0.5.
     """
     is_positive = prediction.label == prediction.answers.index(positive)
     n, there = len(is_positive), int(is_positive.sum())

@@ -212,8 +212,8 @@ def _probabilities(run: RunSummary) -> list[str]:
     found = bins(scored.log_probs, scored.label)
     error = calibration_error(scored.log_probs, scored.label)
     text = (
-        f"Expected calibration error {rounded(error)} on {len(scored.ids)} pictures, in {BINS} bins of equal width of the "
-        "likeliest answer's probability. Few pictures give an error above 0 where nothing is wrong."
+        f"Expected calibration error {rounded(error)} on {len(scored.ids)} pictures, in {BINS} bins of equal width of "
+        "the likeliest answer's probability. On few pictures it is above 0 where nothing is wrong, too."
     )
     body = f'<p class="soft">{as_html(text)}</p>{_plot(charts.reliability(found))}'
     return [*sections, _section(f"Are the probabilities right? {run.scored_split}", body)]

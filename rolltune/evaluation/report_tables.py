@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rolltune.errors import as_html
-from rolltune.evaluation.figures import TITLES, Figures
+from rolltune.evaluation.figures import TITLES, Figures, shown_names
 from rolltune.evaluation.leaderboard import Leaderboard, names_beside, setting_text, settings_of
 from rolltune.evaluation.metrics import AnswerMetrics, Metrics, rounded
 from rolltune.evaluation.statistics import f_bounds, interval, wilson
@@ -41,7 +41,7 @@ def splits_table(splits: Sequence[SplitResult]) -> str:
     """One row a data set that was scored; each figure as before → after. What is undefined is explained below."""
     found = [(split, split.shown) for split in splits]
     scored = [(split, figures) for split, figures in found if figures is not None]
-    names = [name for name in TITLES if any(_has_column(figures, name) for _, figures in scored)]
+    names = shown_names([figures for _, figures in scored])
     heads = "".join(f"<th>{TITLES[name]}</th>" for name in names)
     rows, notes = [], []
     for split, figures in scored:
@@ -72,15 +72,6 @@ def _change(split: SplitResult, name: str) -> str:
     return " → ".join(part for part in (before, after) if part) + _below(split.shown, name)
 
 
-def _has_column(figures: Figures, name: str) -> bool:
-    """Whether a table shows it: macro F only beside a positive answer's, VQA accuracy only of rows that have it."""
-    if name not in figures.names:
-        return False
-    if name == "macro-f":
-        return isinstance(figures, Metrics) and figures.positive is not None
-    return name != "vqa-accuracy" or figures.figure(name) is not None
-
-
 def _below(figures: Figures | None, name: str) -> str:
     bounds = None if figures is None else interval(figures, name)
     return f"<br><small>{bounds}</small>" if bounds else ""
@@ -88,7 +79,7 @@ def _below(figures: Figures | None, name: str) -> str:
 
 def decision_table(plain: Figures, decided: Figures) -> str:
     """The same rows by the likeliest answer at temperature 1, and as the roll decides."""
-    names = [name for name in TITLES if _has_column(plain, name)]
+    names = shown_names([plain])
     rows = []
     for title, figures in (("by the likeliest answer", plain), ("as this roll decides", decided)):
         cells = "".join(f"<td>{_value(figures, name)}{_below(figures, name)}</td>" for name in names)

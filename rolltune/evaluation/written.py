@@ -14,11 +14,8 @@ from rolltune.evaluation.metrics import refuse_unknown, require_numbers, rounded
 NAMES = ("log-loss", "exact-match", "anls", "vqa-accuracy")
 ANNOTATORS = 10  # people whose answers a row of VQA has
 ARTICLES = ("a", "an", "the")
-DIGITS = {
-    word: str(n)
-    for n, word in enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"])
-}
-DIGITS["none"] = "0"
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+DIGITS = {"none": "0", **{word: str(n) for n, word in enumerate(NUMBERS)}}
 
 
 class Written(NamedTuple):
@@ -56,7 +53,7 @@ class Written(NamedTuple):
             return None
         if name == "vqa-accuracy" and any(len(rights) != ANNOTATORS for rights in self.accepted):
             return None
-        judge = {"exact-match": is_exact, "anls": similarity, "vqa-accuracy": agreement}[name]
+        judge = is_exact if name == "exact-match" else similarity if name == "anls" else agreement
         return np.array([judge(*row) for row in zip(self.texts, self.accepted, strict=True)], np.float64)
 
 

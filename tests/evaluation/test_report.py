@@ -142,7 +142,7 @@ def test_many_answers_list_the_commonest_confusions_and_every_answer():
         html(RunSummary("plants", splits=[SplitResult("valid", "valid", None, metrics)], leaderboard=board))
     ).text
     assert "pictures right answer predicted 2 leaf 2 leaf 3" in text
-    assert "leaf 3 2 4 2 0.5 1.0 0.6667" in text
+    assert "leaf 3 2 4 2 0.5 0.15 to 0.85 1.0 0.34 to 1.00 0.6667 0.26 to 0.92" in text
     assert "means over the answers" in text
 
 

@@ -26,7 +26,7 @@ def test_figures_by_hand():
     assert metrics.exact == pytest.approx(1 / 3)
     assert metrics.anls == pytest.approx((1 + 5 / 6 + 0) / 3)
     assert metrics.majority_rate == pytest.approx(2 / 3)  # always writing "kitten"
-    assert [metrics.figure(name) for name in metrics.names] == [metrics.log_loss, metrics.exact, metrics.anls]
+    assert [metrics.figure(name) for name in metrics.names[:3]] == [metrics.log_loss, metrics.exact, metrics.anls]
     with pytest.raises(UserError, match="no metric is called 'f-measure'; there are: log-loss, exact-match, anls"):
         metrics.figure("f-measure")
 
