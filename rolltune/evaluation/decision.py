@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from rolltune.errors import UserError
 from rolltune.evaluation.calibration import fit_temperature, tempered
-from rolltune.evaluation.figures import TITLES, Scored, worth
+from rolltune.evaluation.figures import TITLES, Scored, measured, worth
 from rolltune.evaluation.metrics import Prediction, Threshold, measure, rounded
 from rolltune.evaluation.statistics import wilson
 
@@ -49,14 +49,19 @@ class Decision:
         return scored._replace(log_probs=log_probs, threshold=None)
 
     @property
-    def text(self) -> str:
-        """In words, with what it rests on; empty where nothing was asked for."""
+    def rule(self) -> str:
+        """What is done, in words; empty where nothing is."""
         parts = []
-        if self.temperature != 1:
-            parts.append(f"probabilities at temperature {self.temperature:.4g}")
         if self.threshold is not None:
             parts.append(f"{self.threshold.answer!r} is given from a probability of {self.threshold.at:.4f} on")
-        return "; ".join((*parts, *self.reasons))
+        if self.temperature != 1:
+            parts.append(f"probabilities are at temperature {self.temperature:.4g}")
+        return "; ".join(parts)
+
+    @property
+    def text(self) -> str:
+        """The same with what it rests on, or why there is none; empty where nothing was asked for."""
+        return "; ".join(part for part in (self.rule, *self.reasons) if part)
 
     def card(self) -> dict[str, object]:
         """What a roll's card holds; `decision_of` reads it."""
@@ -142,16 +147,14 @@ def decide(prediction: Scored, positive: str | None, threshold: str, temperature
     return made
 
 
-def decision_lines(decision: Decision, scored: Scored, positive: str | None) -> list[str]:
-    """For the printed block of a roll that has a decision: what it is, and the figures without it. `scored` has it."""
-    if not decision.text or not isinstance(scored, Prediction):
-        return []
-    if not decision.changes:
-        return [decision.text]
-    plain = measure(decision.undo(scored), positive)  # type: ignore[arg-type]
+def plain_figures(decision: Decision, scored: Scored, positive: str | None) -> str:
+    """For the printed block of a roll that has a decision: the rule, and the figures without it. `scored` has it."""
+    if not decision.changes or not isinstance(scored, Prediction):
+        return ""
+    plain = measured(decision.undo(scored), positive)
     names = [name for name in plain.names if name not in ("balanced-accuracy", "macro-f")]
     figures = ", ".join(f"{TITLES[name]} {rounded(plain.figure(name))}" for name in names)
-    return [decision.text, f"by the likeliest answer at temperature 1: {figures}"]
+    return f"{decision.rule}; by the likeliest answer at temperature 1: {figures}"
 
 
 class Chosen(NamedTuple):

@@ -20,7 +20,7 @@ from rolltune.evaluation import decision as deciding
 from rolltune.evaluation import folds as folding
 from rolltune.evaluation import leaderboard
 from rolltune.evaluation.charts import Curve
-from rolltune.evaluation.decision import Decision, decide, decision_lines
+from rolltune.evaluation.decision import Decision, decide, plain_figures
 from rolltune.evaluation.figures import Figures, Scored, block, measured, mixed_title, no_better
 from rolltune.evaluation.leaderboard import Entry, Leaderboard, Status, metrics_json
 from rolltune.evaluation.metrics import Prediction, stage
@@ -93,8 +93,8 @@ def print_results(
         figures = figures_of(data, prediction, data.spans[split])
         say(block(f"{shown(file)} {stage(passes)}", figures))
         say(f"  {figures.frequencies()}")
-        for line in decision_lines(decision, prediction.at(data.spans[split]), data.positive.answer):
-            say(f"  {line}")
+        if plain := plain_figures(decision, prediction.at(data.spans[split]), data.positive.answer):
+            say(f"  {plain}")
         if split != "train" and (known := data.known(data.spans[split], learned_from)):
             say(f"  {learned_text(known, len(data.spans[split]))}")
     if "valid" in data.files and folds is None:
@@ -132,6 +132,8 @@ def conclude(options: Any, recipe: Recipe, model: Model, data: Data, made: Finis
         say(folding.seeds_block(entries))
     learned_from = made.passes.learned | trained_marks(data, chosen.draw, folds)
     print_results(data, after, made.passes.count, say, folds, learned_from, True, decision)
+    if decision.text:
+        say(decision.text)
     if len(entries) == 1 and (judged := entries[0].ranked_on) and (poor := no_better(judged, "the roll")):
         say(poor)
     for path in out.stale:
