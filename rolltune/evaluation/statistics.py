@@ -80,10 +80,8 @@ def bootstrap_macro(metrics: Metrics, name: str, samples: int = 2000, seed: int 
     counted = actual > 0 if name == "balanced-accuracy" else actual + predicted > 0
     each = np.divide(hits, below, out=np.zeros(hits.shape), where=below > 0)
     values = (each * counted).sum(1) / counted.sum(1)
-    if np.ptp(values) == 0:
-        return None
     low, high = np.quantile(values, [0.025, 0.975])
-    return Interval(float(low), float(high), "bootstrap")
+    return Interval(float(low), float(high), "bootstrap") if low < high else None
 
 
 def bootstrap_f(metrics: Metrics, samples: int = 2000, seed: int = 0, confidence: float = 0.95) -> Interval | None:

@@ -225,8 +225,8 @@ def test_probabilities_are_judged_and_a_threshold_is_shown_beside_the_plain_answ
     page = html(run)
     text = Page(page).text
     assert "How an answer is decided: test.jsonl 'yes' is given from a probability of 0.9500 on; chosen for the" in text
-    assert "by the likeliest answer 0.75 0.41 to 0.93 0.75" in text and "as this roll decides 0.0 " in text
-    assert "average precision 0.6000 (4 of 10 are &#x27;yes&#x27;)" in page
+    assert "by the likeliest answer 0.8 0.49 to 0.94" in text and "as this roll decides 0.6 " in text
+    assert "average precision 0.6625 (4 of 10 are &#x27;yes&#x27;)" in page
     assert "0.8 to 0.9: 8 of 10 right" in page and "Expected calibration error 0.1 on 10 pictures" in text
     alone = html(RunSummary("ads", splits=[result], scored=counted(0, 5, 1, 0)))
     assert "Precision and recall" not in alone and "How an answer is decided" not in alone
