@@ -137,7 +137,8 @@ def application(predictor: Predictor, name: str) -> "Guarded":
 def answer_files(
     predictor: Predictor, paths: Sequence[Path], names: Sequence[str], question: str = ""
 ) -> list[dict[str, Any]]:
-    """An object a file: {"name", "rows": [{"answer", "probabilities", "near", "threshold", "votes"}]}, or {"name", "error"}.
+    """An object a file: {"name", "rows": [{"answer", "probabilities", "near", "threshold", "votes"}]}; or {"name",
+    "error"}.
 
     An animation may have several rows, where the roll's frame policy makes them.
     """
