@@ -196,8 +196,8 @@ def _probabilities(run: RunSummary) -> list[str]:
     scored = run.scored
     if not isinstance(scored, Prediction) or not len(scored.ids):
         return []
-    figures = run.splits[0].shown
-    positive = figures.positive if isinstance(figures, Metrics) else None
+    split = main_split(run.splits)
+    positive = split.shown.positive if split is not None and isinstance(split.shown, Metrics) else None
     sections = []
     if run.decision.text:
         body = f"<p>{as_html(run.decision.text)}.</p>"
