@@ -89,9 +89,13 @@ class Recipe:
     keep_share: float = 0.5  # of the rolls that reached a rung, those that go on
     draws: int = 0  # rolls in all when rungs free slots; 0: as many as slots
     fold_by: str = "auto"  # of --folds: "auto" spreads answers and keeps groups whole, "id" is id % folds
-    # What ranks the rolls. Choices: f-measure (where it is empty), precision, recall, accuracy, log-loss; written
-    # answers: log-loss (where it is empty), exact-match, anls.
+    # What ranks the rolls. Choices: f-measure (where it is empty), precision, recall, accuracy, log-loss,
+    # balanced-accuracy, macro-f; written answers: log-loss (where it is empty), exact-match, anls, vqa-accuracy.
     metric: str = ""
+    # Chosen on the validation rows, and saved with the roll: from which probability on the positive of two answers is
+    # given, best for the metric, or with a stated precision: none, metric, precision=0.95.
+    threshold: str = "none"
+    temperature: str = "none"  # "valid": probabilities are brought nearer to the shares that come true; or none
     log_every: int = 32
     evaluate_batch: int = 8
 
@@ -295,6 +299,7 @@ def check(r: Recipe, where: Callable[[str], str] = str) -> None:
     """Raises UserError for values that no training can have; `where` says of an entry what to call it."""
     # They bring scikit-learn and Pillow, which `--help` must not wait for.
     from rolltune.data.images import parse_policy
+    from rolltune.evaluation import decision
     from rolltune.evaluation.figures import names
 
     def need(right: bool, name: str, expected: str) -> None:
@@ -322,6 +327,11 @@ def check(r: Recipe, where: Callable[[str], str] = str) -> None:
     need(r.schedule in optim.SCHEDULES, "schedule", f"one of {', '.join(optim.SCHEDULES)}")
     metrics = names(AUTO)
     need(r.metric in ("", *metrics), "metric", f"one of {', '.join(metrics)}")
+    try:
+        decision.stated_precision(r.threshold)
+    except ValueError:
+        need(False, "threshold", f"{decision.NONE}, {decision.METRIC}, or {decision.PRECISION}=0.95")
+    need(r.temperature in (decision.NONE, decision.VALID), "temperature", f"{decision.NONE} or {decision.VALID}")
     try:
         parse_policy(r.frames)
     except UserError as error:

@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--folds", type=int, help="the rolls are the folds of all rows (recipe: fold_by)")
     p.add_argument("--repeat", type=int, default=1, help="so many rounds of folds or rolls, and their seeds' spread")
     p.add_argument("--keep", default="best", help="best, all, or how many of the ranking to save")
-    p.add_argument("--metric", help="what ranks the rolls: f-measure, ..., log-loss, anls")
+    p.add_argument("--metric", help="what ranks the rolls: f-measure, ..., log-loss, anls (docs/metrics.md)")
     p.add_argument("--positive", help="the answer that counts as positive")
     p.add_argument("--seed", type=int, help="of the first roll; the next ones count up")
     p.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same name")

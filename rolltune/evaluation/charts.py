@@ -10,6 +10,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from sklearn.metrics import average_precision_score, precision_recall_curve
+
+from rolltune.evaluation.calibration import Bin
+from rolltune.evaluation.metrics import Prediction
+from rolltune.evaluation.statistics import wilson
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,33 @@ def rates(points: Sequence[tuple[int, float, float]], metric: str, chosen: int |
     """The figure of each roll against its learning rate. `points`: roll, rate, figure."""
     description = f"{metric} by learning rate. " + "; ".join(f"roll {r}: {x:.3g}, {y:.4g}" for r, x, y in points)
     return _both(lambda shades: _rate_figure(points, metric, chosen, shades), description)
+
+
+def precision_recall(prediction: Prediction, positive: str) -> Plot | None:
+    """Precision at every recall as the threshold falls, with a mark where the roll decides; None where no row or every
+    row has the positive answer. Average precision is scikit-learn's: the steps' precisions, weighted by the recall
+    that each adds, with nothing drawn between them."""
+    there = prediction.label == prediction.answers.index(positive)
+    if there.all() or not there.any():
+        return None
+    chance = prediction.chance(positive)
+    precision, recall, _ = precision_recall_curve(there, chance)
+    average = float(average_precision_score(there, chance))
+    given = prediction.predicted == prediction.answers.index(positive)
+    found = int(np.sum(given & there))
+    mark = (found / int(there.sum()), found / int(given.sum())) if given.any() else None
+    title = f"average precision {average:.4f} ({int(there.sum())} of {len(there)} are {positive!r})"
+    at = f"; here it decides: precision {mark[1]:.4f}, recall {mark[0]:.4f}" if mark else ""
+    return _both(
+        lambda shades: _precision_figure(recall, precision, float(there.mean()), mark, title, shades),
+        f"Precision by recall: {title}{at}",
+    )
+
+
+def reliability(found: Sequence[Bin]) -> Plot:
+    """Share of right answers by the likeliest answer's probability, a point a bin, with Wilson's 95 % interval."""
+    parts = [f"{one.low:.1f} to {one.high:.1f}: {one.right} of {one.rows} right" for one in found]
+    return _both(lambda shades: _reliability_figure(found, shades), "Right answers by probability. " + "; ".join(parts))
 
 
 def _both(draw, description: str) -> Plot:
@@ -146,6 +178,45 @@ def _key(axes: Axes, curves: Sequence[Curve], chosen: int | None, shades: Shades
         label = f"{gone} died or stopped"
         axes.plot([], [], color=shades.bad, linewidth=1, linestyle=(0, (4, 2)), marker="x", label=label)
     axes.legend(frameon=False, fontsize=9, labelcolor=shades.ink, loc="upper right")
+
+
+def _precision_figure(
+    recall: np.ndarray,
+    precision: np.ndarray,
+    share: float,
+    mark: tuple[float, float] | None,
+    title: str,
+    shades: Shades,
+) -> Figure:
+    figure, axes = _axes(shades, 3.6)
+    axes.step(recall, precision, where="post", color=shades.accent, linewidth=2.2)
+    axes.axhline(share, color=shades.muted, linewidth=1, linestyle=(0, (4, 2)), label="by chance")
+    if mark:
+        axes.plot(*mark, "o", color=shades.ink, markersize=8, label="as it decides", clip_on=False, zorder=5)
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(0, 1.05)
+    axes.set_xlabel("recall", color=shades.ink, fontsize=9)
+    axes.set_ylabel("precision", color=shades.ink, fontsize=9)
+    axes.set_title(title, color=shades.ink, fontsize=9, loc="left", parse_math=False)
+    axes.legend(frameon=False, fontsize=9, labelcolor=shades.ink, loc="lower left")
+    return figure
+
+
+def _reliability_figure(found: Sequence[Bin], shades: Shades) -> Figure:
+    figure, axes = _axes(shades, 3.6)
+    axes.plot([0, 1], [0, 1], color=shades.muted, linewidth=1, linestyle=(0, (4, 2)))
+    for one in found:
+        bounds = wilson(one.right, one.rows)
+        assert bounds  # a bin has rows
+        axes.plot([one.confidence] * 2, bounds[:2], color=shades.muted, linewidth=2, zorder=2)
+        place = (one.confidence, one.right / one.rows)
+        axes.plot(*place, "o", color=shades.accent, markersize=7, clip_on=False, zorder=3)
+        axes.annotate(str(one.rows), place, (7, -3), textcoords="offset points", fontsize=8, color=shades.ink)
+    axes.set_xlim(min([0.5, *(one.low for one in found)]), 1.02)
+    axes.set_ylim(0, 1.05)
+    axes.set_xlabel("probability of the likeliest answer (beside a point: its pictures)", color=shades.ink, fontsize=9)
+    axes.set_ylabel("share that is right", color=shades.ink, fontsize=9)
+    return figure
 
 
 def _rate_figure(points: Sequence[tuple[int, float, float]], metric: str, chosen: int | None, shades: Shades) -> Figure:

@@ -10,6 +10,7 @@ from rolltune import atomic
 from rolltune.evaluation.figures import TITLES, Figures
 from rolltune.evaluation.leaderboard import metrics_json
 from rolltune.evaluation.metrics import rounded
+from rolltune.evaluation.statistics import interval
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,10 @@ def table(cells: Sequence[Cell], metric: str = "f-measure") -> Table:
     """One row a checkpoint, one column a data set, in the order of first appearance."""
     checkpoints, datasets, found = _sides(cells)
     seen = any(cell.trained_on for cell in cells)
-    caption = "* trained on these pictures: no forecast for new ones" if seen else None
+    bounded = any(cell.metrics is not None and interval(cell.metrics, metric) for cell in cells)
+    notes = [f"below: 95 % interval of {metric}"] if bounded else []
+    notes += ["* trained on these pictures: no forecast for new ones"] if seen else []
+    caption = "\n".join(notes) or None
     shares = dict.fromkeys(cell.metrics.share for cell in cells if cell.metrics is not None)
     beside = " or ".join(TITLES[share] for share in shares if share != metric)
     out = Table(
@@ -69,7 +73,8 @@ def _text(cell: Cell | None, metric: str) -> str:
     text = rounded(cell.metrics.figure(metric))
     if metric != cell.metrics.share:
         text += f" ({rounded(cell.metrics.figure(cell.metrics.share))})"
-    return text + ("*" if cell.trained_on else "")
+    bounds = interval(cell.metrics, metric)
+    return text + ("*" if cell.trained_on else "") + (f"\n{bounds}" if bounds else "")
 
 
 def to_json(cells: Sequence[Cell], metric: str = "f-measure") -> dict[str, object]:

@@ -1,6 +1,6 @@
 """What the figures of choices and of written answers have in common: names, order, the printed block, the baseline."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -18,8 +18,11 @@ TITLES = {
     "recall": "recall",
     "f-measure": "F-measure",
     "log-loss": "log-loss",
+    "balanced-accuracy": "balanced accuracy",
+    "macro-f": "macro F",
     "exact-match": "exact match",
     "anls": "ANLS",
+    "vqa-accuracy": "VQA accuracy",
 }
 
 
@@ -28,6 +31,18 @@ def names(kind: str) -> tuple[str, ...]:
     if kind == AUTO:
         return tuple(dict.fromkeys((*metrics.NAMES, *written.NAMES)))
     return written.NAMES if kind == WRITE else metrics.NAMES
+
+
+def shown_names(some: Sequence[Figures]) -> list[str]:
+    """The metrics that a table of these has: macro F beside a positive answer's alone, for it is the F-measure of the
+    others; VQA accuracy where there is one."""
+
+    def has(figures: Figures, name: str) -> bool:
+        if name == "macro-f":
+            return isinstance(figures, Metrics) and figures.positive is not None
+        return name in figures.names and (name != "vqa-accuracy" or figures.figure(name) is not None)
+
+    return [name for name in TITLES if any(has(figures, name) for figures in some)]
 
 
 def check_name(metric: str, kind: str = AUTO) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from rolltune.errors import UserError
-from rolltune.evaluation.figures import Figures
+from rolltune.evaluation.figures import Figures, shown_names
 from rolltune.evaluation.leaderboard import Entry
 from rolltune.evaluation.metrics import Prediction, rounded
 from rolltune.evaluation.written import Written
@@ -100,7 +100,7 @@ def seeds_block(entries: Sequence[Entry]) -> str:
 
 def over_seeds(measured: Sequence[Figures]) -> Mapping[str, Spread]:
     """Each named figure over the seeds of `--repeat`: one Figures a seed, all of one kind, of one at least."""
-    return {name: spread([figures.figure(name) for figures in measured]) for name in measured[0].names}
+    return {name: spread([figures.figure(name) for figures in measured]) for name in shown_names(measured)}
 
 
 def seeds_text(spreads: Mapping[str, Spread]) -> str:

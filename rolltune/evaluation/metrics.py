@@ -9,22 +9,41 @@ from jaxtyping import Bool, Float, Int
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from rolltune.errors import UserError
+from rolltune.evaluation import calibration
 
-NAMES = ("f-measure", "precision", "recall", "accuracy", "log-loss")
+NAMES = ("f-measure", "precision", "recall", "accuracy", "log-loss", "balanced-accuracy", "macro-f")
+
+
+class Threshold(NamedTuple):
+    """The answer that is given from a probability on: `p >= at`."""
+
+    answer: str
+    at: float
 
 
 class Prediction(NamedTuple):
-    """N scored rows with the same C allowed answers."""
+    """N scored rows with the same C allowed answers. A threshold decides in the place of the likeliest answer."""
 
     ids: tuple[str, ...]  # N
     answers: tuple[str, ...]  # C
     label: Int[np.ndarray, "n"]  # the index of the right answer
     log_probs: Float[np.ndarray, "n c"]  # normalised over the C answers
+    threshold: Threshold | None = None
 
     @property
     def predicted(self) -> Int[np.ndarray, "n"]:
-        """The likeliest answer; between equals the one that stands first in `answers`."""
-        return np.argmax(self.log_probs, axis=1)
+        """The likeliest answer; between equals the one that stands first in `answers`. With a threshold its answer
+        where that is likely enough, else the likeliest of the others."""
+        if self.threshold is None:
+            return np.argmax(self.log_probs, axis=1)
+        place = self.answers.index(self.threshold.answer)
+        others = np.where(np.arange(len(self.answers)) == place, -np.inf, self.log_probs)
+        others[:, place] = np.nan  # never the one, even where all others are impossible
+        return np.where(self.chance(self.threshold.answer) >= self.threshold.at, place, np.nanargmax(others, axis=1))
+
+    def chance(self, answer: str) -> Float[np.ndarray, "n"]:
+        """Each row's probability of one answer."""
+        return np.exp(self.log_probs[:, self.answers.index(answer)].astype(np.float64))
 
     @property
     def correct(self) -> Bool[np.ndarray, "n"]:
@@ -34,18 +53,20 @@ class Prediction(NamedTuple):
         """These rows alone, in this order."""
         places = np.asarray(places, int)
         ids = tuple(self.ids[place] for place in places)
-        return Prediction(ids, self.answers, self.label[places], self.log_probs[places])
+        return Prediction(ids, self.answers, self.label[places], self.log_probs[places], self.threshold)
 
     @classmethod
     def join(cls, parts: Sequence["Prediction"]) -> "Prediction":
-        """The rows of all parts, which must have the same answers."""
-        answers = parts[0].answers
+        """The rows of all parts, which must have the same answers, and be decided by the same threshold."""
+        answers, threshold = parts[0].answers, parts[0].threshold
         for number, part in enumerate(parts):
             if part.answers != answers:
                 raise ValueError(f"part {number} has the answers {part.answers}, part 0 {answers}")
+            if part.threshold != threshold:
+                raise ValueError(f"part {number} has the threshold {part.threshold}, part 0 {threshold}")
         label = np.concatenate([part.label for part in parts])
         log_probs = np.concatenate([part.log_probs for part in parts])
-        return cls(tuple(id for part in parts for id in part.ids), answers, label, log_probs)
+        return cls(tuple(id for part in parts for id in part.ids), answers, label, log_probs, threshold)
 
 
 class AnswerMetrics(NamedTuple):
@@ -87,6 +108,9 @@ class Metrics:
     f_measure: float | None
     log_loss: float | None  # mean of -log p(right answer), in nats
     balanced_accuracy: float | None  # mean recall of the answers that occur
+    macro_f: float | None  # mean F-measure of the answers that occur or were predicted, a positive one or none
+    calibration_error: float | None  # expected calibration error: see `calibration.error`
+    threshold: float | None  # the probability from which the positive answer was given; None: the likeliest was
     majority_rate: float | None  # accuracy of always giving the most frequent answer of these rows
     confusion: tuple[tuple[int, ...], ...]  # [C][C]; row: right answer, column: predicted
     per_answer: tuple[AnswerMetrics, ...]
@@ -144,7 +168,8 @@ class Metrics:
         """What a file of figures holds beside those that have names."""
         return {
             "positive": self.positive,
-            "balanced-accuracy": self.balanced_accuracy,
+            "calibration-error": self.calibration_error,
+            "threshold": self.threshold,
             "majority-rate": self.majority_rate,
             **{name: getattr(self, name) for name in ("tp", "tn", "fp", "fn")},
             "predicted": self.predicted,
@@ -209,9 +234,15 @@ def measure(prediction: Prediction, positive: str | None) -> Metrics:
     undefined: dict[str, str] = {}
     if n == 0:
         undefined = dict.fromkeys(
-            ("accuracy", "log-loss", "balanced accuracy", "precision", "recall", "F-measure"), "there are no pictures"
+            ("accuracy", "log-loss", "balanced accuracy", "macro F", "precision", "recall", "F-measure"),
+            "there are no pictures",
         )
-    tp = tn = fp = fn = precision = recall = f_measure = None
+    tp = tn = fp = fn = precision = recall = f_measure = macro_f = None
+    if n:
+        occurring = np.union1d(label, chosen)
+        ratios = precision_recall_fscore_support(label, chosen, labels=occurring, average="macro", zero_division=0)
+        macro = tuple(float(ratio) for ratio in ratios[:3])
+        macro_f = macro[2]
     if positive is not None:
         row = per_answer[answers.index(positive)]
         tp, fp, fn = row.right, row.predicted - row.right, row.actual - row.right
@@ -220,9 +251,7 @@ def measure(prediction: Prediction, positive: str | None) -> Metrics:
         if n:
             undefined |= _why_undefined(row)
     elif n:
-        occurring = np.union1d(label, chosen)
-        ratios = precision_recall_fscore_support(label, chosen, labels=occurring, average="macro", zero_division=0)
-        precision, recall, f_measure = (float(ratio) for ratio in ratios[:3])
+        precision, recall, f_measure = macro
     right = prediction.log_probs[np.arange(n), label].astype(np.float64)
     return Metrics(
         n=n,
@@ -239,6 +268,9 @@ def measure(prediction: Prediction, positive: str | None) -> Metrics:
         # sorted, so that the same rows in another order give the same bits
         log_loss=float(-np.mean(np.sort(right))) if n else None,
         balanced_accuracy=float(np.mean([r.recall for r in per_answer if r.recall is not None])) if n else None,
+        macro_f=macro_f,
+        calibration_error=calibration.error(prediction.log_probs, label) if n else None,
+        threshold=prediction.threshold.at if prediction.threshold is not None else None,
         majority_rate=float(np.bincount(label).max() / n) if n else None,
         confusion=tuple(tuple(int(count) for count in row) for row in confusion),
         per_answer=per_answer,
@@ -247,7 +279,7 @@ def measure(prediction: Prediction, positive: str | None) -> Metrics:
 
 
 def _check(prediction: Prediction) -> None:
-    ids, answers, label, log_probs = prediction
+    ids, answers, label, log_probs = prediction[:4]
     if len(set(answers)) != len(answers) or not answers:
         raise ValueError(f"the answers must be one or more different ones, not {answers}")
     if log_probs.shape != (len(ids), len(answers)) or np.shape(label) != (len(ids),):

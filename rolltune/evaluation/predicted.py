@@ -16,7 +16,7 @@ from rolltune.data.answers import normalise
 from rolltune.data.examples import Example
 from rolltune.errors import UserError, visible
 from rolltune.evaluation.figures import Scored
-from rolltune.evaluation.metrics import Prediction, require_numbers
+from rolltune.evaluation.metrics import Prediction, Threshold, require_numbers
 from rolltune.evaluation.tasks import accepted
 from rolltune.evaluation.written import Written, is_exact
 
@@ -38,6 +38,7 @@ class Predicted:
     votes: Mapping[str, int]  # the rolls that give an answer, by answer
     right: tuple[str, ...]  # the row's own answers, any of which counts; empty where it only asks
     roll: str = ""  # whose answer it is, where a file holds those of several
+    threshold: Threshold | None = None  # what decides in the place of the likeliest answer
 
     @property
     def correct(self) -> bool | None:
@@ -51,7 +52,8 @@ def predicted(
     examples: Sequence[Example], scored: Sequence[Scored], answers: Sequence[str], near: float = NEAR, roll: str = ""
 ) -> list[Predicted]:
     """A line for each row, of what one roll or several (a Prediction or Written each, rows in the same order) make of
-    it. `answers` are the allowed ones, in the order of the scores. Raises UserError for scores that are no numbers.
+    it. `answers` are the allowed ones, in the order of the scores. Rolls with a threshold vote by it; together, they
+    decide by the mean of the thresholds. Raises UserError for scores that are no numbers.
     """
     chosen = [one for one in scored if isinstance(one, Prediction)]
     lines = _chosen(chosen, answers, near) if chosen else _written([one for one in scored if isinstance(one, Written)])
@@ -66,6 +68,7 @@ def predicted(
             votes=votes if len(scored) > 1 else {},
             right=accepted(example) if example.answered else (),
             roll=roll,
+            threshold=joint_threshold(chosen),
         )
         for example, (answer, probabilities, close, votes) in zip(examples, lines, strict=True)
     ]
@@ -75,19 +78,37 @@ Line = tuple[str, dict[str, float], bool | None, dict[str, int]]
 
 
 def _chosen(scored: Sequence[Prediction], answers: Sequence[str], near: float) -> list[Line]:
-    """Of several rolls the mean of the probabilities decides; between equals the answer that stands first."""
+    """Of several rolls the mean of the probabilities decides; between equals the answer that stands first, and with
+    thresholds their mean."""
     for one in scored:
         require_numbers(one.ids, one.log_probs)
     # A row's own answer that no roll can give has a column behind the allowed ones.
     each = np.exp(np.stack([one.log_probs[:, : len(answers)] for one in scored]).astype(np.float64))  # [R, N, C]
-    means, votes = each.mean(0), each.argmax(-1)
+    means = each.mean(0)
+    with np.errstate(divide="ignore"):
+        joint = Prediction(scored[0].ids, tuple(answers), np.zeros(len(means), int), np.log(means))
+    joint = joint._replace(threshold=joint_threshold(scored))
+    allowed = [one._replace(answers=tuple(answers), log_probs=one.log_probs[:, : len(answers)]) for one in scored]
+    votes = np.stack([one.predicted for one in allowed])
     lines: list[Line] = []
-    for row, given in zip(means, votes.T, strict=True):
+    for row, place, given in zip(means, joint.predicted, votes.T, strict=True):
         second, first = np.sort(row)[-2:]
+        distance = (first - second) / 2
+        if joint.threshold is not None:
+            distance = abs(row[answers.index(joint.threshold.answer)] - joint.threshold.at)
         counts = {answers[place]: int(n) for place, n in sorted(Counter(given.tolist()).items())}
         probabilities = dict(zip(answers, row.tolist(), strict=True))
-        lines.append((answers[int(row.argmax())], probabilities, bool((first - second) / 2 <= near), counts))
+        lines.append((answers[int(place)], probabilities, bool(distance <= near), counts))
     return lines
+
+
+def joint_threshold(scored: Sequence[Prediction]) -> Threshold | None:
+    """The mean of the rolls' thresholds, one without counting as 0.5; None where none has one."""
+    found = [one.threshold for one in scored if one.threshold is not None]
+    if not found:
+        return None
+    at = sum(one.at for one in found) + 0.5 * (len(scored) - len(found))
+    return Threshold(found[0].answer, at / len(scored))
 
 
 def _written(scored: Sequence[Written]) -> list[Line]:
@@ -115,6 +136,8 @@ def plain(row: Predicted) -> dict[str, object]:
     told |= {"source": row.source, "id": row.id, "images": list(row.images), "answer": row.answer, "right": right}
     if row.probabilities:
         told |= {"probabilities": dict(row.probabilities), "near": row.near}
+    if row.threshold is not None:
+        told |= {"threshold": row.threshold._asdict()}
     return told | ({"votes": dict(row.votes)} if row.votes else {})
 
 
@@ -137,13 +160,15 @@ def _csv(rows: Sequence[Predicted]) -> str:
     lines: list[dict[str, object]] = []
     for row in rows:
         told = plain(row)
+        if row.threshold is not None:
+            told["threshold"] = f"{row.threshold.answer} {row.threshold.at!r}"
         told["images"] = row.images[0] if len(row.images) == 1 else plain_json.dumps(list(row.images))
         told |= {f"p({answer})": repr(p) for answer, p in row.probabilities.items()}
         told |= {
             name: plain_json.dumps(told[name]) for name in ("right", "votes") if isinstance(told.get(name), list | dict)
         }
         lines.append(told)
-    order = ("roll", "source", "id", "images", "answer", "right", "near", "votes")
+    order = ("roll", "source", "id", "images", "answer", "right", "near", "threshold", "votes")
     columns = [name for name in order if any(name in line for line in lines)]
     out = io.StringIO(newline="")
     writer = csv.DictWriter(out, [*columns, *(f"p({answer})" for answer in answers)], extrasaction="ignore")

@@ -10,10 +10,13 @@ from PIL import Image
 from rolltune import atomic, plain_json
 from rolltune.errors import as_html
 from rolltune.evaluation import charts
+from rolltune.evaluation.calibration import BINS, bins
+from rolltune.evaluation.calibration import error as calibration_error
 from rolltune.evaluation.charts import Curve, Plot
-from rolltune.evaluation.figures import TITLES, Figures, reason
+from rolltune.evaluation.decision import PLAIN, Decision
+from rolltune.evaluation.figures import TITLES, Figures, Scored, measured, reason
 from rolltune.evaluation.leaderboard import Leaderboard
-from rolltune.evaluation.metrics import Metrics, rounded
+from rolltune.evaluation.metrics import Metrics, Prediction, rounded
 from rolltune.evaluation.report_pictures import Picture, open_plainly, picture_cards
 from rolltune.evaluation.report_style import CSS
 from rolltune.evaluation.report_tables import (
@@ -21,6 +24,7 @@ from rolltune.evaluation.report_tables import (
     SplitResult,
     answers_table,
     confusions,
+    decision_table,
     frequencies,
     leaderboard_table,
     splits_table,
@@ -50,6 +54,9 @@ class RunSummary:
     pictures: Sequence[Picture] = ()
     warnings: Sequence[str] = ()
     most_pictures: int = 96
+    scored: Scored | None = None  # the rows of the split that says most, as they are decided, for the curves
+    scored_split: str = ""
+    decision: Decision = PLAIN
 
 
 def write_report(path: str | Path, run: RunSummary, open_image: Callable[[Path], Image.Image] = open_plainly) -> None:
@@ -58,7 +65,7 @@ def write_report(path: str | Path, run: RunSummary, open_image: Callable[[Path],
 
 
 def html(run: RunSummary, open_image: Callable[[Path], Image.Image] = open_plainly) -> str:
-    sections = [_head(run), _warnings(run), *_figures(run), *_rolls(run), *_losses(run)]
+    sections = [_head(run), _warnings(run), *_figures(run), *_probabilities(run), *_rolls(run), *_losses(run)]
     if run.pictures:
         wrong = sum(picture.is_wrong for picture in run.pictures)
         title = f"The pictures: {wrong} wrong of {len(run.pictures)}" + (", wrong ones first" if wrong else "")
@@ -182,6 +189,34 @@ def _texts(split: SplitResult) -> list[str]:
     if not isinstance(split.shown, WrittenMetrics) or not split.shown.texts:
         return []
     return [_section(f"What was written most often: {split.name}", texts_table(split.shown))]
+
+
+def _probabilities(run: RunSummary) -> list[str]:
+    """What the probabilities are worth: the decision beside the plain one, precision by recall, and calibration."""
+    scored = run.scored
+    if not isinstance(scored, Prediction) or not len(scored.ids):
+        return []
+    split = main_split(run.splits)
+    positive = split.shown.positive if split is not None and isinstance(split.shown, Metrics) else None
+    sections = []
+    if run.decision.text:
+        body = f"<p>{as_html(run.decision.text)}.</p>"
+        if run.decision.changes:
+            plain = measured(run.decision.undo(scored), positive)
+            body += decision_table(plain, measured(scored, positive))
+        sections.append(_section(f"How an answer is decided: {run.scored_split}", body))
+    if positive is not None and len(scored.answers) == 2:
+        curve = charts.precision_recall(scored, positive)
+        if curve is not None:
+            sections.append(_section(f"Precision and recall: {run.scored_split}", _plot(curve)))
+    found = bins(scored.log_probs, scored.label)
+    error = calibration_error(scored.log_probs, scored.label)
+    text = (
+        f"Expected calibration error {rounded(error)} on {len(scored.ids)} pictures, in {BINS} bins of equal width of "
+        "the likeliest answer's probability. On few pictures it is above 0 where nothing is wrong, too."
+    )
+    body = f'<p class="soft">{as_html(text)}</p>{_plot(charts.reliability(found))}'
+    return [*sections, _section(f"Are the probabilities right? {run.scored_split}", body)]
 
 
 def _rolls(run: RunSummary) -> list[str]:

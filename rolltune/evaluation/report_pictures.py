@@ -66,7 +66,7 @@ class Judged(NamedTuple):
 def _judged_choice(prediction: Prediction, row: int) -> Judged:
     """Good is a likely right answer: the surest mistakes come first."""
     log_probs = prediction.log_probs[row].astype(np.float64)
-    label, chosen = int(prediction.label[row]), int(np.argmax(log_probs))
+    label, chosen = int(prediction.label[row]), int(prediction.predicted[row])
     right, given = prediction.answers[label], prediction.answers[chosen]
     chance = float(np.exp(log_probs[label]))
     how = f"{right} {chance:.0%}"

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rolltune.errors import as_html
-from rolltune.evaluation.figures import TITLES, Figures
+from rolltune.evaluation.figures import TITLES, Figures, shown_names
 from rolltune.evaluation.leaderboard import Leaderboard, names_beside, setting_text, settings_of
 from rolltune.evaluation.metrics import AnswerMetrics, Metrics, rounded
-from rolltune.evaluation.statistics import interval
+from rolltune.evaluation.statistics import f_bounds, interval, wilson
 from rolltune.evaluation.written import WrittenMetrics
 
 MOST_ANSWERS = 10  # in a confusion table; above that the commonest confusions are listed
@@ -41,7 +41,7 @@ def splits_table(splits: Sequence[SplitResult]) -> str:
     """One row a data set that was scored; each figure as before → after. What is undefined is explained below."""
     found = [(split, split.shown) for split in splits]
     scored = [(split, figures) for split, figures in found if figures is not None]
-    names = dict.fromkeys(name for _, figures in scored for name in TITLES if name in figures.names)
+    names = shown_names([figures for _, figures in scored])
     heads = "".join(f"<th>{TITLES[name]}</th>" for name in names)
     rows, notes = [], []
     for split, figures in scored:
@@ -49,10 +49,16 @@ def splits_table(splits: Sequence[SplitResult]) -> str:
         rows.append(f'<tr><td class="text">{as_html(split.name)}</td><td>{figures.n}</td>{cells}</tr>')
         for when, some in (("before", split.before), ("after", split.after)):
             reasons = {} if some is None else some.undefined
-            notes += [f"{split.name} {when} training: {name} undefined, {why}" for name, why in reasons.items()]
+            shown = {TITLES[name] for name in names}
+            notes += [
+                f"{split.name} {when} training: {name} undefined, {why}"
+                for name, why in reasons.items()
+                if name in shown
+            ]
     below = "".join(f"<br>{as_html(note)}" for note in notes)
     if any(isinstance(figures, Metrics) and figures.positive is None for _, figures in scored):
         below += "<br>precision, recall and F-measure are means over the answers"
+    below += "<br>below a figure: where the true one may lie, 95 %"
     return _table(f'<th class="text">data set</th><th>pictures</th>{heads}', rows) + f"<small>{below[4:]}</small>"
 
 
@@ -63,7 +69,24 @@ def _table(heads: str, rows: Sequence[str]) -> str:
 def _change(split: SplitResult, name: str) -> str:
     before = "" if split.before is None else f'<span class="was">{_value(split.before, name)}</span>'
     after = "" if split.after is None else f"<b>{_value(split.after, name)}</b>"
-    return " → ".join(part for part in (before, after) if part)
+    return " → ".join(part for part in (before, after) if part) + _below(split.shown, name)
+
+
+def _below(figures: Figures | None, name: str) -> str:
+    bounds = None if figures is None else interval(figures, name)
+    return f"<br><small>{bounds}</small>" if bounds else ""
+
+
+def decision_table(plain: Figures, decided: Figures) -> str:
+    """The same rows by the likeliest answer at temperature 1, and as the roll decides."""
+    names = shown_names([plain])
+    rows = []
+    for title, figures in (("by the likeliest answer", plain), ("as this roll decides", decided)):
+        cells = "".join(f"<td>{_value(figures, name)}{_below(figures, name)}</td>" for name in names)
+        error = figures.calibration_error if isinstance(figures, Metrics) else None
+        rows.append(f'<tr><td class="text">{title}</td>{cells}<td>{rounded(error)}</td></tr>')
+    heads = "".join(f"<th>{TITLES[name]}</th>" for name in names)
+    return _table(f'<th class="text"></th>{heads}<th>calibration error</th>', rows)
 
 
 def confusions(split: SplitResult) -> str:
@@ -118,9 +141,11 @@ def answers_table(metrics: Metrics) -> str:
 
 
 def _answer_row(row: AnswerMetrics) -> str:
-    ratios = "".join(
-        f"<td>{'–' if ratio is None else rounded(ratio)}</td>" for ratio in (row.precision, row.recall, row.f_measure)
-    )
+    precision, recall = wilson(row.right, row.predicted), wilson(row.right, row.actual)
+    ratios = ""
+    for ratio, bounds in ((row.precision, precision), (row.recall, recall), (row.f_measure, f_bounds(row))):
+        below = f"<br><small>{bounds}</small>" if bounds else ""
+        ratios += f"<td>{'–' if ratio is None else rounded(ratio)}{below}</td>"
     counts = f"<td>{row.actual}</td><td>{row.predicted}</td><td>{row.right}</td>"
     return f'<tr><td class="text wrap">{as_html(row.answer)}</td>{counts}{ratios}</tr>'
 

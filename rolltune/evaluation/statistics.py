@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy.stats import binom, binomtest, norm
 
 from rolltune.evaluation.figures import TITLES, Figures, Scored
-from rolltune.evaluation.metrics import Metrics, Prediction, rounded
+from rolltune.evaluation.metrics import AnswerMetrics, Metrics, Prediction, rounded
 from rolltune.evaluation.written import Written, WrittenMetrics
 
 
@@ -53,10 +53,35 @@ def f_interval(metrics: Metrics, confidence: float = 0.95) -> Interval | None:
         return None
     if metrics.positive is None:
         return bootstrap_f(metrics, confidence=confidence)
-    tp, fp, fn = _counts(metrics)
-    share = wilson(tp, tp + fp + fn, confidence)
-    assert share  # else the F-measure were undefined
+    return f_bounds(metrics.per_answer[metrics.answers.index(metrics.positive)], confidence)
+
+
+def f_bounds(row: AnswerMetrics, confidence: float = 0.95) -> Interval | None:
+    """The interval of one answer's F-measure, as `f_interval` has it; None where it is undefined."""
+    share = wilson(row.right, row.predicted + row.actual - row.right, confidence)
+    if share is None:
+        return None
     return Interval(2 * share.low / (1 + share.low), 2 * share.high / (1 + share.high), "Wilson, through Tp/(Tp+Fp+Fn)")
+
+
+def bootstrap_macro(metrics: Metrics, name: str, samples: int = 2000, seed: int = 0) -> Interval | None:
+    """The 95 % percentile bootstrap of a mean over answers: "precision", "recall", "balanced-accuracy" or "macro-f".
+
+    Rows are drawn as in `bootstrap_f`. What a draw leaves undefined counts as `measure` counts it: balanced accuracy
+    leaves out answers that do not occur, the others those that neither occur nor were predicted. None where all agree.
+    """
+    table = np.asarray(metrics.confusion)
+    n, size = int(table.sum()), len(table)
+    if n == 0:
+        return None
+    draws = np.random.default_rng(seed).multinomial(n, (table / n).ravel(), size=samples).reshape(samples, size, size)
+    hits, actual, predicted = np.diagonal(draws, axis1=1, axis2=2), draws.sum(2), draws.sum(1)  # [samples, C]
+    below = {"precision": predicted, "macro-f": (actual + predicted) / 2}.get(name, actual)
+    counted = actual > 0 if name == "balanced-accuracy" else actual + predicted > 0
+    each = np.divide(hits, below, out=np.zeros(hits.shape), where=below > 0)
+    values = (each * counted).sum(1) / counted.sum(1)
+    low, high = np.quantile(values, [0.025, 0.975])
+    return Interval(float(low), float(high), "bootstrap") if low < high else None
 
 
 def bootstrap_f(metrics: Metrics, samples: int = 2000, seed: int = 0, confidence: float = 0.95) -> Interval | None:
@@ -107,16 +132,19 @@ def bootstrap_mean(
 
 
 def interval(figures: Figures, name: str) -> Interval | None:
-    """The 95 % interval of the figure called `name`; None where there is none (log-loss of choices, macro means of
-    precision and recall, undefined figures)."""
+    """The 95 % interval of the figure called `name`; None where there is none (log-loss of choices, undefined figures,
+    means in which no draw of rows differs)."""
     if name == figures.share:
         return None if figures.right is None else wilson(figures.right, figures.n)
     if isinstance(figures, WrittenMetrics):
-        return bootstrap_mean(np.array(figures.losses if name == "log-loss" else figures.similarities))
+        rows = {"log-loss": figures.losses, "anls": figures.similarities, "vqa-accuracy": figures.agreements}
+        return bootstrap_mean(np.array(rows[name]))
     if name == "f-measure":
         return f_interval(figures)
-    if figures.positive is None or name == "log-loss":
+    if name == "log-loss":
         return None
+    if figures.positive is None or name in ("balanced-accuracy", "macro-f"):
+        return bootstrap_macro(figures, name)
     tp, fp, fn = _counts(figures)
     return wilson(tp, tp + fp) if name == "precision" else wilson(tp, tp + fn)
 

@@ -11,7 +11,11 @@ from jaxtyping import Float, Int
 from rolltune.data.answers import normalise
 from rolltune.evaluation.metrics import refuse_unknown, require_numbers, rounded
 
-NAMES = ("log-loss", "exact-match", "anls")
+NAMES = ("log-loss", "exact-match", "anls", "vqa-accuracy")
+ANNOTATORS = 10  # people whose answers a row of VQA has
+ARTICLES = ("a", "an", "the")
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+DIGITS = {"none": "0", **{word: str(n) for n, word in enumerate(NUMBERS)}}
 
 
 class Written(NamedTuple):
@@ -47,7 +51,9 @@ class Written(NamedTuple):
             return -self.log_probs.astype(np.float64)
         if self.texts is None:
             return None
-        judge = is_exact if name == "exact-match" else similarity
+        if name == "vqa-accuracy" and any(len(rights) != ANNOTATORS for rights in self.accepted):
+            return None
+        judge = is_exact if name == "exact-match" else similarity if name == "anls" else agreement
         return np.array([judge(*row) for row in zip(self.texts, self.accepted, strict=True)], np.float64)
 
 
@@ -56,18 +62,20 @@ class WrittenMetrics:
     """Figures of one set of written answers. They are None where they are undefined; `undefined` says why."""
 
     names: ClassVar[tuple[str, ...]] = NAMES
-    beside: ClassVar[tuple[str, ...]] = NAMES  # what a table shows beside the metric that ranks
+    beside: ClassVar[tuple[str, ...]] = NAMES[:3]  # what a table shows beside the metric that ranks
     share: ClassVar[str] = "exact-match"  # the figure that is a share of rows
 
     n: int
     log_loss: float | None  # mean of -log p(the likeliest accepted answer), in nats
     exact: float | None  # share of rows whose answer equals an accepted one: see `is_exact`
     anls: float | None  # mean of `similarity`
+    vqa: float | None  # mean of `agreement`, where every row has ten people's answers
     majority_rate: float | None  # `exact` of always writing the accepted answer that most rows have
     collapsed: str | None  # the one text that every row got although no answer is accepted by all, or None
     texts: Mapping[str, int]  # how often each text was written; empty where nothing was
     losses: tuple[float, ...]  # of each row, rising
     similarities: tuple[float, ...]  # of each row, rising; empty where nothing was written
+    agreements: tuple[float, ...]  # the same, of VQA accuracy
     undefined: Mapping[str, str]
 
     @property
@@ -78,11 +86,12 @@ class WrittenMetrics:
     def figure(self, name: str) -> float | None:
         """The figure called `name`, one of NAMES."""
         refuse_unknown(name, NAMES)
-        return {"log-loss": self.log_loss, "exact-match": self.exact, "anls": self.anls}[name]
+        return {"log-loss": self.log_loss, "exact-match": self.exact, "anls": self.anls, "vqa-accuracy": self.vqa}[name]
 
     def lines(self) -> list[str]:
         """For the printed block."""
-        named = (("log-loss", self.log_loss), ("exact match", self.exact), ("ANLS", self.anls))
+        named = [("log-loss", self.log_loss), ("exact match", self.exact), ("ANLS", self.anls)]
+        named += [("VQA accuracy", self.vqa)] if self.vqa is not None else []
         return [f"  {name + ':':<12} {rounded(ratio, self.undefined.get(name, ''))}" for name, ratio in named]
 
     def frequencies(self, most: int = 6) -> str:
@@ -116,6 +125,10 @@ def measure_written(written: Written) -> WrittenMetrics:
     exact, similar = written.rows("exact-match"), written.rows("anls")
     why = "" if n and texts is not None else "there are no rows" if not n else "nothing was written"
     undefined = {"exact match": why, "ANLS": why} if why else {}
+    agreeing = written.rows("vqa-accuracy") if n else None
+    if agreeing is None:
+        undefined["VQA accuracy"] = why or f"not every row has the answers of {ANNOTATORS} people"
+    agreements = np.sort(agreeing) if agreeing is not None else np.zeros(0)
     # sorted, so that the same rows in another order give the same bits
     losses = np.sort(-np.asarray(log_probs, np.float64))
     similarities = np.sort(similar) if similar is not None else np.zeros(0)
@@ -124,11 +137,13 @@ def measure_written(written: Written) -> WrittenMetrics:
         log_loss=float(np.mean(losses)) if n else None,
         exact=float(np.mean(exact)) if n and exact is not None else None,
         anls=float(np.mean(similarities)) if n and similar is not None else None,
+        vqa=float(np.mean(agreements)) if len(agreements) else None,
         majority_rate=_majority_rate(accepted),
         collapsed=_collapsed(texts, accepted),
         texts=Counter(texts or ()),
         losses=tuple(losses.tolist()),
         similarities=tuple(similarities.tolist()),
+        agreements=tuple(agreements.tolist()),
         undefined=undefined if n else {"log-loss": why} | undefined,
     )
 
@@ -173,6 +188,23 @@ def similarity(answer: str, accepted: Sequence[str], threshold: float = 0.5) -> 
         raise ValueError("a row without accepted answers cannot be scored")
     best = max(_similar(_folded(answer), right) for right in {_folded(right) for right in accepted})
     return best if best >= threshold else 0.0
+
+
+def agreement(answer: str, accepted: Sequence[str]) -> float:
+    """How far ten people agree with an answer: the mean over every nine of them of min(1, those who gave it / 3).
+
+    So 0.3, 0.6, 0.9 and 1 for one, two, three, and four or more of the ten. The mean over a data set is VQA accuracy
+    (Antol et al. 2015, "VQA: Visual Question Answering"; over every nine as in its evaluation program). Answers are
+    compared in the form of `answers.normalise`, and beside that, as there, number words are digits and articles do not
+    count. Its lists of punctuation and of contractions without their apostrophe are left out.
+    """
+    same = [_plain_words(right) == _plain_words(answer) for right in accepted]
+    others = [sum(same) - own for own in same]
+    return sum(min(1.0, count / 3) for count in others) / len(others)
+
+
+def _plain_words(text: str) -> str:
+    return " ".join(DIGITS.get(word, word) for word in normalise(text).split() if word not in ARTICLES)
 
 
 def _folded(text: str) -> str:

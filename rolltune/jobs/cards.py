@@ -8,6 +8,7 @@ from rolltune import recipe as recipes
 from rolltune.adapters import CLASSES
 from rolltune.base import Model
 from rolltune.errors import UserError
+from rolltune.evaluation.decision import Decision, decision_of
 from rolltune.evaluation.tasks import KINDS, WRITE, Task
 from rolltune.recipe import Recipe, unwritable
 from rolltune.training import setup
@@ -35,7 +36,16 @@ def recipe_of(card: RollCard, source: str) -> Recipe:
             raise _odd(source, f"{text[:40]!a} holds {broken}")
     if problem := _answers_problem(recipe.task, card.answers, card.metrics.get("positive")):
         raise _odd(source, problem)
+    decided_by(card, source)
     return recipe
+
+
+def decided_by(card: RollCard, source: str) -> Decision:
+    """How the roll's scores become its answers. Raises UserError for a card that holds what can be no decision."""
+    try:
+        return decision_of(card.metrics.get("decision"), tuple(card.answers))
+    except ValueError as error:
+        raise _odd(source, str(error)) from error
 
 
 def _answers_problem(task: str, answers: Collection[str], positive: str | None) -> str:

@@ -16,9 +16,11 @@ from rolltune.data.images import open_image
 from rolltune.data.learned import learned_text
 from rolltune.data.sets import shown
 from rolltune.device import choose_dtype
+from rolltune.evaluation import decision as deciding
 from rolltune.evaluation import folds as folding
 from rolltune.evaluation import leaderboard
 from rolltune.evaluation.charts import Curve
+from rolltune.evaluation.decision import Decision, decide, plain_figures
 from rolltune.evaluation.figures import Figures, Scored, block, measured, mixed_title, no_better
 from rolltune.evaluation.leaderboard import Entry, Leaderboard, Status, metrics_json
 from rolltune.evaluation.metrics import Prediction, stage
@@ -77,10 +79,11 @@ def print_results(
     folds: Sequence[int] | None = None,
     learned_from: Collection[str] = (),
     tested: bool = False,
+    decision: Decision = deciding.PLAIN,
 ) -> None:
     """A block for each split, and one for all rows that may choose a roll. Rows that were learned from are counted.
 
-    The test split stays unseen until a roll is chosen: only `tested` shows it.
+    The test split stays unseen until a roll is chosen: only `tested` shows it. `prediction` is decided by `decision`.
     """
     for split, file in data.files.items():
         if folds is not None and split != "test":  # a fold's roll has seen most of these rows
@@ -90,6 +93,8 @@ def print_results(
         figures = figures_of(data, prediction, data.spans[split])
         say(block(f"{shown(file)} {stage(passes)}", figures))
         say(f"  {figures.frequencies()}")
+        if plain := plain_figures(decision, prediction.at(data.spans[split]), data.positive.answer):
+            say(f"  {plain}")
         if split != "train" and (known := data.known(data.spans[split], learned_from)):
             say(f"  {learned_text(known, len(data.spans[split]))}")
     if "valid" in data.files and folds is None:
@@ -105,6 +110,9 @@ def conclude(options: Any, recipe: Recipe, model: Model, data: Data, made: Finis
         # Rolls that give every picture one answer are poor, but they are what the training made.
         ended = [dataclasses.replace(one, reason="") if one.trainable is not None else one for one in ended]
         finished = {one.draw.roll: one for one in ended if one.trainable is not None}
+    decisions = {one.draw.roll: _decided(recipe, data, one) for one in ended}
+    ended = [_with_decision(one, decisions[one.draw.roll]) for one in ended]
+    finished = {one.draw.roll: one for one in ended if one.draw.roll in finished}
     entries = [_entry(recipe, data, one, folds) for one in ended]
     if not finished:
         say(f"nothing was saved: {_all_died(made.ended, recipe)}")
@@ -113,7 +121,7 @@ def conclude(options: Any, recipe: Recipe, model: Model, data: Data, made: Finis
     if folds is not None and options.origin is None:  # one fold of many says nothing of the other rows
         _out_of_fold(data, _rounds(finished, ended, options), folds, options, out, say)
     assert board.chosen is not None
-    chosen = finished[board.chosen.roll]
+    chosen, decision = finished[board.chosen.roll], decisions[board.chosen.roll]
     after = chosen.judged
     if "test" in data.spans:
         board = leaderboard.with_test(board, after.at(data.spans["test"]))
@@ -123,7 +131,9 @@ def conclude(options: Any, recipe: Recipe, model: Model, data: Data, made: Finis
     if options.repeat > 1 and folds is None:
         say(folding.seeds_block(entries))
     learned_from = made.passes.learned | trained_marks(data, chosen.draw, folds)
-    print_results(data, after, made.passes.count, say, folds, learned_from, tested=True)
+    print_results(data, after, made.passes.count, say, folds, learned_from, True, decision)
+    if decision.text:
+        say(decision.text)
     if len(entries) == 1 and (judged := entries[0].ranked_on) and (poor := no_better(judged, "the roll")):
         say(poor)
     for path in out.stale:
@@ -131,17 +141,39 @@ def conclude(options: Any, recipe: Recipe, model: Model, data: Data, made: Finis
     for rank, entry in enumerate(board.keep(options.keep), 1):
         one = finished[entry.roll]
         assert one.trainable is not None
-        save_roll(
-            out.kept(rank), one.trainable, card_of(recipe, model.base, data, one.draw, made.passes, entry), dtype=None
-        )
+        card = card_of(recipe, model.base, data, one.draw, made.passes, entry)
+        save_roll(out.kept(rank), one.trainable, with_decision(card, decisions[entry.roll], data, one), dtype=None)
         size = out.kept(rank).stat().st_size / 1e6
         say(f"saved roll {entry.roll}: {shown(out.kept(rank))} ({size:.1f} MB)")
     if options.whole:
         card = card_of(recipe, model.base, data, chosen.draw, made.passes, board.chosen)
-        _save_whole(recipe, chosen, out.whole, card, say)
-    _report(options, recipe, model, data, board, dataclasses.replace(made, ended=ended), after, out)
+        _save_whole(recipe, chosen, out.whole, with_decision(card, decision, data, chosen), say)
+    _report(options, recipe, model, data, board, dataclasses.replace(made, ended=ended), after, decision, out)
     say(f"report: {shown(out.report)}")
     return 0
+
+
+def _decided(recipe: Recipe, data: Data, one: FinishedRoll) -> Decision:
+    """What the recipe's threshold and temperature are for this roll, by its validation rows."""
+    asked = (recipe.threshold, recipe.temperature)
+    if asked == (deciding.NONE, deciding.NONE) or one.judged is None or one.reason or "valid" not in data.spans:
+        return Decision()
+    return decide(one.judged.at(data.spans["valid"]), data.positive.answer, *asked, recipe.metric)
+
+
+def _with_decision(one: FinishedRoll, made: Decision) -> FinishedRoll:
+    """The roll with its rows decided so: from here on all that is ranked, printed and shown is."""
+    return one if one.judged is None else dataclasses.replace(one, judged=made.apply(one.judged))
+
+
+def with_decision(card: RollCard, made: Decision, data: Data, one: FinishedRoll) -> RollCard:
+    """The card with the decision and the figures without it, beside those with it; itself where none was asked for."""
+    if not made.text:
+        return card
+    plain = made.undo(one.judged)
+    splits = [split for split in ("valid", "test") if card.metrics.get(split) is not None]
+    figures = {split: metrics_json(figures_of(data, plain, data.spans[split])) for split in splits}
+    return dataclasses.replace(card, metrics={**card.metrics, "decision": made.card(), "undecided": figures})
 
 
 def _entry(recipe: Recipe, data: Data, one: FinishedRoll, folds: Sequence[int] | None) -> Entry:
@@ -239,10 +271,12 @@ def _plain_rows(scored: Scored) -> list[dict[str, Any]]:
             {
                 "id": id,
                 "answer": scored.answers[label],
-                "predicted": scored.answers[int(np.argmax(row))],
+                "predicted": scored.answers[int(place)],
                 "probabilities": {a: round(float(p), 6) for a, p in zip(scored.answers, row, strict=True)},
             }
-            for id, label, row in zip(scored.ids, scored.label, np.exp(scored.log_probs), strict=True)
+            for id, label, row, place in zip(
+                scored.ids, scored.label, np.exp(scored.log_probs), scored.predicted, strict=True
+            )
         ]
     texts = scored.texts or [None] * len(scored.ids)
     return [
@@ -296,7 +330,15 @@ def _save_whole(recipe: Recipe, ended: FinishedRoll, path: Path, card: RollCard,
 
 
 def _report(
-    options: Any, recipe: Recipe, model: Model, data: Data, board: Leaderboard, made: Finished, after: Any, out: Outputs
+    options: Any,
+    recipe: Recipe,
+    model: Model,
+    data: Data,
+    board: Leaderboard,
+    made: Finished,
+    after: Any,
+    decision: Decision,
+    out: Outputs,
 ) -> None:
     assert board.chosen is not None
     chosen = next(one for one in made.ended if one.draw.roll == board.chosen.roll)
@@ -332,6 +374,9 @@ def _report(
             splits=splits,
             curves=curves,
             leaderboard=board if len(made.ended) > 1 else None,
+            scored=after.at(data.spans[shown_split]),
+            scored_split=shown(data.files[shown_split]),
+            decision=decision,
             pictures=pictures(
                 after.at(data.spans[shown_split]),
                 {one.id: one.images for one in rows},

@@ -18,10 +18,12 @@ from rolltune.data.sets import find_dataset, shown
 from rolltune.data.splits import cluster_rows, fold_by_id, fold_rows
 from rolltune.device import is_gpu
 from rolltune.errors import UserError
+from rolltune.evaluation import decision
 from rolltune.evaluation.evaluator import Evaluator
 from rolltune.evaluation.figures import check_name, default_metric
 from rolltune.evaluation.leaderboard import keep_count
 from rolltune.evaluation.tasks import CLASSIFY
+from rolltune.jobs.cards import decided_by
 from rolltune.jobs.conclude import Finished, Passes, card_of, conclude, print_results
 from rolltune.jobs.interrupts import Interrupts
 from rolltune.jobs.judge import judge_of
@@ -90,6 +92,8 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
         origin.check_data(data)
     recipe = dataclasses.replace(recipe, metric=recipe.metric or default_metric(data.task.kind))
     check_name(recipe.metric, data.task.kind)
+    validated = "valid" in data.spans and options.folds is None
+    decision.check(recipe.threshold, recipe.temperature, recipe.metric, data.task.answers, validated)
     own = earlier is not None and recipe.prompt == earlier.card.prompt
     say(asked_text(data.examples, recipe.prompt, "roll" if own else "recipe"))
     folds = _folds(options, recipe, data, say)
@@ -115,7 +119,8 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     before = ready.evaluator.predict(state.rolls.trainable, state.rolls.scale)[0]  # all alike as yet
     passes, known = (earlier.passes, earlier.learned) if earlier else (0, frozenset())
     known |= learned_in(recipe.model)
-    print_results(data, before, passes, say, learned_from=known)
+    decided = decided_by(earlier.card, shown(earlier.path)) if earlier else decision.Decision()
+    print_results(data, decided.apply(before), passes, say, learned_from=known, decision=decided)
     say(data.positive.reason)
     settings["base"] = ready.model.base.hash
     if options.resume:
@@ -165,7 +170,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
         "waiting for data": f"{spent.waiting:.1%}",
     } | _device_facts()
     say("  ".join(f"{name}: {value}" for name, value in facts.items()))
-    made = Finished(state.ended, before, trained_by, log.curves, facts)
+    made = Finished(state.ended, decided.apply(before), trained_by, log.curves, facts)
     # Whatever fails from here on, what was trained is on the disk first.
     kept = _keep_state(state, save, out)
     interrupts.at("saving the rolls")

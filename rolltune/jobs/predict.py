@@ -19,7 +19,9 @@ from rolltune.data.sets import shown
 from rolltune.errors import UserError
 from rolltune.evaluation import predicted
 from rolltune.evaluation.predicted import NEAR, Predicted
+from rolltune.evaluation.statistics import wilson
 from rolltune.evaluation.tasks import CLASSIFY
+from rolltune.jobs.cards import decided_by
 from rolltune.jobs.outputs import named_rolls
 from rolltune.jobs.scorer import Bench, Saved, Scorer, read_saved
 from rolltune.tracking import print_table
@@ -140,9 +142,18 @@ def predict(rolls: Sequence[Path], data: Sequence[str], options: Options, say: S
         say(f"written: {shown(options.output)} ({len(made.rows)} rows)")
     else:
         print_table(predicted.table(made.rows))
-    for text in _summary(made, saved):
+    for text in [*decided_text(saved), *_summary(made, saved)]:
         say(text)
     return SOME_UNREAD if made.problems else 0
+
+
+def decided_text(saved: Sequence[Saved]) -> list[str]:
+    """How rolls with a threshold or a temperature decide, a line each; several of them decide by the mean."""
+    told = [(one, decided_by(one.card, shown(one.path))) for one in saved]
+    lines = [f"{shown(one.path)}: {decision.text}" for one, decision in told if decision.changes]
+    if len(saved) > 1 and any(decision.threshold for _, decision in told):
+        lines.append("together they decide by the mean of their thresholds (0.5 where a roll has none)")
+    return lines
 
 
 def _summary(made: Answered, saved: Sequence[Saved]) -> list[str]:
@@ -151,7 +162,8 @@ def _summary(made: Answered, saved: Sequence[Saved]) -> list[str]:
     if not made.rows or made.rows[0].near is None:
         said = []
     if judged:
-        said.append(f"{sum(judged)} of {len(judged)} answers are those given")
+        right = f"{sum(judged)} of {len(judged)} answers are those given"
+        said.append(f"{right} (95 %: {wilson(sum(judged), len(judged))})")
     known = {mark for one in saved for mark in one.card.metrics.get("learned", ())}
     said.append(learned_text(sum(learned(marks_of(made.examples), known)), len(made.rows)))
     if made.problems:

@@ -25,7 +25,7 @@ from rolltune.evaluation.figures import Scored
 from rolltune.evaluation.tasks import CLASSIFY, WRITE, Task, accepted
 from rolltune.inputs import features, rows
 from rolltune.inputs.pictures import keys_of, read_pictures
-from rolltune.jobs.cards import check_trained, recipe_of
+from rolltune.jobs.cards import check_trained, decided_by, recipe_of
 from rolltune.models.forward import Network
 from rolltune.recipe import Recipe
 from rolltune.training import setup
@@ -99,6 +99,7 @@ class Scorer:
         self.base = trees.arrange(copy, bench.model.stacks, recipe.first_layer, without=full)
         self.trainables = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], trained)
         self.scales = jnp.full((1,), recipe.scale, jnp.float32)
+        self.decision = decided_by(roll.card, shown(path))
         self.cut = 0  # rows of the last prediction whose text was too long and was cut, as it was in training
 
     @property
@@ -106,12 +107,13 @@ class Scorer:
         return Task(self.recipe.task, tuple(self.card.answers))
 
     def predict(self, examples: Sequence[Example], tokens: int | None = None) -> Scored:
-        """A Prediction, or what is written with up to `tokens` tokens. Raises UserError where a head can't write."""
+        """A Prediction, decided as the roll's card says, or what is written with up to `tokens` tokens. Raises
+        UserError where a head can't write."""
         if tokens is not None and self.task.kind == CLASSIFY:
             raise UserError("a classifier tells its classes apart and writes no words: leave --generate away")
         task = self.task if tokens is None else Task(WRITE, ())
         if task.kind != WRITE:
-            return self._predict(task, examples, tokens)
+            return self.decision.apply(self._predict(task, examples, tokens))
         # Rows that accept more answers are scored by another program, which no neighbour may choose.
         widths = np.array([(len(accepted(one)) - 1).bit_length() for one in examples])
         places = [np.flatnonzero(widths == width).tolist() for width in np.unique(widths)]

@@ -116,6 +116,11 @@ function card(file, told) {
     const answer = made("div", undefined, "answer");
     answer.append(made("bdi", row.answer === "" ? "(nothing)" : row.answer));
     text.append(answer);
+    if (row.threshold) {
+      const rule = made("div", undefined, "soft");
+      rule.append(made("bdi", row.threshold.answer), ` from ${row.threshold.at.toFixed(4)} on`);
+      text.append(rule);
+    }
     if (row.near) text.append(made("div", "a near thing: look for yourself", "near"));
     const votes = Object.entries(row.votes || {});
     if (votes.length > 1) text.append(made("div", "votes: " + votes.map(([a, n]) => `${a} ${n}`).join(", "), "soft"));

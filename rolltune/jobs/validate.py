@@ -14,6 +14,7 @@ from rolltune.data.sources import read_examples
 from rolltune.errors import UserError
 from rolltune.evaluation import cross_table, predicted
 from rolltune.evaluation.cross_table import Cell
+from rolltune.evaluation.decision import plain_figures
 from rolltune.evaluation.figures import block, check_name, measured, no_better
 from rolltune.evaluation.metrics import stage
 from rolltune.evaluation.predicted import Predicted
@@ -94,6 +95,8 @@ def score(options: Options, rolls: Sequence[Path], say: Say) -> list[Cell]:
         if bench is None or wanted != loaded:
             bench, loaded = Bench(*base.load(*wanted)), wanted
         scorer = Scorer(bench, one.path, load_roll(one.path, bench.model.base), one.recipe)
+        if scorer.decision.changes:
+            say(f"{shown(one.path)}: {scorer.decision.text}")
         for data_set in sets:
             cell, rows = _scored(scorer, one.path, data_set, options.generate, say)
             cells.append(cell)
@@ -129,6 +132,8 @@ def _scored(scorer: Scorer, path: Path, data: DataSet, tokens: int | None, say: 
     say(f"  {figures.frequencies()}")
     if known:
         say(f"  {learned_text(known, len(chosen))}")
+    if plain := plain_figures(scorer.decision, prediction, facts.get("positive")):
+        say(f"  {plain}")
     if isinstance(prediction, Written):
         for line in first_rows(prediction, {one.id: one.source for one in chosen}):
             say(line)

@@ -51,6 +51,7 @@ def card_of(values: Mapping[str, Any], source: str) -> RollCard:
         ("metrics", isinstance(values.get("metrics", {}), dict), "an object"),
         ("metrics.passes", is_count(metrics.get("passes", 1)), "a whole number from 1"),
         ("metrics.positive", positive is None or _is_text(positive), "text or null"),
+        ("metrics.decision", metrics.get("decision") is None or _is_object(metrics["decision"]), "an object"),
         ("metrics.learned", _all(_is_text, metrics.get("learned", [])), "a list of texts"),
         ("metrics.files", _all(_is_object, metrics.get("files", {})), "an object of objects"),
         ("seed", is_whole_number(values.get("seed", 0)) and values.get("seed", 0) >= 0, "a whole number from 0"),

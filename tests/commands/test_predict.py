@@ -12,6 +12,8 @@ from PIL import Image
 import rolltune
 from rolltune.__main__ import main
 from rolltune.data.asked import Asked, picture_row
+from rolltune.evaluation.decision import Decision
+from rolltune.evaluation.metrics import Threshold
 from rolltune.tiny.ads import PROMPT, write_sample_ads
 from rolltune.weights.roll_file import load_roll, save_roll
 
@@ -70,6 +72,28 @@ def test_a_row_has_the_bits_of_04_alone_and_in_any_company(trained):
     (one,), (other,) = roll.predict(picture), roll.predict(np.asarray(picture))
     assert dict(one.probabilities) == dict(other.probabilities) == expected[still]
     assert one.answer == max(expected[still], key=expected[still].get) and one.right == ()
+
+
+def test_a_roll_s_own_threshold_and_temperature_decide_in_04_and_07_alike(trained, capsys):
+    plain, roll = by_picture(lines(trained / "v.jsonl")), load_roll("checkpoints/first.npz")
+    odds = {name: one["yes"] / one["no"] for name, one in plain.items()}
+    cut = float(np.sqrt(np.prod(sorted(odds.values())[6:8])))  # three of ten are above it
+    made = Decision(2.0, Threshold("yes", cut**0.5 / (1 + cut**0.5)), ("chosen here",))
+    save_roll(
+        "own.npz", roll.tree, dataclasses.replace(roll.card, metrics={**roll.card.metrics, "decision": made.card()})
+    )
+    assert main(["validate", "-m", "own.npz", "drawn/few.jsonl", "--predictions", "o.jsonl"]) == 0
+    assert "'yes' is given from a probability of" in (said := capsys.readouterr().out) and "chosen here" in said
+    found = lines(trained / "o.jsonl")
+    for row in found:
+        own = odds[row["images"][0]]
+        assert row["probabilities"]["yes"] == pytest.approx(own**0.5 / (1 + own**0.5), rel=1e-5)
+        assert row["answer"] == ("yes" if own > cut else "no") and row["threshold"]["at"] == made.threshold.at
+    assert sum(row["answer"] == "yes" for row in found) == 3
+    told = rolltune.load("own.npz").predict([row["images"][0] for row in found])
+    assert [(row.answer, dict(row.probabilities)) for row in told] == [
+        (row["answer"], row["probabilities"]) for row in found
+    ]
 
 
 def test_several_rolls_answer_by_their_mean(trained):

@@ -51,7 +51,7 @@ def test_each_figure_over_seeds():
     spreads = over_seeds(measured)
     assert spreads["accuracy"].mean == pytest.approx(0.9)
     assert spreads["precision"].low == 0.75
-    assert "  f-measure: 0.875 (0.75 to 1.0, 2 seeds, sd 0.1768)" in seeds_text(spreads)
+    assert "  f-measure:         0.875 (0.75 to 1.0, 2 seeds, sd 0.1768)" in seeds_text(spreads)
 
 
 def test_a_spread_over_seeds_leaves_out_other_rates_and_says_whom_it_misses():
@@ -68,7 +68,7 @@ def test_a_spread_over_seeds_leaves_out_other_rates_and_says_whom_it_misses():
         "over the seeds of 2 of the 3 rolls that were first drawn; left out: roll 1 (died at step 64: collapsed to one "
         "answer; drawn again), roll 3 (drawn again at a lower rate): the recipe does worse than these figures say"
     )
-    assert "  accuracy:  0.9 (0.8 to 1.0, 2 seeds" in seeds_block(entries)
+    assert "  accuracy:          0.9 (0.8 to 1.0, 2 seeds" in seeds_block(entries)
     assert seeds_block([entries[1]]).startswith("over the seeds of 0 of the 1 rolls")
 
 

@@ -160,3 +160,9 @@ def test_the_order_of_rows_never_changes_a_figure(data):
         assert sum(straight.predicted.values()) == n
     if count == 2 and n:
         assert straight.tp + straight.tn + straight.fp + straight.fn == n
+
+
+def test_macro_f_counts_both_answers_where_one_is_positive():
+    metrics = measure(counted(3, 5, 1, 1), "yes")
+    assert metrics.figure("macro-f") == pytest.approx((0.75 + 10 / 12) / 2)  # of "yes" and of "no"
+    assert metrics.figure("balanced-accuracy") == pytest.approx((3 / 4 + 5 / 6) / 2)

@@ -9,8 +9,8 @@ import pytest
 
 from rolltune.data.examples import Example, Turn
 from rolltune.errors import UserError
-from rolltune.evaluation.metrics import Prediction
-from rolltune.evaluation.predicted import predicted, remarks, write
+from rolltune.evaluation.metrics import Prediction, Threshold
+from rolltune.evaluation.predicted import plain, predicted, remarks, write
 from rolltune.evaluation.written import Written
 
 ANSWERS = ("no", "yes")
@@ -70,3 +70,18 @@ def test_files_hold_every_digit_and_take_any_text(tmp_path):
     with pytest.raises(UserError, match="endings"):
         write(tmp_path / "x.xlsx", made)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.csv", "x.jsonl"]
+
+
+def test_a_threshold_decides_and_says_so_and_several_decide_by_its_mean(tmp_path):
+    low, high = scores(0.3, 0.1)._replace(threshold=Threshold("yes", 0.2)), scores(0.7, 0.6)
+    (one, two) = predicted(rows(None, None), [low], ANSWERS, near=0.12)
+    assert (one.answer, two.answer) == ("yes", "no") and one.near and two.near
+    assert plain(one)["threshold"] == {"answer": "yes", "at": 0.2} and "threshold" not in plain(
+        predicted(rows(None, None), [high], ANSWERS)[0]
+    )
+    write(tmp_path / "x.csv", [one, two])
+    assert next(csv.DictReader((tmp_path / "x.csv").open(newline="")))["threshold"] == "yes 0.2"
+    (first, second) = predicted(rows(None, None), [low, high], ANSWERS)
+    # Means 0.5 and 0.35 against (0.2 + 0.5) / 2; each roll votes by its own.
+    assert (first.answer, first.threshold) == ("yes", Threshold("yes", 0.35)) and first.votes == {"yes": 2}
+    assert second.votes == {"no": 1, "yes": 1}

@@ -7,9 +7,10 @@ import pytest
 from made_predictions import counted, prediction, texts
 
 from rolltune.evaluation.charts import Curve
+from rolltune.evaluation.decision import Decision
 from rolltune.evaluation.figures import measured
 from rolltune.evaluation.leaderboard import Entry, Status, rank
-from rolltune.evaluation.metrics import measure
+from rolltune.evaluation.metrics import Threshold, measure
 from rolltune.evaluation.report import RunSummary, html, write_report
 from rolltune.evaluation.report_pictures import pictures
 from rolltune.evaluation.report_tables import SplitResult
@@ -142,7 +143,7 @@ def test_many_answers_list_the_commonest_confusions_and_every_answer():
         html(RunSummary("plants", splits=[SplitResult("valid", "valid", None, metrics)], leaderboard=board))
     ).text
     assert "pictures right answer predicted 2 leaf 2 leaf 3" in text
-    assert "leaf 3 2 4 2 0.5 1.0 0.6667" in text
+    assert "leaf 3 2 4 2 0.5 0.15 to 0.85 1.0 0.34 to 1.00 0.6667 0.26 to 0.92" in text
     assert "means over the answers" in text
 
 
@@ -214,3 +215,18 @@ def test_written_answers_have_a_page_of_their_own_figures():
         html(RunSummary("x", splits=[SplitResult("valid.jsonl", "valid", measured(texts(None, right)), before)]))
     )
     assert "Log-loss 4.3333 on pictures it was not trained on; before training 1.0." in mute.text
+
+
+def test_probabilities_are_judged_and_a_threshold_is_shown_beside_the_plain_answers():
+    scored = counted(3, 5, 1, 1)
+    made = Decision(1.0, Threshold("yes", 0.95), ("chosen for the test",))
+    result = SplitResult("test.jsonl", "test", None, measure(made.apply(scored), "yes"))
+    run = RunSummary("ads", splits=[result], scored=made.apply(scored), scored_split="test.jsonl", decision=made)
+    page = html(run)
+    text = Page(page).text
+    assert "How an answer is decided: test.jsonl 'yes' is given from a probability of 0.9500 on; chosen for the" in text
+    assert "by the likeliest answer 0.8 0.49 to 0.94" in text and "as this roll decides 0.6 " in text
+    assert "average precision 0.6625 (4 of 10 are &#x27;yes&#x27;)" in page
+    assert "0.8 to 0.9: 8 of 10 right" in page and "Expected calibration error 0.1 on 10 pictures" in text
+    alone = html(RunSummary("ads", splits=[result], scored=counted(0, 5, 1, 0)))
+    assert "Precision and recall" not in alone and "How an answer is decided" not in alone

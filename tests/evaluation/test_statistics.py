@@ -172,3 +172,16 @@ def test_the_optimism_of_a_mean_is_near_a_simulation_and_knows_what_rolls_have_i
     assert 0.6 * truth < estimate < 1.1 * truth
     assert np.mean([mean_optimism(values, samples=200) for values in alike]) < 0.5 * estimate
     assert mean_optimism(np.array([[1.0, 1.0], [0.0, 0.0]])) == 0  # no draw would choose another
+
+
+def test_means_over_answers_have_intervals_that_equal_drawing_rows():
+    right = ["a"] * 12 + ["b"] * 6 + ["c"] * 2
+    chosen = ["a"] * 9 + ["b"] * 3 + ["b"] * 4 + ["a", "c"] + ["c", "a"]
+    scored = prediction(right, chosen, ("a", "b", "c"))
+    figures, rng = measure(scored, None), np.random.default_rng(1)
+    drawn = [measure(scored.at(rng.integers(0, 20, 20)), None) for _ in range(400)]
+    for name in ("precision", "recall", "balanced-accuracy", "macro-f"):
+        bounds = interval(figures, name)
+        low, high = np.quantile([one.figure(name) for one in drawn], [0.025, 0.975])
+        assert bounds.low < figures.figure(name) < bounds.high
+        assert (bounds.low, bounds.high) == pytest.approx((low, high), abs=0.05), name

@@ -2,12 +2,24 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 from small_model import make_example
 
-from rolltune.evaluation.metrics import Positive
+from rolltune.errors import UserError
+from rolltune.evaluation.metrics import Positive, Prediction, measure
 from rolltune.evaluation.tasks import CHOOSE, Task
-from rolltune.jobs.conclude import Passes, _entry, card_of, own_recipe, trained_marks
+from rolltune.jobs.cards import decided_by
+from rolltune.jobs.conclude import (
+    Passes,
+    _decided,
+    _entry,
+    _with_decision,
+    card_of,
+    own_recipe,
+    trained_marks,
+    with_decision,
+)
 from rolltune.recipe import Recipe
 from rolltune.training.dataset import Data
 from rolltune.training.loop import COLLAPSED, FinishedRoll
@@ -62,3 +74,23 @@ def test_the_board_says_how_a_roll_ended(reason, redrawn, state):
     entry = _entry(Recipe(), DATA, FinishedRoll(dataclasses.replace(DRAW, attempt=2), 7, reason, redrawn, None), None)
     assert entry.status.state == state and entry.status.step == (None if state == "alive" else 7)
     assert (entry.roll, entry.seed, entry.learning_rate, entry.attempt) == (3, 45, 0.02, 2)
+
+
+def test_a_roll_s_threshold_is_chosen_on_its_validation_rows_alone_and_kept_beside_the_plain_figures():
+    chance = np.array([0.9, 0.1, 0.2, 0.4, 0.1, 0.35])  # of "yes"; rows 1, 3 and 5 are "yes", 2 and 3 are validation
+    label = np.array([0, 1, 0, 1, 0, 1])
+    ids = tuple(one.id for one in DATA.examples)
+    judged = Prediction(ids, ("no", "yes"), label, np.log(np.stack([1 - chance, chance], 1)))
+    one = FinishedRoll(DRAW, 7, "", False, None, judged=judged)
+    recipe = Recipe(metric="f-measure", threshold="metric")
+    made = _decided(recipe, DATA, one)
+    assert made.threshold == ("yes", pytest.approx(0.3)) and "2 validation rows, 1 of them" in made.text
+    assert not _decided(Recipe(metric="f-measure"), DATA, one).text
+    decided = _with_decision(one, made)
+    entry = dataclasses.replace(_entry(recipe, DATA, decided, None), test=measure(decided.judged.at([4, 5]), "yes"))
+    card = with_decision(card_of(recipe, BASE, DATA, DRAW, Passes(1), entry), made, DATA, decided)
+    assert (card.metrics["test"]["recall"], card.metrics["undecided"]["test"]["recall"]) == (1.0, 0.0)
+    assert decided_by(card, "x") == made and card.metrics["test"]["threshold"] == made.threshold.at
+    broken = dataclasses.replace(card, metrics={**card.metrics, "decision": {"temperature": -1}})
+    with pytest.raises(UserError, match=r"x: decision\.temperature is -1"):
+        decided_by(broken, "x")
