@@ -129,7 +129,8 @@ def test_a_roll_without_a_question_of_its_own_is_told_what_to_ask(trained, capsy
     (row,) = rolltune.load("open.npz").predict(picture, question=PROMPT)
     assert dict(row.probabilities) == by_picture(lines(trained / "v.jsonl"))[picture]
     with pytest.raises(rolltune.UserError, match="cannot vote with"):
-        save_roll("other.npz", roll.tree, dataclasses.replace(roll.card, answers=["a", "b"]))
+        facts = roll.card.metrics | {"positive": "a"}
+        save_roll("other.npz", roll.tree, dataclasses.replace(roll.card, answers=["a", "b"], metrics=facts))
         rolltune.load(["open.npz", "other.npz"])
 
 

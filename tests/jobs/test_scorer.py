@@ -14,9 +14,14 @@ EXAMPLES = [Example(str(n), (), (Turn("user", "is it" + "?" * n), Turn("assistan
 
 
 def test_rolls_with_other_answers_are_scored_on_one_bench_as_on_their_own():
+    recipe = Recipe(
+        task="choose", evaluate_batch=2, method="rules", rules=(("text/norm/scale", "full"), (".*", "frozen"))
+    )
+    tree = {"text": {"norm": PALIGEMMA.params["text"]["norm"]}}
+
     def scorer(bench: Bench, *answers: str) -> Scorer:
-        card = RollCard(Base("small", "ab"), "lora", {}, "or so?", list(answers))
-        return Scorer(bench, Path("a.npz"), RollFile({}, card), Recipe(task="choose", evaluate_batch=2))
+        card = RollCard(Base("small", "ab"), "rules", {}, "or so?", list(answers))
+        return Scorer(bench, Path("a.npz"), RollFile(tree, card), recipe)
 
     shared = Bench(PALIGEMMA.model, PALIGEMMA.params)
     for answers in (("a", "no"), ("a", "no", "bc")):
