@@ -98,6 +98,8 @@ def _in_code(text: str) -> str:
 def _code(text: str) -> str:
     """Text of people as code: nothing in it is Markdown or HTML. A table's cell ends at a bar even there."""
     text = visible(" ".join(text.split())).replace("|", "\\|")
+    if not text:
+        return ""
     fence = "`"
     while fence in text:
         fence += "`"
