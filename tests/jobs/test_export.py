@@ -7,6 +7,7 @@ import types
 import huggingface_hub
 import numpy as np
 import pytest
+from PIL import Image
 
 from rolltune import adapters, base, trees
 from rolltune.__main__ import main
@@ -41,7 +42,7 @@ def make_roll(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model, params = tiny
 
-    def make(**more):
+    def make(prompt=f"is it? {ODD}", **more):
         recipe = Recipe(task="choose", rank=2, alpha=3.0, first_layer=1, dtype="float32", evaluate_batch=2, **more)
         draw, tree = np.random.default_rng(0), {}
         shapes = trees.shapes(params)
@@ -51,7 +52,7 @@ def make_roll(tiny, tmp_path, monkeypatch):
                 tree[f"{path}/a"] = draw.standard_normal((layers - 1, i, 2)).astype(np.float32) * 0.1
                 tree[f"{path}/b"] = draw.standard_normal((layers - 1, 2, o)).astype(np.float32) * 0.1
         loaded = base.load("tiny", "", "float32", recipe.packing)[0] if more else model
-        card = RollCard(loaded.base, "lora", dataclasses.asdict(recipe), f"is it? {ODD}", ["no", "yes"], METRICS)
+        card = RollCard(loaded.base, "lora", dataclasses.asdict(recipe), prompt, ["no", "yes"], METRICS)
         save_roll("checkpoints/made.npz", trees.unflatten(tree), card)
         return tmp_path / "checkpoints/made.npz"
 
@@ -149,6 +150,29 @@ def test_a_difference_above_the_bound_leaves_nothing(make_roll, tmp_path, monkey
     with pytest.raises(job.UserError, match=r"was read back .* off"):
         export(path, Options("hf", tmp_path / "out"), print)
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+def test_an_adapter_from_elsewhere_is_validated_like_the_roll_it_was(make_roll, tmp_path, capsys):
+    make_roll(prompt="")
+    assert main(["export", "-m", "made"]) == 0
+    rows = []
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        rows.append({"prefix": "is it?", "suffix": ["no", "yes"][number % 2], "image": f"{number}.png"})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = ["validate", "-m", "made", "exports/made-peft", "rows.jsonl", "--model", "tiny", "--predictions", "p.jsonl"]
+    assert main(asked) == 0
+    assert "whether it has learned from these rows is not known" in capsys.readouterr().out
+    found = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    own, foreign = ([row["probabilities"] for row in found if row["roll"].endswith(end)] for end in (".npz", "-peft"))
+    assert len(own) == 4 and len({json.dumps(one) for one in own}) > 1
+    for one, other in zip(own, foreign, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+    config = tmp_path / "exports/made-peft/adapter_config.json"
+    config.write_text(config.read_text().replace('"tiny"', '"somebody/base"'))
+    assert main(["validate", "-m", "exports/made-peft", "rows.jsonl"]) == 2
+    assert "--model PATH" in capsys.readouterr().err
 
 
 class Hub:
