@@ -14,6 +14,8 @@ from rolltune.weights.names import Lazy, Shape, TensorMap, read_layer
 # How far a number may be from the exact one, as a share of it: what rounding to its type does.
 ROUNDING = {"float32": 2.0**-22, "float16": 2.0**-11, "bfloat16": 2.0**-8}  # float32: of the same sum, made again
 
+PART = 1 << 20  # numbers compared at a time
+
 
 @dataclasses.dataclass(frozen=True)
 class Change:
@@ -65,12 +67,12 @@ class MergedTensor:
         return self.tensors[self.row.name(0)].dtype
 
     def exact(self, layer: int | None) -> np.ndarray:
-        """float32, before it is rounded to the file's dtype; `layer` None where there are none."""
+        """Before it is rounded to the file's dtype: float32 where the roll changes it. `layer` None: there are none."""
         base = read_layer(self.tensors, self.row, layer or 0)
         if self.word != quantize.KEEP:
             turned = np.ascontiguousarray(base.astype(self.kind).T)
             base = quantize.decode(quantize.KINDS[self.word](turned), self.kind).T
-        made = base.astype(np.float32) if self.change is None else self.change.of(base, layer)
+        made = base if self.change is None else self.change.of(base, layer)
         return made if layer is not None else made[: self.rows]
 
     def __getitem__(self, layer: int) -> np.ndarray:
@@ -123,12 +125,8 @@ def compare(tensors: Mapping[str, Lazy], table: Iterable[TensorMap], merged: Map
             read = read_layer(tensors, row, number)
             leaf = merged[row.path]
             known = isinstance(leaf, MergedTensor)
-            exact = leaf.exact(number if row.layers else None) if known else np.asarray(leaf, np.float32)
-            apart = np.abs(read.astype(np.float32) - exact)
-            # Below the smallest normal number the steps are no smaller.
-            least = 1e-7 if read.dtype.name == "float16" else 1e-37
-            allowed = ROUNDING[read.dtype.name] * np.abs(exact) + least
-            largest, share = float(apart.max(initial=0.0)), float((apart / allowed).max(initial=0.0))
+            exact = leaf.exact(number if row.layers else None) if known else np.asarray(leaf)
+            largest, share = _apart(read.reshape(-1), exact.reshape(-1))
             if math.isnan(largest) or not share <= 1.001:
                 raise UserError(
                     f"{row.path}{f' of layer {number}' if row.layers else ''} was read back {largest:.3g} off, more "
@@ -137,3 +135,18 @@ def compare(tensors: Mapping[str, Lazy], table: Iterable[TensorMap], merged: Map
             if largest >= found.largest:
                 found = Difference(largest, row.path, max(share, found.share))
     return found
+
+
+def _apart(read: np.ndarray, exact: np.ndarray) -> tuple[float, float]:
+    """(the largest difference, and as a share of what rounding explains), some numbers at a time: a table of words in
+    float32 many times over would take more memory than the model."""
+    # Below the smallest normal number the steps are no smaller.
+    least = np.float32(1e-7 if read.dtype.name == "float16" else 1e-37)
+    largest = share = 0.0
+    for at in range(0, read.size, PART):
+        there = exact[at : at + PART].astype(np.float32)
+        apart = np.abs(read[at : at + PART].astype(np.float32) - there)
+        allowed = np.float32(ROUNDING[read.dtype.name]) * np.abs(there) + least
+        # Python's max would lose a NaN.
+        largest, share = float(np.maximum(largest, apart.max())), float(np.maximum(share, (apart / allowed).max()))
+    return largest, share
