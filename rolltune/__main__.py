@@ -21,6 +21,7 @@ COMMANDS = {
     "search-prompt": ("rolltune.commands.search_prompt", "try a list of prompts on the data before any training"),
     "convert": ("rolltune.commands.convert", "turn other kinds of data into JSON Lines and images"),
     "predict": ("rolltune.commands.predict", "answer new pictures with saved rolls, in a table, a file or a page"),
+    "export": ("rolltune.commands.export", "a saved roll for other programs: PEFT, transformers, big_vision"),
     "plan-memory": ("rolltune.commands.plan_memory", "what a training will need of a card's memory, and what fits it"),
     "sample-ads": ("rolltune.commands.sample_ads", "draw the sample data set of 96 advertisements"),
 }

@@ -16,6 +16,7 @@ SCRIPTS = {
     "search-prompt": "05-search_prompt.py",
     "convert": "06-convert_data.py",
     "predict": "07-predict.py",
+    "export": "08-export.py",
     "plan-memory": "09-plan_memory.py",
 }
 

@@ -122,6 +122,7 @@ FAMILY = Family(
     towers=("vision",),
     npz=names.npz_rows,
     unsaid=paligemma_config.unsaid,
+    hf_entries=paligemma_config.hf_config,
     picture=picture,
     tiles=lambda config, size: 1,
     tile_rows=lambda config: config.vision.patches,

@@ -19,9 +19,11 @@ from rolltune.evaluation.figures import block, check_name, measured, no_better
 from rolltune.evaluation.metrics import stage
 from rolltune.evaluation.predicted import Predicted
 from rolltune.evaluation.written import Written, first_rows
+from rolltune.jobs.adopted import adopt
 from rolltune.jobs.learn import asked_text
 from rolltune.jobs.scorer import Bench, Scorer, read_saved
 from rolltune.tracking import print_table
+from rolltune.weights.peft import is_adapter
 from rolltune.weights.roll_file import RollCard, load_roll
 from rolltune.weights.whole import is_whole
 
@@ -75,10 +77,15 @@ def score(options: Options, rolls: Sequence[Path], say: Say) -> list[Cell]:
         raise UserError(
             f"--model {options.model}: {shown(named[0])} is a whole model and its own base; leave --model away"
         )
-    saved = [read_saved(path) for path in rolls]
+    own = {path: read_saved(path) for path in rolls if not is_adapter(path)}
+    read = {path: read_examples(path, say=say, **options.reading) for path in options.data}
+    every = [example for examples in read.values() for example in examples]
+    foreign = {path: adopt(path, options.model, every) for path in rolls if is_adapter(path)}
+    for path in foreign:
+        say(f"{shown(path)}: an adapter from elsewhere; whether it has learned from these rows is not known")
+    saved = [own[path] if path in own else foreign[path][0] for path in rolls]
     sets = []
-    for path in options.data:
-        examples = read_examples(path, say=say, **options.reading)
+    for path, examples in read.items():
         by_policy = {policy: apply_frame_policy(examples, policy) for policy in {one.recipe.frames for one in saved}}
         framed = {policy: (chosen, marks_of(chosen)) for policy, chosen in by_policy.items()}
         sets.append(DataSet(path, examples, framed))
@@ -94,7 +101,8 @@ def score(options: Options, rolls: Sequence[Path], say: Say) -> list[Cell]:
         wanted = one.base(options.model)
         if bench is None or wanted != loaded:
             bench, loaded = Bench(*base.load(*wanted)), wanted
-        scorer = Scorer(bench, one.path, load_roll(one.path, bench.model.base), one.recipe)
+        roll = load_roll(one.path, bench.model.base) if one.path in own else foreign[one.path][1]
+        scorer = Scorer(bench, one.path, roll, one.recipe)
         if scorer.decision.changes:
             say(f"{shown(one.path)}: {scorer.decision.text}")
         for data_set in sets:

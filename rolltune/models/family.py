@@ -54,6 +54,8 @@ class Family:
     )
     npz: Callable[[Any], list[TensorMap]] | None = None  # the map of big_vision's layout, where the family has one
     unsaid: Callable[[Any], dict[str, Any]] | None = None  # what that layout doesn't say of a Config, as plain JSON
+    # (Config, dtype of the weights) -> config.json for the other layout, of a model that was read from a npz
+    hf_entries: Callable[[Any, str], dict[str, Any]] | None = None
     # On the host. A text-only family has none of these.
     picture: Callable[[Any, Image.Image], Tiles] | None = None
     tiles: Callable[[Any, Size], int] | None = None  # how many tiles `picture` gives of a picture of that size

@@ -51,6 +51,25 @@ def published_names(names: Iterable[str]) -> dict[str, str]:
     return made
 
 
+def module_name(name: str) -> str:
+    """What transformers 5 calls the module, or the tensor, of this published name: the inverse of `published_names`.
+
+    Of a text-only model (`model.layers.0.mlp`) it is the same.
+    """
+    part = name.split(".")[0]
+    if part not in PARTS:
+        return name
+    if name.startswith(KEPT[1]):
+        return name.removeprefix("language_model.")
+    for published, inner in (
+        ("language_model.model.", "language_model."),
+        ("vision_tower.vision_model.", "vision_tower."),
+    ):
+        if name.startswith(published):
+            name = inner + name.removeprefix(published)
+    return f"model.{name}"
+
+
 # What transformers before 4.31 saved beside the weights: counted or computed, not learned. Read by nobody.
 BUFFERS = (".embeddings.position_ids", ".rotary_emb.inv_freq")
 PARTS = ("language_model", "vision_tower", "multi_modal_projector", "vision_model", "image_newline")
@@ -164,6 +183,14 @@ def write_hf(
     folder: Path | str, tensors: Mapping[str, np.ndarray | Pieces], config: Mapping[str, Any], shard: int = SHARD
 ) -> None:
     """A new folder: the tensors in safetensors files of at most `shard` bytes each, their index, and config.json."""
+    with folder_aside(folder) as aside:
+        fill_hf(aside, tensors, config, shard)
+
+
+def fill_hf(
+    folder: Path, tensors: Mapping[str, np.ndarray | Pieces], config: Mapping[str, Any], shard: int = SHARD
+) -> None:
+    """As `write_hf`, into a folder that is there."""
     pieces = {name: value if isinstance(value, Pieces) else as_pieces(value) for name, value in tensors.items()}
     sizes = {name: math.prod(value.shape) * value.dtype.itemsize for name, value in pieces.items()}
     groups: list[list[str]] = [[]]
@@ -174,16 +201,15 @@ def write_hf(
             room = shard
         groups[-1].append(name)
         room -= size
-    with folder_aside(folder) as aside:
-        (aside / CONFIG).write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
-        weight_map: dict[str, str] = {}
-        for number, group in enumerate(groups, 1):
-            name = SINGLE if len(groups) == 1 else f"model-{number:05}-of-{len(groups):05}.safetensors"
-            write_safetensors(aside / name, {key: pieces[key] for key in group})
-            weight_map |= dict.fromkeys(group, name)
-        if len(groups) > 1:
-            index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
-            (aside / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
+    weight_map: dict[str, str] = {}
+    for number, group in enumerate(groups, 1):
+        name = SINGLE if len(groups) == 1 else f"model-{number:05}-of-{len(groups):05}.safetensors"
+        write_safetensors(folder / name, {key: pieces[key] for key in group})
+        weight_map |= dict.fromkeys(group, name)
+    if len(groups) > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Pieces]) -> None:

@@ -39,6 +39,9 @@ class TreeDigest:
     def add(self, path: str, array: Any) -> None:
         array = np.asarray(array)[: self.limits.get(path)] if path in self.limits else np.asarray(array)
         flat = np.ascontiguousarray(array).reshape(-1)
+        for _, earlier in list(self.parts.values())[-1:]:  # those who read faster than is digested hold two tensors
+            for part in earlier:
+                part.result()
         parts = [self.pool.submit(_digest, flat[at : at + BLOCK]) for at in range(0, max(flat.size, 1), BLOCK)]
         self.parts[path] = (array.shape, parts)
         if flat.dtype == np.float32:

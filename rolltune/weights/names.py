@@ -233,6 +233,14 @@ def read(lazy: Mapping[str, Lazy], row: TensorMap, dtype: Any = None, source: st
     return out
 
 
+def read_layer(lazy: Mapping[str, Lazy], row: TensorMap, layer: int) -> np.ndarray:
+    """One layer of our tensor (a tensor without layers: all of it, as layer 0), in the file's dtype."""
+    tensor = lazy[row.name(layer)]
+    out = np.empty(row.shape, tensor.dtype)
+    _fill(tensor, row, 0 if row.split else layer, out)
+    return out
+
+
 def _fill(tensor: Lazy, row: TensorMap, layer: int, out: np.ndarray) -> None:
     layout, inner = row.layout, math.prod(row.layout.file[1:])
     start = layer * math.prod(layout.file) + layout.rows[0] * inner

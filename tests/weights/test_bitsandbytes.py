@@ -15,7 +15,8 @@ from rolltune.quantize import NF4, DoubleScales, decode, encode_nf4
 from rolltune.weights import bitsandbytes, layouts
 from rolltune.weights.bitsandbytes import PackedTensor
 from rolltune.weights.hf import read_hf, write_hf
-from rolltune.weights.names import flatten, load_tree
+from rolltune.weights.merged import Change, MergedTensor, compare
+from rolltune.weights.names import flatten, load_tree, nest, to_file
 
 ENTRIES = dict(
     model_type="gemma2", hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
@@ -166,3 +167,21 @@ def test_live_files_of_bitsandbytes(tmp_path):
         np.testing.assert_array_equal(lazy[name].read(0, values.size).astype(np.float32), values.reshape(-1))
         packed = jax.tree.map(np.asarray, lazy[name].packed())
         np.testing.assert_array_equal(decode(packed, lazy[name].dtype).astype(np.float32), values)
+
+
+def test_a_roll_is_merged_into_what_the_bits_stand_for(tmp_path, tensors):
+    lazy = read_hf(write(tmp_path / "made", tensors))
+    draw = np.random.default_rng(1)
+    pair = {side: draw.standard_normal(shape, np.float32) for side, shape in (("a", (2, 64, 2)), ("b", (2, 2, 128)))}
+    path = "text/layers/mlp/up/kernel"
+    made = {row.path: MergedTensor(lazy, row, Change(pair, 0.5, 1) if row.path == path else None) for row in TABLE}
+    write_hf(tmp_path / "merged", to_file(nest(made.items()), TABLE), {})
+    again, old = (flatten(load_tree(one, TABLE, np.float32)) for one in (read_hf(tmp_path / "merged"), lazy))
+    assert not any(isinstance(one, PackedTensor) for one in read_hf(tmp_path / "merged").values())
+    np.testing.assert_allclose(again[path][1:], old[path][1:] + 0.5 * pair["a"] @ pair["b"], rtol=2**-8)
+    np.testing.assert_array_equal(again[path][0], old[path][0])
+    difference = compare(read_hf(tmp_path / "merged"), TABLE, made)
+    assert difference.path == path and 0 < difference.largest < 0.1 and difference.share <= 1
+    made[path] = MergedTensor(lazy, made[path].row)
+    with pytest.raises(UserError, match="of layer 1 was read back"):
+        compare(read_hf(tmp_path / "merged"), TABLE, made)

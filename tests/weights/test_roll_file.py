@@ -1,8 +1,6 @@
 """A roll comes back as it was, never onto another base, and an interrupted save loses nothing."""
 
 import dataclasses
-import json
-import re
 import signal
 import subprocess
 import sys
@@ -14,14 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from paligemma_files import open_hf, open_npz
-from safetensors.numpy import load_file
 
 from rolltune.errors import UserError
 from rolltune.families import paligemma_names as names
 from rolltune.weights.identity import base_hash
 from rolltune.weights.names import flatten, load_tree, nest, stream, to_file
 from rolltune.weights.npz import read_npz, write_npz
-from rolltune.weights.peft import export_peft
 from rolltune.weights.roll_file import VERSION, Base, RollCard, load_roll, read_card, save_roll
 
 BASE = Base("tiny", "ab" * 32)
@@ -204,33 +200,6 @@ def test_base_hash_notices_a_name_and_a_shape():
     trees = ({"a": ramp.reshape(2, 3)}, {"a": ramp.reshape(3, 2)}, {"a": ramp}, {"b": ramp})
     assert len({base_hash(tree) for tree in trees}) == len(trees)
     assert base_hash({"a": ramp, "b": ramp}) == base_hash([("b", ramp), ("a", ramp)])
-
-
-@pytest.mark.parametrize("module_tree", [False, True])
-def test_peft_export_means_the_same_change(oracle, tmp_path, module_tree):
-    rows = open_hf(oracle("paligemma1/hf_published"))[1]
-    rng = np.random.default_rng(0)
-    pair = {"a": rng.standard_normal((4, 48, 2)).astype("f4"), "b": rng.standard_normal((4, 2, 64)).astype("f4")}
-    see = {"a": rng.standard_normal((3, 32, 2)).astype("f4"), "b": rng.standard_normal((3, 2, 52)).astype("f4")}
-    lora = nest([("text/layers/attn/q/kernel", pair), ("vision/layers/mlp/up/kernel", see)])
-    out = tmp_path / "adapter"
-    export_peft(out, lora, rows, rank=2, alpha=4, base_name="google/x", rslora=True, module_tree=module_tree)
-    tensors = load_file(out / "adapter_model.safetensors")
-    assert len(tensors) == 2 * (4 + 3)
-    text = "model.language_model." if module_tree else "language_model.model."
-    module = f"base_model.model.{text}layers.3.self_attn.q_proj"
-    change = tensors[f"{module}.lora_B.weight"] @ tensors[f"{module}.lora_A.weight"]
-    np.testing.assert_allclose(change, (pair["a"][3] @ pair["b"][3]).T, rtol=1e-5, atol=1e-5)
-    config = json.loads((out / "adapter_config.json").read_text())
-    assert (config["r"], config["lora_alpha"], config["use_rslora"]) == (2, 4, True)
-    hit = lambda name: re.fullmatch(config["target_modules"], name) is not None
-    assert all(hit(name.removeprefix("base_model.model.").rsplit(".lora_", 1)[0]) for name in tensors)
-    assert not hit("language_model.model.layers.0.self_attn.k_proj")
-    assert not hit("model.vision_tower.encoder.layers.0.self_attn.q_proj")
-    with pytest.raises(UserError, match="is no linear layer"):
-        export_peft(tmp_path / "x", {"text": {"embed": {"embedding": pair}}}, rows, 2, 4, "x")
-    with pytest.raises(UserError, match="no LoRA factor"):
-        export_peft(tmp_path / "x", {"text": {"nowhere": pair}}, rows, 2, 4, "x")
 
 
 def test_sizes_name_what_is_missing(oracle):

@@ -1,0 +1,229 @@
+"""08-export on rolls of the built-in model: each form read again as the same model, refusals, the page, the upload."""
+
+import dataclasses
+import json
+import types
+
+import huggingface_hub
+import numpy as np
+import pytest
+from PIL import Image
+
+from rolltune import adapters, base, trees
+from rolltune.__main__ import main
+from rolltune.jobs import export as job
+from rolltune.jobs.export import Options, export
+from rolltune.jobs.model_card import model_card
+from rolltune.recipe import Recipe
+from rolltune.weights import merged as merging
+from rolltune.weights.card import RollCard
+from rolltune.weights.checkpoint import open_checkpoint
+from rolltune.weights.roll_file import save_roll
+
+ODD = "<b>bold</b> | `x` \x1b[31m"
+METRICS = {
+    "positive": "yes",
+    "files": {"train": {"path": "/home/somebody/secret/train.jsonl", "rows": "ab", "sha256": "cd"}},
+    "train": {"n": 12, "accuracy": 0.75, "tp": 3, "interval_95": {"accuracy": {"low": 0.5, "high": 0.9}}},
+    "valid": {"n": 4, "accuracy": 0.5},
+    "learned": ["p:marks-of-pictures"],
+    "run": {"rolls": 3, "fold": None, "made with": {"rolltune": "0"}},
+}
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return base.load("tiny", dtype="float32")
+
+
+@pytest.fixture
+def make_roll(tiny, tmp_path, monkeypatch):
+    """`make_roll(quantize="int8")` is a roll with random factors, checkpoints/made.npz below the current folder."""
+    monkeypatch.chdir(tmp_path)
+    model, params = tiny
+
+    def make(prompt=f"is it? {ODD}", **more):
+        recipe = Recipe(task="choose", rank=2, alpha=3.0, first_layer=1, dtype="float32", evaluate_batch=2, **more)
+        draw, tree = np.random.default_rng(0), {}
+        shapes = trees.shapes(params)
+        for path, word in adapters.trainability(adapters.METHODS["lora"], list(shapes)).items():
+            if word == "lora":
+                layers, i, o = shapes[path]
+                tree[f"{path}/a"] = draw.standard_normal((layers - 1, i, 2)).astype(np.float32) * 0.1
+                tree[f"{path}/b"] = draw.standard_normal((layers - 1, 2, o)).astype(np.float32) * 0.1
+        loaded = base.load("tiny", "", "float32", recipe.packing)[0] if more else model
+        card = RollCard(loaded.base, "lora", dataclasses.asdict(recipe), prompt, ["no", "yes"], METRICS)
+        save_roll("checkpoints/made.npz", trees.unflatten(tree), card)
+        return tmp_path / "checkpoints/made.npz"
+
+    return make
+
+
+@pytest.mark.parametrize("form", ["hf", "npz"])
+def test_merged_it_is_the_same_model_with_the_change(form, make_roll, tiny, tmp_path, capsys):
+    path = make_roll()
+    assert main(["export", "-m", "made", "--to", form]) == 0
+    told = capsys.readouterr().out
+    assert "largest difference of a weight" in told and "largest difference of a log-probability" in told
+    folder = tmp_path / f"exports/made-{form}"
+    target = folder if form == "hf" else folder / "made.whole.npz"
+    _, found = base.load(str(target), dtype="float32")
+    _, params = tiny
+    with np.load(path) as arrays:
+        pair = [arrays[f"text/layers/mlp/up/kernel/{side}"] for side in "ab"]
+    old = np.asarray(params["text"]["layers"]["mlp"]["up"]["kernel"])
+    new = np.asarray(found["text"]["layers"]["mlp"]["up"]["kernel"])
+    np.testing.assert_array_equal(new[0], old[0])  # below the first layer that was trained
+    np.testing.assert_allclose(new[1:], old[1:] + 1.5 * pair[0] @ pair[1], rtol=2**-8, atol=1e-6)
+    np.testing.assert_array_equal(found["vision"]["patch"]["kernel"], params["vision"]["patch"]["kernel"])
+    page = (folder / "README.md").read_text()
+    assert "learned from: no forecast" in page and "the best of 3 rolls was chosen on these" in page
+    assert "0.500 to 0.900" in page and "train.jsonl" in page and "largest difference" in page
+    for private in ("secret", "marks-of-pictures", "\x1b"):
+        assert private not in page
+    assert "`` is it? <b>bold</b> \\| `x` \\x1b[31m ``" in page  # as code: no bold, no colour
+    assert main(["export", "-m", "made", "--to", form]) == 2  # never over what is there
+    assert "choose another name" in capsys.readouterr().err
+
+
+def test_shards_have_the_published_names_and_an_index(make_roll, tmp_path, monkeypatch):
+    path = make_roll()
+    whole = job.fill_hf
+    monkeypatch.setattr(job, "fill_hf", lambda *given: whole(*given, shard=100_000))
+    export(path, Options("hf", tmp_path / "out"), print)
+    index = json.loads((tmp_path / "out/model.safetensors.index.json").read_text())["weight_map"]
+    assert len(set(index.values())) > 2 and "language_model.model.layers.0.mlp.up_proj.weight" in index
+    assert sum(one.stat().st_size for one in (tmp_path / "out").glob("model-*.safetensors")) > 400_000
+    assert len(open_checkpoint(tmp_path / "out").tensors) == len(index)
+
+
+def test_no_tensor_is_held_beside_the_one_that_is_written(make_roll, tmp_path, monkeypatch):
+    """Merged layers are made one at a time, and let go of."""
+    path, alive, most = make_roll(), [0], [0]
+
+    class Counted(np.ndarray):
+        def __array_finalize__(self, source):
+            alive[0] += 1
+            most[0] = max(most[0], alive[0])
+
+        def __del__(self):
+            alive[0] -= 1
+
+    of = merging.Change.of
+    monkeypatch.setattr(merging.Change, "of", lambda *given: of(*given).view(Counted))
+    export(path, Options("hf", tmp_path / "out"), lambda text: None)
+    assert 0 < most[0] <= 8
+
+
+def test_of_a_quantized_base_only_what_was_asked_for(make_roll, tmp_path, capsys):
+    path = make_roll(quantize="int8")
+    assert main(["export", "-m", "made", "--to", "hf"]) == 2
+    assert "--dequantize" in (told := capsys.readouterr().err) and "--to peft" in told
+    assert main(["export", "-m", "made", "--to", "hf", "--dequantize"]) == 0
+    assert "the base was in four or eight bits" in capsys.readouterr().out
+    changed = open_checkpoint(tmp_path / "exports/made-hf").tensors["language_model.model.layers.0.mlp.up_proj.weight"]
+    plain = open_checkpoint(base.TINY / "paligemma-tiny.npz").tensors["llm/layers/mlp/gating_einsum"]
+    count = changed.shape[0] * changed.shape[1]
+    # Layer 0 has no adapter: it is what int8 stands for, near the file's and not the same.
+    original = plain.read(0, 2 * count).reshape(2, *changed.shape[::-1])[1].T.astype(np.float32)
+    found = changed.read(0, count).reshape(changed.shape).astype(np.float32)
+    apart = np.abs(found - original).max()
+    assert 0 < apart < 0.01 * np.abs(original).max()
+    assert main(["export", "-m", str(path)]) == 0 and "load the base so" in capsys.readouterr().out
+
+
+def test_a_difference_above_the_bound_leaves_nothing(make_roll, tmp_path, monkeypatch):
+    path = make_roll()
+    monkeypatch.setattr(job, "BOUNDS", dict.fromkeys(job.BOUNDS, 1e-9))
+    with pytest.raises(job.UserError, match="scores otherwise"):
+        export(path, Options("hf", tmp_path / "out"), print)
+    monkeypatch.undo()
+    whole = job.fill_hf
+
+    def damaged(folder, tensors, config):
+        whole(folder, tensors, config)
+        with open(folder / "model.safetensors", "r+b") as file:
+            file.seek(-3, 2)
+            file.write(b"\x40")
+
+    monkeypatch.setattr(job, "fill_hf", damaged)
+    with pytest.raises(job.UserError, match=r"was read back .* off"):
+        export(path, Options("hf", tmp_path / "out"), print)
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+def test_an_adapter_from_elsewhere_is_validated_like_the_roll_it_was(make_roll, tmp_path, capsys):
+    make_roll(prompt="")
+    assert main(["export", "-m", "made"]) == 0
+    rows = []
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        rows.append({"prefix": "is it?", "suffix": ["no", "yes"][number % 2], "image": f"{number}.png"})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = ["validate", "-m", "made", "exports/made-peft", "rows.jsonl", "--model", "tiny", "--predictions", "p.jsonl"]
+    assert main(asked) == 0
+    assert "whether it has learned from these rows is not known" in capsys.readouterr().out
+    found = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    own, foreign = ([row["probabilities"] for row in found if row["roll"].endswith(end)] for end in (".npz", "-peft"))
+    assert len(own) == 4 and len({json.dumps(one) for one in own}) > 1
+    for one, other in zip(own, foreign, strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+    config = tmp_path / "exports/made-peft/adapter_config.json"
+    config.write_text(config.read_text().replace('"tiny"', '"somebody/base"'))
+    assert main(["validate", "-m", "exports/made-peft", "rows.jsonl"]) == 2
+    assert "--model PATH" in capsys.readouterr().err
+
+
+class Hub:
+    """The library's API, at its boundary."""
+
+    def __init__(self, private=True, error=None):
+        self.calls, self.private, self.error = [], private, error
+
+    def create_repo(self, **given):
+        if self.error:
+            raise self.error
+        self.calls.append(("create", given))
+
+    def repo_info(self, **given):
+        return types.SimpleNamespace(private=self.private)
+
+    def upload_folder(self, **given):
+        self.calls.append(("upload", given))
+
+
+def test_the_upload_is_private_and_asked_for(make_roll, monkeypatch, capsys):
+    make_roll()
+    hub = Hub()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    assert main(["export", "-m", "made", "--output", "a"]) == 0 and hub.calls == []
+    assert main(["export", "-m", "made", "--output", "b", "--upload", "somebody/ads"]) == 0
+    (_, made), (_, sent) = hub.calls
+    assert made["private"] is True and (made["repo_id"], sent["repo_id"]) == ("somebody/ads", "somebody/ads")
+    assert sent["folder_path"] == "b" and sent["ignore_patterns"] == ["*.whole.json"]
+    hub.private = False  # a name that is there, for everybody to see
+    assert main(["export", "-m", "made", "--output", "c", "--upload", "somebody/ads"]) == 2
+    assert "nothing was sent" in capsys.readouterr().err and len(hub.calls) == 3
+    assert main(["export", "-m", "made", "--output", "d", "--upload", "somebody/ads", "--public"]) == 0
+    assert hub.calls[-2][1]["private"] is False
+    assert main(["export", "-m", "made", "--output", "e", "--upload", "ads"]) == 2
+
+
+def test_no_token_is_shown_or_written(make_roll, tmp_path, monkeypatch, capsys):
+    make_roll()
+    token = "hf_abcdefGHIJKL0123456789"
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: Hub(error=OSError(f"401 for Bearer {token}\nmore")))
+    assert main(["export", "-m", "made", "--output", "out", "--upload", "somebody/ads"]) == 2
+    shown = "".join(capsys.readouterr())
+    assert token not in shown and "401 for Bearer hf_..." in shown and "hf auth login" in shown
+    assert (tmp_path / "out/README.md").exists()  # complete, though it was not sent
+    assert not [one for one in tmp_path.rglob("*") if one.is_file() and token.encode() in one.read_bytes()]
+
+
+def test_the_page_says_what_is_not_known():
+    card = RollCard(base.Base("x", "ab"), "lora", {}, "", [], {"passes": 2})
+    page = model_card(card, Recipe(task="write"), "peft", "x", "some/base", ["fine"])
+    assert "the question of each row" in page and "it writes its answers" in page and "pass 2" in page
+    assert page.startswith('---\nlibrary_name: "peft"\nbase_model: "some/base"')

@@ -1,0 +1,111 @@
+"""Adapters in PEFT's layout: what is written means the same change, and comes back from names of any generation."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from small_families import FAMILIES, name_of
+
+from rolltune.adapters import CLASSES
+from rolltune.errors import UserError
+from rolltune.weights.peft import CONFIG, TENSORS, Scaling, read_adapter, write_adapter
+
+DRAW = np.random.default_rng(0)
+SMALL = {small.name: small for small in FAMILIES}
+
+
+def factors(row, start=0, rank=2):
+    stack = (row.layers - start,) if row.layers else ()
+    noise = lambda *shape: DRAW.standard_normal(shape).astype(np.float32)
+    return {"a": noise(*stack, row.shape[0], rank), "b": noise(*stack, rank, row.shape[1])}
+
+
+def table_of(small):
+    return small.family.tensors(small.config, ())
+
+
+@pytest.mark.parametrize("small", FAMILIES, ids=name_of)
+def test_what_is_written_is_the_change_and_comes_back(small, tmp_path):
+    rows = {row.path: row for row in table_of(small)}
+    paths = [path for path in rows if (path.startswith("text/") and "/mlp/" in path) or path.endswith("attn/o/kernel")]
+    trained = {path: factors(rows[path], 1 if path.startswith("text/layers") else 0) for path in paths}
+    starts = {path: 1 for path in paths if path.startswith("text/layers")}
+    written = write_adapter(tmp_path, trained, table_of(small), starts, Scaling(2, 4.0, True), "somebody/base")
+    tensors = load_file(tmp_path / TENSORS)
+    assert tensors.keys() == written.keys() and not any(".layers.0." in n for n in tensors if "language_model" in n)
+    path = "text/layers/mlp/down/kernel"
+    number = rows[path].name(1).split("layers.")[1].split(".")[0]
+    module = next(name for name in tensors if f".layers.{number}.mlp.down_proj.lora_A" in name and "vision" not in name)
+    change = tensors[module.replace("lora_A", "lora_B")] @ tensors[module]
+    np.testing.assert_allclose(change, (trained[path]["a"][0] @ trained[path]["b"][0]).T, rtol=1e-5, atol=1e-5)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    assert (config["r"], config["lora_alpha"], config["use_rslora"]) == (2, 4.0, True)
+    assert len(config["target_modules"]) == len(set(config["target_modules"])) == len(tensors) // 2
+    again, scaling = read_adapter(tmp_path, table_of(small))
+    assert scaling == Scaling(2, 4.0, True) and again.keys() == trained.keys()
+    for path, leaf in trained.items():
+        for side, array in leaf.items():
+            start = starts.get(path, 0)
+            np.testing.assert_array_equal(again[path][side][start:], array)
+            assert not start or not again[path][side][:start].any()
+
+
+def test_names_of_every_generation_are_read(tmp_path):
+    small = SMALL["paligemma"]
+    rows = {row.path: row for row in table_of(small)}
+    paths = ("text/layers/attn/q/kernel", "vision/layers/mlp/up/kernel")
+    trained = {path: factors(rows[path]) for path in paths}
+    write_adapter(tmp_path, trained, table_of(small), {}, Scaling(2, 4.0), "somebody/base")
+    newest = load_file(tmp_path / TENSORS)
+    words, tower = ("model.language_model.", "language_model.model."), "vision_tower.vision_model."
+    before_4_52, before_5 = (words, ("model.vision_tower.", tower)), (("model.vision_tower.", f"model.{tower}"),)
+    for changes in (before_4_52, before_5):
+        renamed = {}
+        for name, tensor in newest.items():
+            inner = name.removeprefix("base_model.model.")
+            for new, old in changes:
+                inner = inner.replace(new, old) if inner.startswith(new) else inner
+            renamed[f"base_model.model.{inner}"] = tensor
+        assert renamed.keys() != newest.keys()
+        save_file(renamed, tmp_path / TENSORS)
+        again, _ = read_adapter(tmp_path, table_of(small))
+        for path, leaf in trained.items():
+            np.testing.assert_array_equal(again[path]["a"], leaf["a"])
+
+
+def test_what_pefts_layout_cannot_hold_is_refused(tmp_path):
+    small = SMALL["paligemma"]
+    rows = {row.path: row for row in table_of(small)}
+    write = lambda trained: write_adapter(tmp_path, trained, table_of(small), {}, Scaling(2, 4.0), "x")
+    pair = factors(rows["text/layers/attn/q/kernel"])
+    with pytest.raises(UserError, match="no linear layer of its own"):
+        write({"text/embed/embedding": pair})
+    with pytest.raises(UserError, match="no weight of the published model"):
+        write({"text/nowhere": pair})
+    with pytest.raises(UserError, match=r"trained itself, not by LoRA.*--to hf"):
+        write({"text/norm/scale": np.ones(32, np.float32)})
+    with pytest.raises(UserError, match="no LoRA factor"):
+        write({CLASSES: np.ones((32, 2), np.float32)})
+
+
+@pytest.mark.parametrize("entry", [{"use_dora": True}, {"peft_type": "LOHA"}, {"r": 0}, {"rank_pattern": {"q": 3}}])
+def test_adapters_that_are_more_than_plain_lora_are_refused(entry, tmp_path):
+    small = SMALL["paligemma"]
+    rows = {row.path: row for row in table_of(small)}
+    pair = factors(rows["text/layers/attn/q/kernel"])
+    trained = {"text/layers/attn/q/kernel": pair}
+    write_adapter(tmp_path, trained, table_of(small), {}, Scaling(2, 4.0), "x")
+    kept = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps(kept | entry))
+    with pytest.raises(UserError, match=next(iter(entry))):
+        read_adapter(tmp_path, table_of(small))
+
+
+def test_tensors_of_another_model_are_all_named(tmp_path):
+    small, other = SMALL["paligemma"], SMALL["phi3"]
+    rows = {row.path: row for row in table_of(other)}
+    trained = {"text/layers/attn/qkv/kernel": factors(rows["text/layers/attn/qkv/kernel"])}
+    write_adapter(tmp_path, trained, table_of(other), {}, Scaling(2, 4.0), "x")
+    with pytest.raises(UserError, match=r"no adapter of this model(.|\n)*layers\.\{0\.\.2\}\.self_attn\.qkv_proj"):
+        read_adapter(tmp_path, table_of(small))
