@@ -382,4 +382,5 @@ def fit_rolls(run: Run, most: int = 64) -> tuple[int, str]:
     each = max(two - one, 1)
     count = max(1, most_rolls([Need("step", temporary=one)], [Need("step", temporary=two)], free * HEADROOM, most))
     whole = f"{count} on each of {cards} cards: " if cards > 1 else ""
-    return count * cards, f"rolls: {count * cards}: {whole}{gib(free)} are free, the first takes {gib(one)}, each further one {gib(each)}"
+    why = f"{gib(free)} are free, the first takes {gib(one)}, each further one {gib(each)}"
+    return count * cards, f"rolls: {count * cards}: {whole}{why}"

@@ -327,7 +327,10 @@ def closed_up(slots: Sequence[Slot], cards: int) -> tuple[np.ndarray, list[Slot]
     """(whose roll each place has, the slots) without those that are empty but the fewest that fill up the last card."""
     full = [number for number, slot in enumerate(slots) if slot.draw is not None]
     empty = places_for(len(full), cards) - len(full)
-    return np.array([*full, *full[:1] * empty]), [*(slots[number] for number in full), *(Slot(None) for _ in range(empty))]
+    return np.array([*full, *full[:1] * empty]), [
+        *(slots[number] for number in full),
+        *(Slot(None) for _ in range(empty)),
+    ]
 
 
 def _end(run, state, number, reason, say, trainable=None, judged=None) -> None:

@@ -344,9 +344,7 @@ def compile(
     if cached.prompts is not None:
         writer = make_writer(model, cached.whole, plan.stacks, cached.prompts, recipe.answer_tokens, mesh)
     batch = recipe.evaluate_batch
-    evaluator = Evaluator(
-        data.task, data.examples, cached.scoring, cached.base, score, batch, writer, mesh=cached.mesh
-    )
+    evaluator = Evaluator(data.task, data.examples, cached.scoring, cached.base, score, batch, writer, mesh=cached.mesh)
     return run, evaluator
 
 

@@ -1,21 +1,21 @@
 """Rolls over several cards, on virtual devices: run by test_over_cards.py in a process that has them."""
 
 import dataclasses
-import itertools
 
 import jax
 import numpy as np
 import pytest
 from small_families import PALIGEMMA
+from small_model import make_example
 
 from rolltune import optim, sharding
-from rolltune.batch import NOTHING
 from rolltune.data.batches import Loader, joint_batch
 from rolltune.data.shapes import shapes_for
 from rolltune.evaluation import compiled
+from rolltune.evaluation.evaluator import Evaluator
+from rolltune.evaluation.tasks import WRITE, Task
 from rolltune.inputs import features
 from rolltune.inputs.feeds import DiskFeed
-from rolltune.models.forward import Network
 from rolltune.training import checkpoints, loop, setup
 from rolltune.training import rolls as tickets
 from rolltune.training.loop import Evaluation, Looks, Run
@@ -52,8 +52,11 @@ def on_each(base, mesh):
 def make_run(config, prepared, rows):
     """`make_run(mesh)`: five rolls over its cards."""
 
+    steps = {}  # each compiled once
+
     def make(mesh, data=rows) -> Run:
-        step = compile_step(config, mesh, isinstance(data.feed, DiskFeed))
+        own = isinstance(data.feed, DiskFeed)
+        step = steps.setdefault((mesh, own), compile_step(config, mesh, own))
         loader = lambda draw: Loader(data, np.arange(7), 2, draw.seed)
         return Run(LOTTERY, LOOKS, config, prepared.start, step, on_each(prepared.base, mesh), loader, 2, 5, mesh=mesh)
 
@@ -117,18 +120,23 @@ def test_rolls_over_cards_equal_rolls_on_one(make_run, alone, closing):
 
 
 def test_resumed_on_as_many_cards_bit_for_bit_and_on_others_to_rounding(make_run, alone, closing, tmp_path):
-    run, asked = make_run(sharding.mesh_of(5)), itertools.count()
-    whole, state = go(run), loop.new_state(run, 5)
-    keep = lambda now: checkpoints.save(tmp_path / "kept", now, {}, lambda judged: judged)
-    go(run, state, stop=lambda: state.step >= 3 and next(asked) >= 0, save=keep)
-    two = sharding.Mesh(np.array(jax.devices()[:2]), (sharding.ROLLS,))
-    for mesh, places in ((run.mesh, 6), (two, 6), (None, 5), (sharding.mesh_of(None), 8)):
-        other = run if mesh is run.mesh else make_run(mesh)
-        loaded = checkpoints.load(tmp_path / "kept", {}, loop.new_state(other, 5), lambda judged: judged)
+    three = sharding.mesh_of(5)
+    whole = go(make_run(three))
+    for before, after, places in ((three, three, 6), (three, None, 5), (None, three, 6)):
+        folder, run, same_run = (
+            tmp_path / f"{sharding.size_of(before)}to{sharding.size_of(after)}",
+            make_run(before),
+            before is after,
+        )
+        keep = lambda now, folder=folder: checkpoints.save(folder, now, {}, lambda judged: judged)
+        state = loop.new_state(run, 5)
+        go(run, state, stop=lambda state=state: state.step >= 2, save=keep)
+        run = make_run(after)
+        loaded = checkpoints.load(folder, {}, loop.new_state(run, 5), lambda judged: judged)
         assert len(loaded.slots) == len(loaded.rolls.step) == places
-        resumed = go(other, loaded)
+        resumed = go(run, loaded)
         near(resumed, alone)
-        if mesh is run.mesh:
+        if same_run:
             same([one.trainable for one in resumed.ended], [one.trainable for one in whole.ended])
 
 
@@ -154,7 +162,7 @@ def test_each_card_is_sent_its_own_rolls_rows(make_run, alone, closing, on_disk)
     assert batch.slots.max() < own  # each group's slots point into its own part
 
 
-@pytest.mark.parametrize("kind", ["table", "disk", "layers in a list", "tower in the step"])
+@pytest.mark.parametrize("kind", ["disk", "layers in a list", "tower in the step"])
 def test_no_card_waits_for_another(kind, config, prepared, rows, on_disk):
     """The compiled programs of training, scoring and writing have no collective at all."""
     mesh = sharding.mesh_of(None)
@@ -196,10 +204,6 @@ def test_every_place_of_a_card_writes_as_one_card_does(prepared, config, rows):
         prompts = [PALIGEMMA.row("is it?", shown=[number]) for number in range(3)]
         data = dataclasses.replace(rows, rows=prompts, shapes=shapes_for([rows.feed.shape(row) for row in prompts]))
         writer = setup.make_writer(PALIGEMMA.model, prepared.network, prepared.stacks, data, 3, mesh)
-        from rolltune.evaluation.evaluator import Evaluator
-        from rolltune.evaluation.tasks import WRITE, Task
-        from small_model import make_example
-
         examples = [make_example(number) for number in range(3)]
         score = compiled.compile_score(prepared.network, prepared.stacks, 1, mesh)
         scored = dataclasses.replace(rows, rows=rows.rows[:3])
