@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rolltune import quantize, trees
+from rolltune import quantize, sharding, trees
 from rolltune.data.batches import Encoded
 from rolltune.device import is_gpu
 from rolltune.errors import UserError
@@ -178,7 +178,7 @@ def write_of(made: Outline, slots: int) -> Wanted:
     data = made.cached.prompts
     assert evaluator.writer and data
     rolls = outline.rolls_of(run, 1)
-    one = jax.tree.map(lambda leaf: Shaped(leaf.shape[1:], leaf.dtype), (rolls.trainable, rolls.scale))
+    one = (rolls.trainable, rolls.scale)
     batch, source = outline.batch_of(data.feed, data.shapes[-1], (made.recipe.evaluate_batch,))
     return Wanted(evaluator.writer.write, (run.base, source, *one, batch), _fresh(batch, source, data) + size_of(one))
 
@@ -343,19 +343,20 @@ def most_rolls(one: Sequence[Need], two: Sequence[Need], room: float, most: int 
 
 
 def step_bytes(run: Run, slots: int) -> int:
-    """Peak bytes of one step of `slots` rolls on the device, beside the base and the tables: states and temporaries."""
-    loader = run.loader(run.lottery.draw(0, fold=None if run.folds is None else 0))
-    args = step_args(run, loader.data, slots, loader.batch // run.accumulate)
-    return measure(run.step, args).total + size_of(args[2]) + _fresh(args[3], args[1], loader.data)
+    """Peak bytes of one step of `slots` rolls on a card, beside the base and the tables: states and temporaries."""
+    loader, cards = run.loader(run.lottery.draw(0, fold=None if run.folds is None else 0)), sharding.size_of(run.mesh)
+    args = step_args(run, loader.data, slots * cards, loader.batch // run.accumulate)
+    of_all = size_of(args[2]) + _fresh(args[3], args[1], loader.data)
+    return measure(run.step, args).total + of_all // cards
 
 
 def free_bytes() -> int | None:
-    """What the device has left, None where nobody says (a CPU)."""
-    stats = jax.devices()[0].memory_stats()
-    if not stats:
+    """What the device has left, of several the fullest one; None where nobody says (a CPU)."""
+    stats = [one.memory_stats() for one in sharding.cards_here()]
+    if not all(stats):
         return None
-    if stats.get("bytes_limit"):
-        return stats["bytes_limit"] - stats["bytes_in_use"]
+    if all(one.get("bytes_limit") for one in stats):
+        return min(one["bytes_limit"] - one["bytes_in_use"] for one in stats)
     return free_on_card()  # CUDA's own allocator states no limit, and gives back what was freed
 
 
@@ -370,11 +371,16 @@ def free_on_card() -> int | None:
 
 
 def fit_rolls(run: Run, most: int = 64) -> tuple[int, str]:
-    """(how many rolls fit, in words why). Two compiled programs, of one roll and of two, give the cost of a roll."""
-    free = free_bytes()
+    """(how many rolls fit, in words why). Two compiled programs, of one roll and of two, give the cost of a roll.
+
+    Over several cards as many fit on each as on the fullest.
+    """
+    free, cards = free_bytes(), sharding.size_of(run.mesh) if run else 1
     if free is None:
-        return 4, "rolls: 4, since this device does not say how much memory it has"
+        return 4 * cards, f"rolls: {4 * cards}, since this device does not say how much memory it has"
     one, two = step_bytes(run, 1), step_bytes(run, 2)
     each = max(two - one, 1)
     count = max(1, most_rolls([Need("step", temporary=one)], [Need("step", temporary=two)], free * HEADROOM, most))
-    return count, f"rolls: {count}: {gib(free)} are free, the first takes {gib(one)}, each further one {gib(each)}"
+    whole = f"{count} on each of {cards} cards: " if cards > 1 else ""
+    why = f"{gib(free)} are free, the first takes {gib(one)}, each further one {gib(each)}"
+    return count * cards, f"rolls: {count * cards}: {whole}{why}"

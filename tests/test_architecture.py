@@ -25,6 +25,7 @@ FLOORS = [
         "batch",
         "blockwise",
         "rules",
+        "sharding",
         "device",
         "tracking",
         "atomic",

@@ -50,7 +50,11 @@ GIB = 2**30
     ],
 )
 def test_what_is_free_by_each_allocator(monkeypatch, stats, on_card, free):
-    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(memory_stats=lambda: stats)])
+    """Of several cards the fullest one counts; a display's small card is none of them."""
+    emptier = stats and stats | {"bytes_in_use": 0}
+    card = lambda kind, own: types.SimpleNamespace(device_kind=kind, memory_stats=lambda: own)
+    cards = [card("large", emptier), card("large", stats), card("small", {"bytes_limit": 1, "bytes_in_use": 0})]
+    monkeypatch.setattr(jax, "local_devices", lambda: cards)
     monkeypatch.setattr(memory, "free_on_card", lambda: on_card)
     assert memory.free_bytes() == free
 

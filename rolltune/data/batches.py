@@ -197,11 +197,23 @@ class Loader:
         return [self.data.rows[place] for place in drawn * examples + self.places[indices]], self._weights[indices]
 
 
-def joint_batch(loaders: Sequence[Loader], steps: Sequence[int], accumulate: int) -> tuple[Batch, Source]:
-    """Every roll's own rows at its own step, in one shape: leaves [R, A, B, ...], and one source for all."""
+def joint_batch(
+    loaders: Sequence[Loader], steps: Sequence[int], accumulate: int, groups: int = 1
+) -> tuple[Batch, Source]:
+    """Every roll's own rows at its own step, in one shape: leaves [R, A, B, ...], and one source for all.
+
+    Of several groups of rolls, one a card, each has a part of the source to itself, as long as any other's, and points
+    into that: a card is sent the rows of its own rolls alone. A table stays what it is.
+    """
     data, picked = loaders[0].data, [loader.rows(step) for loader, step in zip(loaders, steps, strict=True)]
     rows = [row for some, _ in picked for row in some]
-    batch, source = data.feed.make(rows, data.shape_for(rows), len(rows))
+    shape, size = data.shape_for(rows), len(rows) // groups
+    parts = [data.feed.make(rows[begin : begin + size], shape, size) for begin in range(0, len(rows), size)]
+    batch, source = parts[0]
+    if groups > 1:
+        batch = Batch(*(np.concatenate(leaves) for leaves in zip(*(own for own, _ in parts), strict=True)))
+        if any(own is not source for _, own in parts):
+            source = Source(np.concatenate([own.rows for _, own in parts]))
     weights = np.concatenate([some for _, some in picked])
     batch = batch._replace(weights=batch.weights * weights[:, None])
     each = len(rows) // len(loaders) // accumulate

@@ -1,28 +1,37 @@
 """Compiled programs that evaluate: the scores of candidate answers, for all rolls at once; answers that are written."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from rolltune import adapters
 from rolltune.device import compiler_options
 from rolltune.models import forward, generate
 from rolltune.models.forward import Network
+from rolltune.sharding import SPLIT, WHOLE, by_rolls
 from rolltune.trees import Stacks
 
 
-def compile_score(net: Network, stacks: Stacks, candidates: int) -> Callable[..., Float[Array, "r b c"]]:
-    """The jitted score of R rolls on one batch: log-probability of each candidate answer as a whole, [R, B, C]."""
+def compile_score(
+    net: Network, stacks: Stacks, candidates: int, mesh: Mesh | None = None
+) -> Callable[..., Float[Array, "r b c"]]:
+    """The jitted score of R rolls on one batch: log-probability of each candidate answer as a whole, [R, B, C].
+
+    Over the cards of a mesh, each scores its own rolls.
+    """
 
     def one(base, source, trainable, scale, batch):
         params = adapters.combine(base, trainable, stacks, scale)
         log_probs = forward.log_probs(net, params, batch, source) * batch.weights
         return sum_by_candidate(log_probs, batch.candidates, candidates)
 
-    return jax.jit(jax.vmap(one, in_axes=(None, None, 0, 0, None)), compiler_options=compiler_options())
+    rolls = jax.vmap(one, in_axes=(None, None, 0, 0, None))
+    return by_rolls(rolls, mesh, (WHOLE, WHOLE, SPLIT, SPLIT, WHOLE), compiler_options=compiler_options())
 
 
 def sum_by_candidate(
@@ -31,11 +40,23 @@ def sum_by_candidate(
     return jnp.einsum("bm,bmc->bc", log_probs, jax.nn.one_hot(candidate, candidates), precision="highest")
 
 
-def compile_write(net: Network, stacks: Stacks, tokens: int, stops: Sequence[int]) -> Callable[..., Int[Array, "b n"]]:
-    """The jitted greedy answers of one roll on one batch of prompts: [B, N] ids. All layers are run."""
+def compile_write(
+    net: Network, stacks: Stacks, tokens: int, stops: Sequence[int], mesh: Mesh | None = None
+) -> Callable[..., Int[Array, "d b n"]]:
+    """The jitted greedy answers of one roll a card on one batch of prompts: [D, B, N] ids. All layers are run.
 
-    def one(base: dict, source: Any, trainable: dict, scale: Any, batch: Any) -> Any:
+    Trainables and scales have a leading axis D, see `picked`.
+    """
+
+    def one(base: dict, source: Any, trainables: dict, scales: Any, batch: Any) -> Any:
+        trainable, scale = jax.tree.map(lambda leaf: leaf[0], (trainables, scales))
         params = adapters.combine(base, trainable, stacks, scale)
-        return generate.generate(net, params, batch, source, tokens, stops)
+        return generate.generate(net, params, batch, source, tokens, stops)[None]
 
-    return jax.jit(one, compiler_options=compiler_options())
+    return by_rolls(one, mesh, (WHOLE, WHOLE, SPLIT, SPLIT, WHOLE), compiler_options=compiler_options())
+
+
+@functools.cache
+def picked(mesh: Mesh | None) -> Callable[..., Any]:
+    """The jitted choice of one roll of each card: (leaves [R, ...], its place on the card) -> leaves [D, ...]."""
+    return by_rolls(lambda rolls, place: jax.tree.map(lambda leaf: leaf[place][None], rolls), mesh, (SPLIT, WHOLE))

@@ -9,9 +9,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from rolltune import recipe as recipes
-from rolltune import trees
+from rolltune import sharding, trees
 from rolltune.base import Model, check_whole, load_opened
 from rolltune.data.examples import Example
 from rolltune.data.sets import find_dataset, shown
@@ -104,7 +105,8 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
         checkpoints.check(out.state, settings, None if options.rolls == "auto" else slots, later=("base",))
     draws = lambda slots: max(slots, recipe.draws) * options.repeat
     interrupts.doing("loading the model")
-    ready = prepare(recipe, data, draws(slots), folds, options.folds, earlier, say, options.whole, slots)
+    mesh = sharding.mesh_of(None if options.rolls == "auto" else slots)
+    ready = prepare(recipe, data, draws(slots), folds, options.folds, earlier, say, options.whole, slots, mesh)
     if origin:
         check_base(origin.path, origin.card, ready.model.base)
         ready = dataclasses.replace(ready, run=dataclasses.replace(ready.run, first_fold=origin.run["fold"] or 0))
@@ -113,6 +115,8 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
         say(why)
         ready = dataclasses.replace(ready, run=dataclasses.replace(ready.run, draws=draws(slots)))
     interrupts.doing("evaluating the untrained model")
+    if used := sharding.told(slots, ready.run.mesh):
+        say(used)
     state = new_state(ready.run, slots)
     out.check_room(room_for(state, options))
     note("compiling the evaluation ...")
@@ -205,7 +209,7 @@ def room_for(state: State, options: Options) -> int:
     size = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
     width = state.width
     kept = width if options.keep == "all" else min(keep_count(options.keep) or width, width)
-    return 2 * size(state.rolls) + kept * size(state.rolls.trainable) // width
+    return 2 * size(state.rolls) + kept * size(state.rolls.trainable) // len(state.slots)
 
 
 def asked_text(examples: Sequence[Example], prompt: str, whose: str) -> str:
@@ -239,8 +243,10 @@ def prepare(
     say: Say = lambda text: None,
     whole: bool = False,
     slots: int = 0,
+    mesh: Mesh | None = None,
 ) -> Ready:
-    """The five steps of setting up. What so many `slots` need is checked before the weights come."""
+    """The five steps of setting up, on the cards of a mesh. What so many `slots` need there is checked before the
+    weights come."""
     opened = setup.open_model(recipe)
     if whole:
         check_whole(opened.model, data.task.kind == CLASSIFY)
@@ -248,14 +254,15 @@ def prepare(
     if inputs.cut:
         say(f"{inputs.cut} of {len(data.seen)} rows were cut to {recipe.max_tokens} tokens, on their right")
     if slots and (free := free_bytes()) is not None:
-        check_room(outline(opened, recipe, data, inputs), slots, free, say)
+        cards = sharding.size_of(mesh)
+        check_room(outline(opened, recipe, data, inputs), sharding.places_for(slots, cards) // cards, free, say)
     model, params = load_opened(opened, is_gpu())
     if earlier:
         earlier.check(model, trees.shapes(params))
     plan = setup.plan(model, trees.shapes(params), recipe, data.task)
     if price := setup.price_of_views(model, plan, recipe, inputs):
         say(price)
-    cached = setup.cache(model, params, plan, recipe, data, inputs)
+    cached = setup.on_cards(setup.cache(model, params, plan, recipe, data, inputs), mesh)
     if earlier:
         cached = dataclasses.replace(cached, start=setup.going_on(cached.start, earlier.trained))
     loaders = setup.loaders(recipe, cached.training, data, folds)
@@ -314,8 +321,8 @@ def _slots(options: Options) -> int:
 
 
 def _device_facts() -> dict[str, Any]:
-    device = jax.devices()[0]
-    peak = (device.memory_stats() or {}).get("peak_bytes_in_use")
+    device, *others = sharding.cards_here()
+    peak = max((one.memory_stats() or {}).get("peak_bytes_in_use", 0) for one in (device, *others))
     facts = {"peak GiB": round(peak / 2**30, 2)} if peak else {}
     return facts | {"device": device.device_kind, "jax": jax.__version__}
 

@@ -16,8 +16,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from rolltune.errors import UserError
-from rolltune.training.loop import Best, FinishedRoll, Slot, State
+from rolltune.sharding import cards_of
+from rolltune.training.loop import Best, FinishedRoll, Slot, State, closed_up
 from rolltune.training.rolls import Draw
+from rolltune.training.step import STOPPED
 
 
 def save(folder: Path, state: State, settings: Mapping[str, Any], judged: Any) -> None:
@@ -30,6 +32,7 @@ def save(folder: Path, state: State, settings: Mapping[str, Any], judged: Any) -
     notes = {
         "settings": dict(settings),
         "width": state.width,
+        "cards": cards_of(state.rolls.step),
         "step": state.step,
         "drawn": state.drawn,
         "redraws": state.redraws,
@@ -200,10 +203,9 @@ def _restored(
     ]
     shape = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), fresh.rolls.trainable)
     kept = {str(n): shape for n, one in enumerate(ended) if notes["ended"][n]["whole"]}
-    # Slots that were left out on the way are not there any more.
+    # Slots that were left out on the way are not there any more. Into the host's memory: other cards may be here now.
     rolls = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((len(notes["slots"]), *leaf.shape[1:]), leaf.dtype, sharding=leaf.sharding),
-        fresh.rolls._asdict(),
+        lambda leaf: np.empty((len(notes["slots"]), *leaf.shape[1:]), leaf.dtype), fresh.rolls._asdict()
     )
     bests = {str(n): shape for n, slot in enumerate(notes["slots"]) if slot["best"]}
     template = {"rolls": rolls, "ended": kept, "best": bests}
@@ -217,9 +219,15 @@ def _restored(
         )
         return Slot(Draw(**told["draw"]) if told["draw"] else None, told["step"], told["rungs"], kept)
 
+    slots, cards = [slot_of(number, told) for number, told in enumerate(notes["slots"])], cards_of(fresh.rolls.step)
+    rolls = type(fresh.rolls)(**arrays["rolls"])
+    if cards != notes.get("cards", 1):  # laid out anew; on as many cards nothing moves, and not a bit differs
+        places, slots = closed_up(slots, cards)
+        rolls = jax.tree.map(lambda leaf: leaf[places], rolls)
+        rolls.state[sum(slot.draw is not None for slot in slots) :] = STOPPED
     return State(
-        rolls=type(fresh.rolls)(**arrays["rolls"]),
-        slots=[slot_of(number, told) for number, told in enumerate(notes["slots"])],
+        rolls=jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), rolls, fresh.rolls),
+        slots=slots,
         width=notes["width"],
         step=notes["step"],
         drawn=notes["drawn"],

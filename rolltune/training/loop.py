@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from rolltune.data.batches import Loader, bytes_of, joint_batch, prefetch
+from rolltune.sharding import cards_of, places_for, size_of
 from rolltune.training import rolls as tickets
 from rolltune.training.rolls import Draw, InitialWeights, Lottery
 from rolltune.training.step import ALIVE, REASONS, STOPPED, Roll, StepConfig
@@ -118,12 +120,17 @@ class Run:
     draws: int  # rolls to draw in all, redrawn ones apart
     folds: int | None = None
     first_fold: int = 0  # of roll 0; the others count up
+    mesh: Mesh | None = None  # the cards that the rolls are laid on; None: one
 
 
 def new_state(run: Run, slots: int) -> State:
+    """So many rolls, before their first step. Places that fill up the last card are empty slots."""
     draws = [run.lottery.draw(number, fold=_fold(run, number)) for number in range(slots)]
-    rolls = tickets.begin(run.lottery, run.config, run.start, draws)
-    return State(rolls, [Slot(one) for one in draws], slots, drawn=slots)
+    empty = places_for(slots, size_of(run.mesh)) - slots
+    rolls = tickets.begin(run.lottery, run.config, run.start, [*draws, *draws[:1] * empty], run.mesh)
+    for slot in range(slots, slots + empty):
+        rolls = tickets.mark(rolls, slot, STOPPED)
+    return State(rolls, [*map(Slot, draws), *(Slot(None) for _ in range(empty))], slots, drawn=slots)
 
 
 def _fold(run: Run, number: int) -> int | None:
@@ -216,7 +223,8 @@ def _batches(run: Run, state: State, length: int):
     last = next(slot.draw for slot in state.slots if slot.draw is not None)
     loaders = [run.loader(slot.draw or last) for slot in state.slots]
     steps = [slot.step for slot in state.slots]
-    make = lambda ahead: joint_batch(loaders, [step + ahead for step in steps], run.accumulate)
+    groups = size_of(run.mesh)
+    make = lambda ahead: joint_batch(loaders, [step + ahead for step in steps], run.accumulate, groups)
     return prefetch(make, range(length), size_of=bytes_of)
 
 
@@ -297,19 +305,32 @@ def _stalled(run: Run, state: State, here: Sequence[int], states: np.ndarray) ->
 
 
 def _close_up(looks: Looks, state: State) -> None:
-    """Leaves empty slots out where they are half of all or more: the step is compiled anew, for fewer rolls.
+    """Leaves empty slots out where every card then has half as many or fewer: the step is compiled anew, for fewer.
 
     An empty slot stays empty (`_end` fills one at once or never), but costs as much as a full one. Halving keeps the
-    programs few.
+    programs few. Over several cards the rolls that are left are laid out anew, as many on each: one roll a card stays
+    as it is, since no card would be done sooner.
     """
     full = [number for number, slot in enumerate(state.slots) if slot.draw is not None]
-    if not full or 2 * len(full) > len(state.slots):
+    cards = cards_of(state.rolls.step)
+    before, after = len(state.slots) // cards, places_for(len(full), cards) // cards
+    if not full or 2 * after > before:
         return
     left = looks.steps - min(state.slots[number].step for number in full)
-    if left * (len(state.slots) - len(full)) < WORTH_A_PROGRAM:
+    if left * (before - after) < WORTH_A_PROGRAM:
         return
-    state.rolls = tickets.take(state.rolls, np.array(full))
-    state.slots = [state.slots[number] for number in full]
+    places, state.slots = closed_up(state.slots, cards)
+    state.rolls = tickets.moved(state.rolls, places, len(full))
+
+
+def closed_up(slots: Sequence[Slot], cards: int) -> tuple[np.ndarray, list[Slot]]:
+    """(whose roll each place has, the slots) without those that are empty but the fewest that fill up the last card."""
+    full = [number for number, slot in enumerate(slots) if slot.draw is not None]
+    empty = places_for(len(full), cards) - len(full)
+    return np.array([*full, *full[:1] * empty]), [
+        *(slots[number] for number in full),
+        *(Slot(None) for _ in range(empty)),
+    ]
 
 
 def _end(run, state, number, reason, say, trainable=None, judged=None) -> None:
@@ -318,7 +339,7 @@ def _end(run, state, number, reason, say, trainable=None, judged=None) -> None:
     old, died = slot.draw, bool(reason) and reason != REASONS[STOPPED]
     again = died and state.width > 1 and state.redraws < looks.redraws
     # Where a roll died, the device's count is what it did: the slot's goes on until the next look.
-    step = int(state.rolls.step[number]) if died and reason != COLLAPSED else slot.step
+    step = int(np.asarray(state.rolls.step)[number]) if died and reason != COLLAPSED else slot.step
     state.ended.append(FinishedRoll(old, step, reason, again, trainable, judged))
     new = None
     if again:

@@ -3,15 +3,19 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array
 
 from rolltune import adapters
-from rolltune.training.step import ALIVE, Roll, StepConfig
+from rolltune.optim import Optimizer
+from rolltune.sharding import SPLIT, WHOLE, by_rolls, cards_of
+from rolltune.training.step import ALIVE, STOPPED, Roll, StepConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +68,16 @@ class InitialWeights:
     adapters: dict[str, Any] = dataclasses.field(default_factory=dict)  # of a second pass: trained before
 
 
-def begin(lottery: Lottery, config: StepConfig, start: InitialWeights, draws: Sequence[Draw]) -> Roll:
-    """Fresh rolls, every leaf [R, ...]."""
-    seeds = jnp.asarray([one.seed for one in draws], jnp.uint32)
+def begin(
+    lottery: Lottery, config: StepConfig, start: InitialWeights, draws: Sequence[Draw], mesh: Mesh | None = None
+) -> Roll:
+    """Fresh rolls, every leaf [R, ...]; over the cards of a mesh, each card's own are made there."""
+    seeds = np.asarray([one.seed for one in draws], np.uint32)
     scale = lambda one: adapters.rank_scale(one.alpha, lottery.rank, lottery.rslora)
     numbers = [[one.rate, scale(one), one.weight_decay] for one in draws]
     fresh = Fresh(lottery.rank, tuple(sorted(start.lora.items())), tuple(sorted(start.heads.items())))
-    return _begin(fresh, config.optimizer, start.full, start.adapters, seeds, jnp.asarray(numbers, jnp.float32))
+    started = _beginning(fresh, config.optimizer, mesh)
+    return started(start.full, start.adapters, seeds, np.asarray(numbers, np.float32))
 
 
 class Fresh(NamedTuple):
@@ -84,9 +91,11 @@ class Fresh(NamedTuple):
 HEAD_DEVIATION = 0.02  # of a new head's weights, as transformers draws them
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _begin(fresh: Fresh, optimizer, full, trained, seeds, numbers):
-    def one(seed, own):
+@functools.cache
+def _beginning(fresh: Fresh, optimizer: Optimizer, mesh: Mesh | None) -> Callable[..., Roll]:
+    """The jitted beginning of R rolls: (weights trained themselves, adapters trained before, seeds [R], numbers)."""
+
+    def one(full, trained, seed, own):
         key = jax.random.PRNGKey(seed)
         lora = trained or adapters.init_lora(jax.random.fold_in(key, 0), dict(fresh.lora), fresh.rank)
         normal = lambda n, shape: HEAD_DEVIATION * jax.random.normal(jax.random.fold_in(key, 2 + n), shape)
@@ -107,19 +116,24 @@ def _begin(fresh: Fresh, optimizer, full, trained, seeds, numbers):
             state=number(ALIVE, jnp.int32),
         )
 
-    return jax.vmap(one)(seeds, numbers)
+    return by_rolls(jax.vmap(one, in_axes=(None, None, 0, 0)), mesh, (WHOLE, WHOLE, SPLIT, SPLIT))
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def replace(rolls: Roll, slot: Any, fresh: Roll) -> Roll:
     """`rolls` with the one roll of `fresh` in `slot`."""
-    return jax.tree.map(lambda old, new: old.at[slot].set(new[0]), rolls, fresh)
+    return jax.tree.map(lambda old, new: jnp.where(_is(slot, old), new, old), rolls, fresh)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def mark(rolls: Roll, slot: Any, state: Any) -> Roll:
     """`rolls` with `slot` ended: its updates are masked from now on."""
-    return rolls._replace(state=rolls.state.at[slot].set(state))
+    return rolls._replace(state=jnp.where(_is(slot, rolls.state), state, rolls.state))
+
+
+def _is(slot: Any, leaf: Array) -> Array:
+    """bool [R, 1, ...]: which roll of a leaf stands in the slot. A mask works on each card; an index would gather."""
+    return (jnp.arange(leaf.shape[0]) == slot).reshape(-1, *[1] * (leaf.ndim - 1))
 
 
 @jax.jit
@@ -128,9 +142,27 @@ def take(rolls: Roll, slots: Any) -> Roll:
     return jax.tree.map(lambda leaf: leaf[slots], rolls)
 
 
+def moved(rolls: Roll, slots: np.ndarray, full: int) -> Roll:
+    """The rolls of these slots, as many on each card; all but the first `full` are ended: they fill up the last card.
+
+    Over several cards they go through the host, leaf by leaf: rolls change cards, and on no card would there be room
+    for all of them.
+    """
+    if cards_of(rolls.step) == 1:
+        rolls = take(rolls, slots)
+    else:
+        rolls = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[slots], leaf.sharding), rolls)
+    for slot in range(full, len(slots)):
+        rolls = mark(rolls, slot, STOPPED)
+    return rolls
+
+
 def trainable_of(rolls: Roll, slot: int) -> dict[str, Any]:
-    """What one roll trained, on the host."""
-    return jax.tree.map(np.asarray, _one_of(rolls.trainable, slot))
+    """What one roll trained, on the host: from the card that has it."""
+    each = len(rolls.step) // cards_of(rolls.step)
+    begins = lambda shard: shard.index[0].start or 0
+    there = lambda leaf: next(one.data for one in leaf.addressable_shards if begins(one) == slot - slot % each)
+    return jax.tree.map(np.asarray, _one_of(jax.tree.map(there, rolls.trainable), slot % each))
 
 
 @jax.jit  # outside of it, every shape would be a program of its own to compile

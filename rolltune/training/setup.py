@@ -12,8 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
-from rolltune import adapters, base, optim, trees
+from rolltune import adapters, base, optim, sharding, trees
 from rolltune.adapters import CLASSES
 from rolltune.base import Model
 from rolltune.batch import Row
@@ -25,7 +26,7 @@ from rolltune.evaluation import compiled
 from rolltune.evaluation.evaluator import Evaluator, Writer, candidates_of
 from rolltune.evaluation.tasks import CLASSIFY, WRITE, Task
 from rolltune.inputs import features, rows, states
-from rolltune.inputs.feeds import TileFeed
+from rolltune.inputs.feeds import DiskFeed, TableFeed, TileFeed
 from rolltune.inputs.pictures import Pictures, read_pictures, with_views
 from rolltune.inputs.rows import Asking
 from rolltune.models.forward import Network
@@ -178,6 +179,30 @@ class Cached:
     scoring: Encoded
     prompts: Encoded | None
     start: InitialWeights
+    mesh: Mesh | None = None  # the cards that all of it lies on; None: one
+
+
+def on_cards(cached: Cached, mesh: Mesh | None) -> Cached:
+    """The frozen tree and the tables on every card, copied from the one that they were made on, leaf by leaf.
+
+    What rolls begin from stays where it is: each beginning asks for it.
+    """
+    if mesh is None:
+        return cached
+    sharding.whole_on_each(cached.base, mesh)
+    moved: dict[int, Any] = {}  # a table that several share is still one
+    whole = NamedSharding(mesh, sharding.WHOLE)
+
+    def placed(encoded: Encoded | None) -> Any:
+        if encoded is None or not isinstance(encoded.feed, TableFeed):
+            return encoded
+        feed = encoded.feed
+        if id(feed) not in moved:
+            moved[id(feed)] = dataclasses.replace(feed, source=jax.device_put(feed.source, whole))
+        return dataclasses.replace(encoded, feed=moved[id(feed)])
+
+    training, scoring, prompts = map(placed, (cached.training, cached.scoring, cached.prompts))
+    return dataclasses.replace(cached, training=training, scoring=scoring, prompts=prompts, mesh=mesh)
 
 
 def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, inputs: Inputs) -> Cached:
@@ -304,19 +329,22 @@ def compile(
         ),
         config,
         cached.start,
-        step.compile_step(config),
+        step.compile_step(config, cached.mesh, isinstance(cached.training.feed, DiskFeed)),
         cached.base,
         loaders,
         recipe.accumulate,
         draws,
         folds,
+        mesh=cached.mesh,
     )
     candidates = candidates_of(data.task, data.examples)
-    score = compiled.compile_score(scoring_network(cached.network, data.task, candidates), plan.stacks, candidates)
+    network, mesh = scoring_network(cached.network, data.task, candidates), cached.mesh
+    score = compiled.compile_score(network, plan.stacks, candidates, mesh)
     writer = None
     if cached.prompts is not None:
-        writer = make_writer(model, cached.whole, plan.stacks, cached.prompts, recipe.answer_tokens)
-    evaluator = Evaluator(data.task, data.examples, cached.scoring, cached.base, score, recipe.evaluate_batch, writer)
+        writer = make_writer(model, cached.whole, plan.stacks, cached.prompts, recipe.answer_tokens, mesh)
+    batch = recipe.evaluate_batch
+    evaluator = Evaluator(data.task, data.examples, cached.scoring, cached.base, score, batch, writer, mesh=cached.mesh)
     return run, evaluator
 
 
@@ -335,9 +363,11 @@ def scoring_network(network: Network, task: Task, candidates: int) -> Network:
     return dataclasses.replace(network, causal=network.causal and (task.kind == CLASSIFY or candidates == 1))
 
 
-def make_writer(model: Model, network: Network, stacks: Stacks, prompts: Encoded, tokens: int) -> Writer:
+def make_writer(
+    model: Model, network: Network, stacks: Stacks, prompts: Encoded, tokens: int, mesh: Mesh | None = None
+) -> Writer:
     template, tokenizer = model.family.template, model.tokenizer
-    write = compiled.compile_write(network, stacks, tokens, encoding.stop_ids(template, tokenizer))
+    write = compiled.compile_write(network, stacks, tokens, encoding.stop_ids(template, tokenizer), mesh)
     return Writer(prompts, write, lambda ids: encoding.answer_text(template, tokenizer, ids))
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from rolltune import adapters, optim, trees
@@ -14,6 +15,7 @@ from rolltune.device import compiler_options
 from rolltune.models import forward
 from rolltune.models.forward import Network
 from rolltune.optim import Optimizer, Schedule
+from rolltune.sharding import SPLIT, WHOLE, by_rolls
 from rolltune.trees import Stacks
 
 ALIVE, NOT_FINITE, EXPLODED, STOPPED = range(4)
@@ -152,7 +154,15 @@ def step(config: StepConfig, base: dict, source: Source, roll: Roll, batch: Batc
     return kept, StepMetrics(loss, rate, norm)
 
 
-def compile_step(config: StepConfig) -> Callable[[dict, Source, Roll, Batch], tuple[Roll, StepMetrics]]:
-    """The jitted step of R rolls: (base, source, rolls [R, ...], batches [R, A, B, ...]). Reuses the rolls' buffers."""
+def compile_step(
+    config: StepConfig, mesh: Mesh | None = None, own_source: bool = False
+) -> Callable[[dict, Source, Roll, Batch], tuple[Roll, StepMetrics]]:
+    """The jitted step of R rolls: (base, source, rolls [R, ...], batches [R, A, B, ...]). Reuses the rolls' buffers.
+
+    Over the cards of a mesh, R is a multiple of their number. `own_source`: a step's source is no table but made for
+    it, each card's rows after the other's (see `joint_batch`).
+    """
     one = lambda base, source, roll, batch: step(config, base, source, roll, batch)
-    return jax.jit(jax.vmap(one, in_axes=(None, None, 0, 0)), donate_argnums=2, compiler_options=compiler_options())
+    specs = (WHOLE, SPLIT if own_source else WHOLE, SPLIT, SPLIT)
+    rolls = jax.vmap(one, in_axes=(None, None, 0, 0))
+    return by_rolls(rolls, mesh, specs, donate_argnums=2, compiler_options=compiler_options())

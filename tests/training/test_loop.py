@@ -123,7 +123,7 @@ def test_resumed_equals_uninterrupted(make_run, tmp_path, monkeypatch, at, left,
     for change, message in (
         ({"rate": 0.1}, r"rate was 0\.05, is 0\.1"),
         ({"data/train": "cd34"}, r"data/train was 'ab12', is 'cd34'"),  # other data
-        ({"data/valid": "ef56"}, r"data/valid was None, is 'ef56'"),
+        ({"data/valid": "ef56"}, r"data/valid was not there"),
     ):
         with pytest.raises(UserError, match=message):
             load(settings | change, loop.new_state(run, 2))

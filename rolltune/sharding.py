@@ -1,0 +1,85 @@
+"""Rolls over cards: the K axis is cut over a mesh of one axis, and each card holds the whole frozen base.
+
+No roll needs anything of another one, so the cards exchange nothing while they train: a program of K rolls is, on each
+card, the program of its own few (`jax.shard_map`: there is nothing for XLA to infer, and so no gather that it could
+come to insert). With one card there is no mesh (None), and every program is what it is without this file.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+ROLLS = "rolls"  # the mesh's one axis
+SPLIT, WHOLE = PartitionSpec(ROLLS), PartitionSpec()  # a leading axis R over the cards | the same on every card
+
+
+def cards_here() -> list[Any]:
+    """This host's devices of the first one's kind: a step waits for the slowest, which a display's card would be."""
+    devices = jax.local_devices()
+    return [one for one in devices if one.device_kind == devices[0].device_kind]
+
+
+def cards_for(rolls: int, cards: int) -> int:
+    """How many of the cards so many rolls are laid on: the fewest with which no card has more than its share.
+
+    The time of a step is that of the fullest card, ceil(rolls / cards) rolls. Nine rolls on eight cards take two
+    rolls' time, which five cards reach as well. What is missing on the last card are places that stay empty.
+    """
+    return -(-rolls // -(-rolls // cards))
+
+
+def places_for(rolls: int, cards: int) -> int:
+    """Places on the K axis for so many rolls: as many on each card."""
+    return -(-rolls // cards) * cards
+
+
+def mesh_of(rolls: int | None) -> Mesh | None:
+    """The cards that so many rolls are laid on; None for one card. Without a number of rolls, all that are here."""
+    here = cards_here()
+    count = len(here) if rolls is None else cards_for(rolls, len(here))
+    return Mesh(np.array(here[:count]), (ROLLS,)) if count > 1 else None
+
+
+def size_of(mesh: Mesh | None) -> int:
+    return 1 if mesh is None else mesh.size
+
+
+def cards_of(leaf: Any) -> int:
+    """How many cards a leaf of rolls lies on."""
+    return len(leaf.sharding.device_set)
+
+
+def told(rolls: int, mesh: Mesh | None) -> str:
+    """What is used, in words; empty where there is one card only."""
+    here, cards = len(cards_here()), size_of(mesh)
+    if here == 1:
+        return ""
+    places = places_for(rolls, cards)
+    empty = f", {places - rolls} of these places empty" if places > rolls else ""
+    return f"cards: {cards} of {here}, {places // cards} {'roll' if places == cards else 'rolls'} on each{empty}"
+
+
+def whole_on_each(tree: Any, mesh: Mesh) -> None:
+    """Puts the arrays of nested dicts and lists on every card, each in the place of the one that was there.
+
+    One after the other: the first card, which has them all, never holds two copies of more than one.
+    """
+    places = NamedSharding(mesh, WHOLE)
+    for key, leaf in list(tree.items() if isinstance(tree, dict) else enumerate(tree)):
+        if isinstance(leaf, dict | list):
+            whole_on_each(leaf, mesh)
+        else:
+            tree[key] = jax.device_put(leaf, places)  # a packed matrix is a tree of its own, and goes as one
+
+
+def by_rolls(program: Callable[..., Any], mesh: Mesh | None, specs: tuple[PartitionSpec, ...], **options: Any) -> Any:
+    """The jitted program, each card working on what lies there. `specs` say of each argument whether it is SPLIT by
+    rolls or WHOLE on every card; results are split. What comes from the host goes to the cards that need it alone."""
+    if mesh is None:
+        return jax.jit(program, **options)
+    # The check of what differs from card to card wants marks at every loop's beginning; nothing here is ever reduced.
+    cut = jax.shard_map(program, mesh=mesh, in_specs=specs, out_specs=SPLIT, check_vma=False)
+    return jax.jit(cut, in_shardings=tuple(NamedSharding(mesh, spec) for spec in specs), **options)
