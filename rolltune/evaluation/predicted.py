@@ -18,6 +18,7 @@ from rolltune.errors import UserError, visible
 from rolltune.evaluation.figures import Scored
 from rolltune.evaluation.metrics import Prediction, require_numbers
 from rolltune.evaluation.tasks import accepted
+from rolltune.evaluation.votes import mean_of
 from rolltune.evaluation.written import Written, is_exact
 
 NEAR = 0.1  # a probability that is no further from where the answer would be another one is near
@@ -79,8 +80,8 @@ def _chosen(scored: Sequence[Prediction], answers: Sequence[str], near: float) -
     for one in scored:
         require_numbers(one.ids, one.log_probs)
     # A row's own answer that no roll can give has a column behind the allowed ones.
-    each = np.exp(np.stack([one.log_probs[:, : len(answers)] for one in scored]).astype(np.float64))  # [R, N, C]
-    means, votes = each.mean(0), each.argmax(-1)
+    means = np.exp(mean_of(scored).log_probs[:, : len(answers)])
+    votes = np.stack([one.log_probs[:, : len(answers)].argmax(-1) for one in scored])  # [R, N]
     lines: list[Line] = []
     for row, given in zip(means, votes.T, strict=True):
         second, first = np.sort(row)[-2:]

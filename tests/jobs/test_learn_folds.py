@@ -8,7 +8,7 @@ import pytest
 from rolltune.data.learned import learned
 from rolltune.errors import UserError
 from rolltune.evaluation.metrics import Metrics
-from rolltune.jobs.conclude import _rounds
+from rolltune.jobs.folded import rounds
 from rolltune.jobs.interrupts import Interrupts
 from rolltune.jobs.learn import Options, _folds, learn
 from rolltune.recipe import Recipe
@@ -76,7 +76,7 @@ def test_a_fold_of_poor_rolls_alone_is_judged_by_one_of_them():
     finished = {one.draw.roll: one for one in every if not one.reason}
     rolls = lambda repeat, ended: [
         {fold: one.draw.roll for fold, one in members.items()}
-        for members in _rounds(finished, ended, Options("set1", "name", folds=2, repeat=repeat))
+        for members in rounds(finished, ended, Options("set1", "name", folds=2, repeat=repeat))
     ]
     assert rolls(1, every) == [{0: 0, 1: 3}]
     assert rolls(2, every) == [{0: 0, 1: 3}, {0: 2, 1: 1}]
