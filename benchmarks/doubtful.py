@@ -1,6 +1,6 @@
 """Which ranking finds wrong labels: some are flipped on purpose, and rolls that never saw a row judge it.
 
-    python benchmarks/doubtful.py --folder /tmp/doubtful --data path/to/hotdog           # and the sample ads
+    python benchmarks/doubtful.py --folder /tmp/doubtful --data path/to/hotdog           # the sample ads, too
     python benchmarks/doubtful.py --folder /tmp/doubtful --steps 8 --repeat 2 --seeds 1  # does it run?
 
 Of each set (all splits together) a share of the labels is flipped to another answer; `--folds` with `--repeat` gives
@@ -40,10 +40,11 @@ RANKINGS = {
 
 
 def write_flipped(source: Path, target: Path, share: float, seed: int) -> None:
-    """All rows below `source` as target/train.jsonl, with some answers flipped; their numbers in target/flipped.json."""
+    """The rows of `source` as target/train.jsonl, with some answers flipped; the numbers of these in flipped.json."""
     rows = []
-    for file in sorted(source.glob("*.jsonl")):
-        for line in file.read_text().splitlines():
+    for name in ("data.jsonl", "train.jsonl", "valid.jsonl"):
+        file = source / name
+        for line in file.read_text().splitlines() if file.exists() else ():
             row = json.loads(line)
             rows.append(row | {"image": os.path.relpath(source / row["image"], target)})
     answers = sorted({row["suffix"] for row in rows})
@@ -78,6 +79,9 @@ def judged(folder: Path, source: Path, seed: int, args: argparse.Namespace) -> t
         if run.returncode or not result.exists():
             sys.exit(f"{' '.join(command)}\n{run.stdout}\nended with {run.returncode}, or without figures of all folds")
     rows = [json.loads(line) for line in result.read_text().splitlines()]
+    given = [json.loads(line)["suffix"] for line in (data / "train.jsonl").read_text().splitlines()]
+    if [row["answer"] for row in rows] != given:
+        raise SystemExit(f"{result} is not of the rows of {data}: remove both")
     answers = tuple(rows[0]["probabilities"])
     label = np.array([answers.index(row["answer"]) for row in rows])
     rounds = [row.get("rounds", [row["probabilities"]]) for row in rows]
@@ -122,7 +126,7 @@ def main() -> None:
     print(f"| precision at the number flipped | flipped | {' | '.join(RANKINGS)} |\n|{'---|' * (2 + len(RANKINGS))}")
     for source in sources:
         own = [results[source, seed] for seed in range(args.seeds)]
-        rows, flipped = (sum(map(len, some)) for some in zip(*((rounds[0].ids, places) for rounds, places in own)))
+        rows, flipped = sum(len(rounds[0].ids) for rounds, _ in own), sum(len(places) for _, places in own)
         choices = {"one roll a row": lambda rounds: rounds[0], f"mean of {args.repeat}": mean_of}
         right = float(np.mean([mean_of(rounds).correct.mean() for rounds, _ in own]))
         for words, choose in choices.items():

@@ -54,6 +54,9 @@ def test_each_row_is_predicted_by_the_roll_that_did_not_learn_from_it(tmp_path, 
     assert [row["id"] for row in left_out] == [one.id for one in data.examples]
     assert [row["answer"] for row in left_out] == [one.answer for one in data.examples]
     assert any("(out of fold)" in text for text in said)
+    doubted = [json.loads(line) for line in (tmp_path / "reports/cv.doubtful.jsonl").read_text().splitlines()]
+    assert {row["id"] for row in doubted} == {row["id"] for row in left_out if row["predicted"] != row["answer"]}
+    assert all(row["probabilities"][row["answer"]] <= 0.5 and row["rolls"] == 1 for row in doubted)
     held_out = []
     for name in ("cv", "cv.rank2", "cv.rank3"):
         card = read_card(f"checkpoints/{name}.npz")
