@@ -100,7 +100,8 @@ def main() -> None:
         )
         told = [votes(board) for board in boards if len(board.get("votes", ())) > 0]
         if told:
-            print(f"{name:8} untouched, by search: best alone {', '.join(f'{one["best"]:.3f}' for one in told)}")
+            alone = ", ".join(f"{one['best']:.3f}" for one in told)
+            print(f"{name:8} untouched, by search: best alone {alone}")
             for who in ("all", "best few"):
                 print(f"{name:8} {who} voting: {compared(told, who)}")
     draw(searches, args.output)
