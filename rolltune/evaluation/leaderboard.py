@@ -153,11 +153,13 @@ def with_votes(board: Leaderboard, tests: Mapping[int, Scored]) -> Leaderboard:
     if len(able) < 2 or len(ranked) < len(able) or len({one.ids for one in ranked}) > 1:
         return board
     figures = getattr(able[0], board.split)
-    few = best_few(ranked, board.metric, figures.positive)
+    few = best_few(ranked)
     votes, notes = [], []
     for places, selected in ((list(range(len(able))), False), (few, True)):
         if selected and len(places) == 1:
-            notes.append(f"no second roll makes roll {able[0].roll} better on the pictures that rank them, by voting")
+            notes.append(
+                f"no second roll lowers the log-loss of roll {able[0].roll} on the pictures that rank, by voting"
+            )
             continue
         rolls = tuple(able[place].roll for place in places)
         on_ranking = measure(mean_of([ranked[place] for place in places]), figures.positive)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logsumexp
 
-from rolltune.evaluation.figures import Figures, order
-from rolltune.evaluation.metrics import Prediction, measure
+from rolltune.evaluation.figures import Figures
+from rolltune.evaluation.metrics import Prediction
 
 
 def mean_of(predictions: Sequence[Prediction]) -> Prediction:
@@ -24,25 +24,30 @@ def mean_of(predictions: Sequence[Prediction]) -> Prediction:
     return first._replace(log_probs=logsumexp(each, axis=0) - np.log(len(each)))
 
 
-def best_few(ranked: Sequence[Prediction], metric: str, positive: str | None) -> list[int]:
+def best_few(ranked: Sequence[Prediction]) -> list[int]:
     """The places of the rolls, best first in `ranked`, whose vote is best on these rows, by a greedy rule.
 
-    Forward selection without replacement: it begins with the best roll, adds the roll with which the vote is best (by
-    the metric, equals by the lower log-loss), and ends where none makes it better. Caruana, Niculescu-Mizil, Crew and
-    Ksikes 2004, "Ensemble Selection from Libraries of Models"; theirs may take a model twice, which weighs it: here
-    each votes once, so that the chosen files are all that has to be kept.
+    Forward selection without replacement: it begins with the best roll, adds the roll with which the vote's log-loss is
+    lowest, and ends where none makes it lower. By the log-loss, whatever ranks the rolls: on few rows a share of right
+    ones has too few steps, and the luckiest roll alone looks best. (Caruana,
+    Niculescu-Mizil, Crew and Ksikes 2004, "Ensemble Selection from Libraries of Models"; theirs may take a model twice,
+    which weighs it: here each votes once, so that the chosen files are all that has to be kept.)
     """
-    worth = lambda places: order(measure(mean_of([ranked[place] for place in places]), positive), metric)
     chosen, left = [0], list(range(1, len(ranked)))
-    best = worth(chosen)
+    best = _log_loss(ranked[:1])
     while left:
-        found, place = min((worth([*chosen, place]), place) for place in left)
+        found, place = min((_log_loss([ranked[one] for one in (*chosen, place)]), place) for place in left)
         if found >= best:
             break
         best = found
         chosen.append(place)
         left.remove(place)
     return chosen
+
+
+def _log_loss(predictions: Sequence[Prediction]) -> float:
+    vote = mean_of(predictions)
+    return float(-np.mean(vote.log_probs[np.arange(len(vote.label)), vote.label]))
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,10 @@ def test_the_vote_is_the_mean_of_probabilities_and_one_roll_stays_as_it_is_to_th
 
 def test_the_best_few_leave_out_who_does_harm():
     ranked = [FIRST, SECOND, BAD, THIRD]
-    few = best_few(ranked, "accuracy", "yes")
+    few = best_few(ranked)
     assert few[0] == 0 and set(few) == {0, 1, 3}
     assert measure(mean_of(ranked), "yes").accuracy != 1.0
-    assert best_few([FIRST, BAD], "accuracy", "yes") == [0]
+    assert best_few([FIRST, BAD]) == [0]
 
 
 def entry(number, prediction, status=ALIVE) -> Entry:
