@@ -121,8 +121,9 @@ def main() -> None:
         write_sample_ads(ads, seed=0)
     sources = [ads, *(path.resolve() for path in args.data)]
     jobs = [(source, seed) for source in sources for seed in range(args.seeds)]
+    run = lambda job: judged(args.folder.resolve(), job[0], job[1], args)
     with ThreadPoolExecutor(args.at_once) as pool:
-        results = dict(zip(jobs, pool.map(lambda job: judged(args.folder.resolve(), *job, args), jobs), strict=True))
+        results = dict(zip(jobs, pool.map(run, jobs), strict=True))
     print(f"| precision at the number flipped | flipped | {' | '.join(RANKINGS)} |\n|{'---|' * (2 + len(RANKINGS))}")
     for source in sources:
         own = [results[source, seed] for seed in range(args.seeds)]
