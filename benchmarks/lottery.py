@@ -18,6 +18,7 @@ import statistics
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from scipy.stats import t as student
 
 ENDED = ("died", "redrawn")
 COLOURS = {"plain": "#0f766e", "halving": "#b45309"}
@@ -34,6 +35,23 @@ def summary(boards: list[dict], steps: int) -> tuple[float, float, float, int]:
     died = sum(roll["state"] in ENDED for board in boards for roll in board["rolls"])
     valid, test = ([accuracy(roll, split) for roll in chosen] for split in ("valid", "test"))
     return statistics.mean(valid), statistics.mean(test), statistics.mean(spent), died
+
+
+def votes(board: dict) -> dict[str, float]:
+    """Accuracy on the untouched split: of the best roll alone, of all together, of the best few together."""
+    alone = accuracy(board["rolls"][0], "test")
+    told = {"best few" if vote["chosen_on_valid"] else "all": accuracy(vote, "test") for vote in board["votes"]}
+    return {"best": alone, "best few": alone} | told  # where nobody makes the best better it votes alone
+
+
+def compared(found: list[dict[str, float]], name: str) -> str:
+    """The mean difference to the best roll alone over searches, with its 95 % interval by Student's t."""
+    differences = [one[name] - one["best"] for one in found]
+    half = float("nan")
+    if len(found) > 1:
+        half = student.ppf(0.975, len(found) - 1) * statistics.stdev(differences) / len(found) ** 0.5
+    each = ", ".join(f"{one[name]:.3f}" for one in found)
+    return f"{each}; against the best alone {statistics.mean(differences):+.3f} ± {half:.3f}"
 
 
 def draw(searches: dict[str, list[dict]], path: Path) -> None:
@@ -80,6 +98,12 @@ def main() -> None:
         print(
             f"{name:8} best on valid {valid:.3f}, untouched {test:.3f}; {steps:.0f} steps a search, {died} rolls died"
         )
+        told = [votes(board) for board in boards if len(board.get("votes", ())) > 0]
+        if told:
+            alone = ", ".join(f"{one['best']:.3f}" for one in told)
+            print(f"{name:8} untouched, by search: best alone {alone}")
+            for who in ("all", "best few"):
+                print(f"{name:8} {who} voting: {compared(told, who)}")
     draw(searches, args.output)
 
 

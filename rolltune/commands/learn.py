@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--rolls", default="1", help='how many to train at once, or "auto" for what fits the memory')
     p.add_argument("--folds", type=int, help="the rolls are the folds of all rows (recipe: fold_by)")
     p.add_argument("--repeat", type=int, default=1, help="so many rounds of folds or rolls, and their seeds' spread")
-    p.add_argument("--keep", default="best", help="best, all, or how many of the ranking to save")
+    p.add_argument("--keep", default="best", help="best, all, vote (the few that vote best), or how many to save")
     p.add_argument("--metric", help="what ranks the rolls: f-measure, ..., log-loss, anls (docs/metrics.md)")
     p.add_argument("--positive", help="the answer that counts as positive")
     p.add_argument("--seed", type=int, help="of the first roll; the next ones count up")

@@ -9,6 +9,7 @@ from rolltune.jobs.outputs import named_rolls
 EXAMPLES = """examples:
   ./04-validate.py -m checkpoints/trained-set1.npz dataset/set1/valid.jsonl
   ./04-validate.py -m './checkpoints/*.npz' dataset/set2/train.jsonl dataset/set2/valid.jsonl
+  ./04-validate.py -m 'checkpoints/best-set1*.npz' dataset/set2/valid.jsonl --vote    do they do better together?
   ./04-validate.py -m checkpoints/docs.npz --generate 32 dataset/docs/valid.jsonl   written answers: exact match, ANLS
   ./04-validate.py -m elsewhere/adapter --model ../cache/base dataset/set2/valid.jsonl   a folder of the PEFT library
 
@@ -23,6 +24,7 @@ def main(argv: list[str] | None = None) -> int:
         "-m", "--models", nargs="+", required=True, metavar="ROLL", help="roll files, patterns, or names in checkpoints"
     )
     parser.add_argument("data", nargs="*", help="JSONL files, names of sets, or other sources that 03 takes")
+    parser.add_argument("--vote", action="store_true", help="the rolls together, too: the mean of their probabilities")
     parser.add_argument("--metric", help="what the table shows (default f-measure; log-loss of written answers)")
     parser.add_argument("--generate", type=int, metavar="N", help="write answers of up to N tokens instead of scoring")
     parser.add_argument("--model", help="the base model, where it is not where the roll was trained")
@@ -53,5 +55,5 @@ def main(argv: list[str] | None = None) -> int:
     set_up_jax()
     from rolltune.jobs.validate import Options, validate
 
-    own = {name: getattr(args, name) for name in ("generate", "model", "json", "predictions")}
+    own = {name: getattr(args, name) for name in ("generate", "model", "json", "predictions", "vote")}
     return validate(Options(data, metric=args.metric or "", reading=reading_of(args), **own), found, say)

@@ -11,11 +11,13 @@ from rich.table import Table
 from rolltune import atomic
 from rolltune.errors import UserError
 from rolltune.evaluation.figures import TITLES, Figures, Scored, check_name, measured, no_better, order, reason
-from rolltune.evaluation.metrics import Metrics, rounded
-from rolltune.evaluation.statistics import Interval, compare, interval, winners_curse, written_curse
+from rolltune.evaluation.metrics import Metrics, Prediction, measure, rounded
+from rolltune.evaluation.statistics import Interval, compare, interval, mcnemar, winners_curse, written_curse
+from rolltune.evaluation.votes import Vote, best_few, mean_of
 from rolltune.evaluation.written import Written, WrittenMetrics
 
 STATES = ("alive", "died", "redrawn", "stopped")
+VOTE = "vote"  # what `--keep` calls the best few
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Leaderboard:
     entries: tuple[Entry, ...]
     ranked: int  # the first `ranked` entries have ranks 1..ranked
     notes: tuple[str, ...]
+    votes: tuple[Vote, ...] = ()  # of several rolls together; they have no rank
 
     @property
     def chosen(self) -> Entry | None:
@@ -84,19 +87,23 @@ class Leaderboard:
         """How the rolls ended that did not run to the end."""
         return tuple(f"roll {entry.roll} {entry.status}" for entry in self.entries if entry.status.state != "alive")
 
-    def keep(self, how_many: str) -> tuple[Entry, ...]:
-        """The ranked entries that `--keep best|all|N` saves."""
+    def keep(self, how_many: str) -> Mapping[int, Entry]:
+        """rank -> the entry, of those that `--keep best|all|vote|N` saves. Where there is no vote it is the best."""
+        ranks = dict(enumerate(self.entries[: self.ranked], 1))
+        if how_many == VOTE:
+            members = next((vote.rolls for vote in self.votes if vote.selected), ())
+            return {rank: entry for rank, entry in ranks.items() if rank == 1 or entry.roll in members}
         count = keep_count(how_many)
-        return self.entries[: self.ranked if count is None else min(count, self.ranked)]
+        return {rank: entry for rank, entry in ranks.items() if count is None or rank <= count}
 
 
 def keep_count(how_many: str) -> int | None:
-    """How many rolls `--keep best|all|N` names, None for all. Raises UserError for anything else."""
-    if how_many == "all":
+    """How many rolls `--keep best|all|vote|N` may save, None for all. Raises UserError for anything else."""
+    if how_many in ("all", VOTE):
         return None
     count = 1 if how_many == "best" else int(how_many) if how_many.isdecimal() else 0
     if count < 1:
-        raise UserError(f"--keep takes best, all or a number from 1, not {how_many!r}")
+        raise UserError(f"--keep takes best, all, vote or a number from 1, not {how_many!r}")
     return count
 
 
@@ -133,6 +140,49 @@ def with_test(board: Leaderboard, prediction: Scored) -> Leaderboard:
     others = board.entries[board.ranked :]
     notes = _notes(board.entries[: board.ranked], others, board.split, board.metric, tested=True)
     return replace(board, entries=(replace(best, test=test), *board.entries[1:]), notes=(note, *notes))
+
+
+def with_votes(board: Leaderboard, tests: Mapping[int, Scored]) -> Leaderboard:
+    """The board with the votes of all rolls that ran to the end, and of the best few (`votes.best_few`).
+
+    `tests` has what each roll (by number) makes of the untouched split; empty where there is none. Nothing is added
+    for fewer than two rolls, for written answers, and where the rolls are scored on different rows (folds).
+    """
+    able = board.entries[: board.ranked]
+    ranked = [entry.prediction for entry in able if isinstance(entry.prediction, Prediction)]
+    if len(able) < 2 or len(ranked) < len(able) or len({one.ids for one in ranked}) > 1:
+        return board
+    figures = getattr(able[0], board.split)
+    few = best_few(ranked)
+    votes, notes = [], []
+    for places, selected in ((list(range(len(able))), False), (few, True)):
+        if selected and len(places) == 1:
+            notes.append(
+                f"no second roll lowers the log-loss of roll {able[0].roll} on the pictures that rank, by voting"
+            )
+            continue
+        rolls = tuple(able[place].roll for place in places)
+        on_ranking = measure(mean_of([ranked[place] for place in places]), figures.positive)
+        test = mean_of([tests[roll] for roll in rolls]) if tests else None  # type: ignore[misc]
+        votes.append(Vote(rolls, selected, on_ranking, test and measure(test, figures.positive)))
+        notes.append(_vote_note(votes[-1], board, test, tests.get(able[0].roll)))
+    return replace(board, votes=tuple(votes), notes=(*board.notes, *notes))
+
+
+def _vote_note(vote: Vote, board: Leaderboard, test: Prediction | None, best: Scored | None) -> str:
+    """What a vote is worth, beside the best roll alone: on the untouched split where there is one."""
+    metric, first = board.metric, board.entries[0]
+    who = f"{_rolls(vote.rolls)} together, chosen on the pictures that rank," if vote.selected else "all rolls together"
+    told = lambda figures: f"{metric} {rounded(figures.figure(metric))}{_around(interval(figures, metric))}"
+    if test is None or vote.test is None or not isinstance(best, Prediction):
+        flattered = "; that flatters them: they were chosen by it" if vote.selected else ""
+        return f"{who} have {told(vote.ranked_on)} there, the best alone {told(getattr(first, board.split))}{flattered}"
+    alone = measure(best, vote.test.positive if isinstance(vote.test, Metrics) else None)
+    paired = mcnemar(test, best)
+    return (
+        f"on the untouched split {who} have {told(vote.test)}, the best alone {told(alone)}: right where it is wrong "
+        f"{paired.only_first} times, the reverse {paired.only_second} times (p = {paired.p:.2g})"
+    )
 
 
 def _order(entry: Entry, split: str, metric: str) -> tuple[float, float, int]:
@@ -228,7 +278,17 @@ def table(board: Leaderboard) -> Table:
         state = entry.status.state + (f" {entry.status.step}" if entry.status.step is not None else "")
         style = "dim" if not is_ranked else "bold" if place == 0 else None
         out.add_row(*cells, state, style=style)
+    for vote in board.votes:
+        figures = vote.ranked_on
+        cells = ["", vote.title, "", "", *("" for _ in own), "", _short(figures, board.metric)]
+        cells += [_bounds(figures, board.metric), *(_short(figures, name) for name in extra)]
+        out.add_row(*cells, vote_state(vote))
     return out
+
+
+def vote_state(vote: Vote) -> str:
+    """What stands in the place of a roll's state."""
+    return "vote, chosen here" if vote.selected else "vote"
 
 
 def names_beside(board: Leaderboard) -> list[str]:
@@ -266,6 +326,7 @@ def to_json(board: Leaderboard) -> dict[str, object]:
         "notes": list(board.notes),
         "ends": list(board.ends),
         "rolls": [_entry_json(entry, place, board) for place, entry in enumerate(board.entries)],
+        "votes": [_vote_json(vote, board.split) for vote in board.votes],
     }
 
 
@@ -282,6 +343,11 @@ def _entry_json(entry: Entry, place: int, board: Leaderboard) -> dict[str, objec
         "reason": entry.status.reason,
         **figures,
     }
+
+
+def _vote_json(vote: Vote, split: str) -> dict[str, object]:
+    figures = {split: metrics_json(vote.ranked_on), "test": metrics_json(vote.test)}
+    return {"rolls": list(vote.rolls), f"chosen_on_{split}": vote.selected, **figures}
 
 
 def metrics_json(figures: Figures | None) -> dict[str, object] | None:

@@ -18,6 +18,7 @@ from rolltune.errors import UserError, visible
 from rolltune.evaluation.figures import Scored
 from rolltune.evaluation.metrics import Prediction, Threshold, require_numbers
 from rolltune.evaluation.tasks import accepted
+from rolltune.evaluation.votes import joint_threshold, mean_of
 from rolltune.evaluation.written import Written, is_exact
 
 NEAR = 0.1  # a probability that is no further from where the answer would be another one is near
@@ -83,13 +84,11 @@ def _chosen(scored: Sequence[Prediction], answers: Sequence[str], near: float) -
     for one in scored:
         require_numbers(one.ids, one.log_probs)
     # A row's own answer that no roll can give has a column behind the allowed ones.
-    each = np.exp(np.stack([one.log_probs[:, : len(answers)] for one in scored]).astype(np.float64))  # [R, N, C]
-    means = each.mean(0)
-    with np.errstate(divide="ignore"):
-        joint = Prediction(scored[0].ids, tuple(answers), np.zeros(len(means), int), np.log(means))
-    joint = joint._replace(threshold=joint_threshold(scored))
+    joint = mean_of(scored)._replace(answers=tuple(answers))
+    joint = joint._replace(log_probs=joint.log_probs[:, : len(answers)])
+    means = np.exp(joint.log_probs)
     allowed = [one._replace(answers=tuple(answers), log_probs=one.log_probs[:, : len(answers)]) for one in scored]
-    votes = np.stack([one.predicted for one in allowed])
+    votes = np.stack([one.predicted for one in allowed])  # [R, N]
     lines: list[Line] = []
     for row, place, given in zip(means, joint.predicted, votes.T, strict=True):
         second, first = np.sort(row)[-2:]
@@ -100,15 +99,6 @@ def _chosen(scored: Sequence[Prediction], answers: Sequence[str], near: float) -
         probabilities = dict(zip(answers, row.tolist(), strict=True))
         lines.append((answers[int(place)], probabilities, bool(distance <= near), counts))
     return lines
-
-
-def joint_threshold(scored: Sequence[Prediction]) -> Threshold | None:
-    """The mean of the rolls' thresholds, one without counting as 0.5; None where none has one."""
-    found = [one.threshold for one in scored if one.threshold is not None]
-    if not found:
-        return None
-    at = sum(one.at for one in found) + 0.5 * (len(scored) - len(found))
-    return Threshold(found[0].answer, at / len(scored))
 
 
 def _written(scored: Sequence[Written]) -> list[Line]:

@@ -52,11 +52,13 @@ class RunSummary:
     curves: Sequence[Curve] = ()
     leaderboard: Leaderboard | None = None
     pictures: Sequence[Picture] = ()
+    doubtful: Sequence[Picture] = ()  # rows whose label rolls doubt that never saw them
     warnings: Sequence[str] = ()
     most_pictures: int = 96
     scored: Scored | None = None  # the rows of the split that says most, as they are decided, for the curves
     scored_split: str = ""
     decision: Decision = PLAIN
+    most_doubtful: int = 24
 
 
 def write_report(path: str | Path, run: RunSummary, open_image: Callable[[Path], Image.Image] = open_plainly) -> None:
@@ -66,6 +68,7 @@ def write_report(path: str | Path, run: RunSummary, open_image: Callable[[Path],
 
 def html(run: RunSummary, open_image: Callable[[Path], Image.Image] = open_plainly) -> str:
     sections = [_head(run), _warnings(run), *_figures(run), *_probabilities(run), *_rolls(run), *_losses(run)]
+    sections.append(_doubtful(run, open_image))
     if run.pictures:
         wrong = sum(picture.is_wrong for picture in run.pictures)
         title = f"The pictures: {wrong} wrong of {len(run.pictures)}" + (", wrong ones first" if wrong else "")
@@ -237,6 +240,20 @@ def _rolls(run: RunSummary) -> list[str]:
         chart = charts.rates(points, TITLES[board.metric], board.chosen.roll)
         body += f'<h3 style="margin-top: 18px">Learning rate and {TITLES[board.metric]}</h3>{_plot(chart)}'
     return [_section(f"The {len(board.entries)} rolls" if len(board.entries) > 1 else "The roll", body)]
+
+
+def _doubtful(run: RunSummary, open_image: Callable[[Path], Image.Image]) -> str:
+    if not run.doubtful:
+        return ""
+    note = (
+        '<p class="soft">Rolls that never saw these rows find another answer likelier than the label. '
+        "Look at the first ones: the label may be wrong, or the picture hard.</p>"
+    )
+    shown = run.doubtful[: run.most_doubtful]
+    left = len(run.doubtful) - len(shown)
+    more = f'<p class="soft">{left} less doubtful rows are not shown.</p>' if left else ""
+    cards = picture_cards(shown, run.most_doubtful, open_image)
+    return _section(f"Doubtful labels: {len(run.doubtful)}", note + cards + more)
 
 
 def _losses(run: RunSummary) -> list[str]:

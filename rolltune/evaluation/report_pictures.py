@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from rolltune.errors import UserError, as_html
+from rolltune.evaluation.doubtful import Doubt
 from rolltune.evaluation.figures import Scored
 from rolltune.evaluation.metrics import Prediction, rounded
 from rolltune.evaluation.written import Written, alternatives, is_exact, similarity
@@ -82,6 +83,17 @@ def _judged_text(written: Written, row: int) -> Judged:
     alike = similarity(text, accepted)
     how = f"ANLS {rounded(alike)}, log-loss of the best accepted answer {rounded(-log_prob)}"
     return Judged(alternatives(accepted), repr(text), not is_exact(text, accepted), (alike, log_prob), how)
+
+
+def doubtful_picture(doubt: Doubt) -> Picture:
+    """A row whose label is doubted; the most doubted stand first."""
+    chance = lambda answer: f"{answer} {doubt.probabilities[answer]:.0%}"
+    agree = f"; {doubt.agree} of {doubt.rolls} rolls agree with the label" if doubt.rolls > 1 else ""
+    how = f"{chance(doubt.given)}, {chance(doubt.instead)}{agree}"
+    label = f"{doubt.given} (the label)"
+    return Picture(
+        doubt.id, doubt.source, doubt.images, doubt.prompt, label, doubt.instead, True, (float(doubt.rank),), how
+    )
 
 
 def wrong_first(found: Sequence[Picture]) -> list[Picture]:

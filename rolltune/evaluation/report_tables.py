@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rolltune.errors import as_html
 from rolltune.evaluation.figures import TITLES, Figures, shown_names
-from rolltune.evaluation.leaderboard import Leaderboard, names_beside, setting_text, settings_of
+from rolltune.evaluation.leaderboard import Leaderboard, names_beside, setting_text, settings_of, vote_state
 from rolltune.evaluation.metrics import AnswerMetrics, Metrics, rounded
 from rolltune.evaluation.statistics import f_bounds, interval, wilson
 from rolltune.evaluation.written import WrittenMetrics
@@ -203,6 +203,13 @@ def leaderboard_table(board: Leaderboard) -> str:
         state = entry.status.state + (f" at {entry.status.step}" if entry.status.step is not None else "")
         style = "out" if not is_ranked else "best" if place == 0 else ""
         rows.append(f'<tr class="{style}">{cells}<td class="text">{state}</td></tr>')
+    for vote in board.votes:
+        cells = f"<td></td><td>{vote.title}</td><td></td><td></td>{'<td></td>' * len(own)}<td></td>"
+        for name in names:
+            cells += f"<td>{_value(vote.ranked_on, name)}</td>"
+            drawn = name == board.metric and name != "log-loss"
+            cells += f'<td class="text">{_range(vote.ranked_on, name, drawn)}</td>' if name in bounded else ""
+        rows.append(f'<tr>{cells}<td class="text">{vote_state(vote)}</td></tr>')
     return _table(heads + '<th class="text">state</th>', rows)
 
 

@@ -1,15 +1,13 @@
 """What `learn` makes of the rolls that ran: the leaderboard, the saved files, the report."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from rolltune import adapters, atomic, base
+from rolltune import adapters, base
 from rolltune.base import Model
 from rolltune.data.files import sha256_of
 from rolltune.data.images import open_image
@@ -21,12 +19,14 @@ from rolltune.evaluation import folds as folding
 from rolltune.evaluation import leaderboard
 from rolltune.evaluation.charts import Curve
 from rolltune.evaluation.decision import Decision, decide, plain_figures
+from rolltune.evaluation.doubtful import Doubt
 from rolltune.evaluation.figures import Figures, Scored, block, measured, mixed_title, no_better
 from rolltune.evaluation.leaderboard import Entry, Leaderboard, Status, metrics_json
-from rolltune.evaluation.metrics import Prediction, stage
+from rolltune.evaluation.metrics import stage
 from rolltune.evaluation.report import RunSummary, write_report
-from rolltune.evaluation.report_pictures import pictures
+from rolltune.evaluation.report_pictures import doubtful_picture, pictures
 from rolltune.evaluation.report_tables import SplitResult
+from rolltune.jobs import folded
 from rolltune.jobs.outputs import Outputs
 from rolltune.recipe import Recipe
 from rolltune.tracking import print_table
@@ -118,14 +118,18 @@ def conclude(options: Any, recipe: Recipe, model: Model, data: Data, made: Finis
         say(f"nothing was saved: {_all_died(made.ended, recipe)}")
         return DIVERGED
     board = leaderboard.rank(entries, recipe.metric)
+    doubtful: list[Doubt] = []
     if folds is not None and options.origin is None:  # one fold of many says nothing of the other rows
-        _out_of_fold(data, _rounds(finished, ended, options), folds, options, out, say)
+        rounds = folded.rounds(finished, ended, options)
+        doubtful = folded.out_of_fold(data, rounds, folds, options.folds, out, say)
     assert board.chosen is not None
     chosen, decision = finished[board.chosen.roll], decisions[board.chosen.roll]
     after = chosen.judged
     if "test" in data.spans:
         board = leaderboard.with_test(board, after.at(data.spans["test"]))
     if len(entries) > 1:
+        tests = {n: one.judged.at(data.spans["test"]) for n, one in finished.items()} if "test" in data.spans else {}
+        board = leaderboard.with_votes(board, tests)
         leaderboard.write(out.board, board)
         _print_board(board, say)
     if options.repeat > 1 and folds is None:
@@ -138,17 +142,22 @@ def conclude(options: Any, recipe: Recipe, model: Model, data: Data, made: Finis
         say(poor)
     for path in out.stale:
         path.unlink(missing_ok=True)
-    for rank, entry in enumerate(board.keep(options.keep), 1):
+    kept = board.keep(options.keep)
+    for rank, entry in kept.items():
         one = finished[entry.roll]
         assert one.trainable is not None
         card = card_of(recipe, model.base, data, one.draw, made.passes, entry)
         save_roll(out.kept(rank), one.trainable, with_decision(card, decisions[entry.roll], data, one), dtype=None)
         size = out.kept(rank).stat().st_size / 1e6
         say(f"saved roll {entry.roll}: {shown(out.kept(rank))} ({size:.1f} MB)")
+    if options.keep == leaderboard.VOTE:
+        named = " ".join(shown(out.kept(rank)) for rank in kept)
+        say(f"they vote: ./07-predict.py -m {named} ..." if len(kept) > 1 else "no other roll was kept to vote with it")
     if options.whole:
         card = card_of(recipe, model.base, data, chosen.draw, made.passes, board.chosen)
         _save_whole(recipe, chosen, out.whole, with_decision(card, decision, data, chosen), say)
-    _report(options, recipe, model, data, board, dataclasses.replace(made, ended=ended), after, decision, out)
+    ended_too = dataclasses.replace(made, ended=ended)
+    _report(options, recipe, model, data, board, ended_too, after, decision, doubtful, out)
     say(f"report: {shown(out.report)}")
     return 0
 
@@ -214,77 +223,6 @@ def _print_board(board: leaderboard.Leaderboard, say: Callable[[str], None]) -> 
         say(f"  {text}")
 
 
-def _rounds(
-    finished: dict[int, FinishedRoll], ended: Sequence[FinishedRoll], options: Any
-) -> list[dict[int, FinishedRoll]]:
-    """fold -> the roll that judges it, for each round of --repeat.
-
-    A fold none of whose rolls did well has the last one that ran to its end and gives every picture one answer: that
-    is what the training made of it, and figures without it would flatter.
-    """
-    rounds: list[dict[int, FinishedRoll]] = [{} for _ in range(options.repeat)]
-    poor = [one for one in reversed(ended) if one.trainable is not None and one.draw.roll not in finished]
-    for one in (*sorted(finished.values(), key=lambda one: one.draw.roll), *poor):
-        assert one.draw.fold is not None
-        for members in rounds:
-            if one.draw.fold not in members:
-                members[one.draw.fold] = one
-                break
-    return rounds
-
-
-def _out_of_fold(
-    data: Data, rounds: list[dict[int, FinishedRoll]], folds: Sequence[int], options: Any, out: Outputs, say: Say
-) -> None:
-    """Every row's prediction by the roll that did not train on it; the spread over seeds with --repeat."""
-    ids = [data.examples[place].id for place in data.seen]
-    complete = [members for members in rounds if len(members) == options.folds]
-    if not complete:
-        lost = [str(fold) for fold in range(options.folds) if fold not in rounds[0]]
-        say(
-            f"no out-of-fold figures: no roll of fold {', '.join(lost)} ran to its end, so its rows have no "
-            "prediction. The best roll of the other folds is saved all the same; a lower rate may let all of them run"
-        )
-        return
-    if collapsed := [str(fold) for fold, one in sorted(complete[0].items()) if one.reason]:
-        say(f"fold {', '.join(collapsed)}: judged by a roll that gives every picture one answer; none did better")
-    own = lambda members: [
-        one.judged.at([p for p, fold in zip(data.seen, folds, strict=True) if fold == number])
-        for number, one in members.items()
-    ]
-    joined = [folding.out_of_fold(ids, own(members)) for members in complete]
-    figures = [measured(one, data.positive.answer) for one in joined]
-    say(block(f"{shown(data.files['train'].parent)} (out of fold)", figures[0]))
-    if poor := no_better(figures[0], "a roll that never saw the picture"):
-        say(poor)
-    if len(figures) > 1:
-        say(f"over {len(figures)} seeds:\n{folding.seeds_text(folding.over_seeds(figures))}")
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in _plain_rows(joined[0])]
-    atomic.write_text(out.folds, "".join(lines))
-    say(f"out-of-fold predictions: {shown(out.folds)}")
-
-
-def _plain_rows(scored: Scored) -> list[dict[str, Any]]:
-    """Each row's answer and what was predicted or written, with the figures it rests on."""
-    if isinstance(scored, Prediction):
-        return [
-            {
-                "id": id,
-                "answer": scored.answers[label],
-                "predicted": scored.answers[int(place)],
-                "probabilities": {a: round(float(p), 6) for a, p in zip(scored.answers, row, strict=True)},
-            }
-            for id, label, row, place in zip(
-                scored.ids, scored.label, np.exp(scored.log_probs), scored.predicted, strict=True
-            )
-        ]
-    texts = scored.texts or [None] * len(scored.ids)
-    return [
-        {"id": id, "accepted": list(accepted), "written": text, "log-loss": round(float(-log_prob), 6)}
-        for id, accepted, text, log_prob in zip(scored.ids, scored.accepted, texts, scored.log_probs, strict=True)
-    ]
-
-
 def trained_marks(data: Data, draw: Draw, folds: Sequence[int] | None) -> frozenset[str]:
     """The marks of all rows that a roll was trained on."""
     if folds is None:
@@ -338,6 +276,7 @@ def _report(
     made: Finished,
     after: Any,
     decision: Decision,
+    doubtful: Sequence[Doubt],
     out: Outputs,
 ) -> None:
     assert board.chosen is not None
@@ -383,6 +322,7 @@ def _report(
                 shown_split,
                 {one.id: recipe.prompt or one.prompt for one in rows},
             ),
+            doubtful=[doubtful_picture(one) for one in doubtful],
             warnings=board.notes,
         ),
         open_image,

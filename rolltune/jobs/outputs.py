@@ -36,6 +36,7 @@ class Outputs:
         reports = Path("reports")
         self.report, self.board = reports / f"{name}.html", reports / f"{name}.leaderboard.json"
         self.metrics, self.folds = reports / f"{name}.metrics.jsonl", reports / f"{name}.out-of-fold.jsonl"
+        self.doubtful = reports / f"{name}.doubtful.jsonl"
         self.stale: list[Path] = []  # of an earlier run, which goes when this one is saved
         self.tensorboard, self.wandb = reports / f"{name}.tensorboard", reports / f"{name}.wandb"
 

@@ -23,7 +23,7 @@ from rolltune.evaluation.statistics import wilson
 from rolltune.evaluation.tasks import CLASSIFY
 from rolltune.jobs.cards import decided_by
 from rolltune.jobs.outputs import named_rolls
-from rolltune.jobs.scorer import Bench, Saved, Scorer, read_saved
+from rolltune.jobs.scorer import Bench, Saved, Scorer, check_alike, read_saved
 from rolltune.tracking import print_table
 from rolltune.weights.roll_file import load_roll
 
@@ -173,21 +173,10 @@ def _summary(made: Answered, saved: Sequence[Saved]) -> list[str]:
 
 def _alike(saved: Sequence[Saved], options: Options) -> Saved:
     """The first roll. Raises UserError where the others are of another kind, or do not answer the same question."""
-    first, kind = saved[0], lambda one: one.recipe.task
-    if options.generate is not None and kind(first) == CLASSIFY:
+    first = saved[0]
+    if options.generate is not None and first.recipe.task == CLASSIFY:
         raise UserError("a classifier tells its classes apart and writes no words: leave --generate away")
-    for one in saved[1:]:
-        for what, own, other in (
-            ("the base", first.base(options.model), one.base(options.model)),
-            ("the weights of the base", first.card.base.hash, one.card.base.hash),
-            ("the task", kind(first), kind(one)),
-            ("the allowed answers", first.card.answers, one.card.answers),
-            ("what is taken of animations", first.recipe.frames, one.recipe.frames),
-        ):
-            if own != other:
-                raise UserError(
-                    f"{shown(one.path)} cannot vote with {shown(first.path)}: {what} is {other!r}, not {own!r}"
-                )
+    check_alike(saved, options.model)
     return first
 
 

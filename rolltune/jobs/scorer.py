@@ -52,6 +52,23 @@ def read_saved(path: Path) -> Saved:
     return Saved(path, card, recipe_of(card, shown(path)))
 
 
+def check_alike(saved: Sequence[Saved], model: str | None) -> None:
+    """Raises UserError where rolls cannot vote together: of another base, or with other answers to choose from."""
+    first, kind = saved[0], lambda one: one.recipe.task
+    for one in saved[1:]:
+        for what, own, other in (
+            ("the base", first.base(model), one.base(model)),
+            ("the weights of the base", first.card.base.hash, one.card.base.hash),
+            ("the task", kind(first), kind(one)),
+            ("the allowed answers", first.card.answers, one.card.answers),
+            ("what is taken of animations", first.recipe.frames, one.recipe.frames),
+        ):
+            if own != other:
+                raise UserError(
+                    f"{shown(one.path)} cannot vote with {shown(first.path)}: {what} is {other!r}, not {own!r}"
+                )
+
+
 class Bench:
     """A base model and what its rolls share: features of pictures, and compiled programs."""
 

@@ -15,13 +15,15 @@ from rolltune.errors import UserError
 from rolltune.evaluation import cross_table, predicted
 from rolltune.evaluation.cross_table import Cell
 from rolltune.evaluation.decision import plain_figures
-from rolltune.evaluation.figures import block, check_name, measured, no_better
-from rolltune.evaluation.metrics import stage
+from rolltune.evaluation.figures import Scored, block, check_name, measured, no_better
+from rolltune.evaluation.metrics import Prediction, stage
 from rolltune.evaluation.predicted import Predicted
+from rolltune.evaluation.tasks import WRITE
+from rolltune.evaluation.votes import mean_of
 from rolltune.evaluation.written import Written, first_rows
 from rolltune.jobs.adopted import adopt
 from rolltune.jobs.learn import asked_text
-from rolltune.jobs.scorer import Bench, Scorer, read_saved
+from rolltune.jobs.scorer import Bench, Saved, Scorer, check_alike, read_saved
 from rolltune.tracking import print_table
 from rolltune.weights.peft import is_adapter
 from rolltune.weights.roll_file import RollCard, load_roll
@@ -41,6 +43,7 @@ class Options:
     json: Path | None = None
     reading: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # columns, question, names of the data
     predictions: Path | None = None  # a line a row, as 07-predict writes them
+    vote: bool = False  # the rolls together, too: the mean of their probabilities
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +87,8 @@ def score(options: Options, rolls: Sequence[Path], say: Say) -> list[Cell]:
     for path in foreign:
         say(f"{shown(path)}: an adapter from elsewhere; whether it has learned from these rows is not known")
     saved = [own[path] if path in own else foreign[path][0] for path in rolls]
+    if options.vote:
+        _check_vote(saved, options)
     sets = []
     for path, examples in read.items():
         by_policy = {policy: apply_frame_policy(examples, policy) for policy in {one.recipe.frames for one in saved}}
@@ -95,6 +100,7 @@ def score(options: Options, rolls: Sequence[Path], say: Say) -> list[Cell]:
                 say(f"{shown(data_set.path)}: {shown(one.path)} does not know {strange}; such rows count as wrong")
     cells: list[Cell] = []
     lines: dict[Path, list[Predicted]] = {}
+    scored: list[list[Prediction]] = [[] for _ in sets]  # of the rolls that vote
     bench: Bench | None = None
     loaded = None
     for one in sorted(saved, key=lambda one: (one.base(options.model), rolls.index(one.path))):
@@ -105,16 +111,38 @@ def score(options: Options, rolls: Sequence[Path], say: Say) -> list[Cell]:
         scorer = Scorer(bench, one.path, roll, one.recipe)
         if scorer.decision.changes:
             say(f"{shown(one.path)}: {scorer.decision.text}")
-        for data_set in sets:
-            cell, rows = _scored(scorer, one.path, data_set, options.generate, say)
+        for data_set, voting in zip(sets, scored, strict=True):
+            cell, prediction = _scored(scorer, one.path, data_set, options.generate, say)
             cells.append(cell)
+            chosen, _ = data_set.framed[one.recipe.frames]
+            rows = predicted.predicted(chosen, [prediction], one.card.answers, roll=cell.checkpoint)
             lines.setdefault(one.path, []).extend(rows)
+            if isinstance(prediction, Prediction):
+                voting.append(prediction)
     order = {shown(path): number for number, path in enumerate(rolls)}
     cells.sort(key=lambda cell: order[cell.checkpoint])
+    every = [row for path in rolls for row in lines[path]]
+    if options.vote:
+        for data_set, voting in zip(sets, scored, strict=True):
+            cell, rows = _voted(saved, data_set, voting, say)
+            cells.append(cell)
+            every += rows
     if options.predictions:
-        predicted.write(options.predictions, [row for path in rolls for row in lines[path]])
-        say(f"written: {shown(options.predictions)} ({sum(map(len, lines.values()))} rows)")
+        predicted.write(options.predictions, every)
+        say(f"written: {shown(options.predictions)} ({len(every)} rows)")
     return cells
+
+
+def _check_vote(saved: Sequence[Saved], options: Options) -> None:
+    """Raises UserError where there is nothing to vote, or no probabilities to take the mean of."""
+    if len(saved) < 2:
+        raise UserError("--vote takes the mean of several rolls; name two or more with -m")
+    check_alike(saved, options.model)
+    if options.generate is not None or saved[0].recipe.task == WRITE:
+        raise UserError(
+            "--vote: written answers have no probabilities of which a mean could be taken; ./07-predict.py gives the "
+            "text that most of the rolls write"
+        )
 
 
 def unknown_answers(card: RollCard, examples: Sequence[Example]) -> str:
@@ -127,7 +155,7 @@ def unknown_answers(card: RollCard, examples: Sequence[Example]) -> str:
     return f"the answer {', '.join(map(repr, strange[:3]))}{more} of {rows} rows" if strange else ""
 
 
-def _scored(scorer: Scorer, path: Path, data: DataSet, tokens: int | None, say: Say) -> tuple[Cell, list[Predicted]]:
+def _scored(scorer: Scorer, path: Path, data: DataSet, tokens: int | None, say: Say) -> tuple[Cell, Scored]:
     facts = scorer.card.metrics
     chosen, marks = data.framed[scorer.recipe.frames]
     say(f"{shown(path)}: {asked_text(chosen, scorer.recipe.prompt, 'roll')}")
@@ -147,5 +175,20 @@ def _scored(scorer: Scorer, path: Path, data: DataSet, tokens: int | None, say: 
             say(line)
     if poor := no_better(figures, "the roll"):
         say(f"  {poor}")
-    rows = predicted.predicted(chosen, [prediction], scorer.card.answers, roll=shown(path))
-    return Cell(shown(path), shown(data.path), figures, trained_on=known > 0), rows
+    return Cell(shown(path), shown(data.path), figures, trained_on=known > 0), prediction
+
+
+def _voted(
+    saved: Sequence[Saved], data: DataSet, scored: Sequence[Prediction], say: Say
+) -> tuple[Cell, list[Predicted]]:
+    """The rolls together on one set. Rows that any of them learned from are counted: the vote has learned from them."""
+    name = f"vote of {len(saved)}"
+    chosen, marks = data.framed[saved[0].recipe.frames]
+    figures = measured(mean_of(scored), saved[0].card.metrics.get("positive"))
+    known = sum(learned(marks, {mark for one in saved for mark in one.card.metrics.get("learned", ())}))
+    say(block(f"{shown(data.path)} ({name}: {', '.join(shown(one.path) for one in saved)})", figures))
+    say(f"  {figures.frequencies()}")
+    if known:
+        say(f"  {learned_text(known, len(chosen))}")
+    rows = predicted.predicted(chosen, scored, saved[0].card.answers, roll=name)
+    return Cell(name, shown(data.path), figures, trained_on=known > 0), rows

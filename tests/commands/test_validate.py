@@ -59,6 +59,22 @@ def test_each_roll_is_scaled_by_its_own_alpha(trained):
     assert len(losses) == 2
 
 
+def test_rolls_vote_as_07_lets_them(trained, capsys):
+    rolls = ["checkpoints/first.npz", "checkpoints/first.rank2.npz"]
+    flags = ["--vote", "--json", "vote.json", "--predictions", "vote.jsonl"]
+    assert main(["validate", "-m", *rolls, "drawn/few.jsonl", *flags]) == 0
+    assert "few.jsonl (vote of 2: ./checkpoints/first.npz, ./checkpoints/first.rank2.npz)" in capsys.readouterr().out
+    assert main(["predict", "-m", *rolls, "drawn/few.jsonl", "--output", "both.jsonl"]) == 0
+    read = lambda name: [json.loads(line) for line in (trained / name).read_text().splitlines()]
+    voted, predicted = [row for row in read("vote.jsonl") if row["roll"] == "vote of 2"], read("both.jsonl")
+    assert len(voted) == 12 and [{k: v for k, v in row.items() if k != "roll"} for row in voted] == predicted
+    *_, cell = json.loads((trained / "vote.json").read_text())["cells"]
+    right = sum(row["answer"] == row["right"] for row in voted)
+    assert cell["checkpoint"] == "vote of 2" and cell["trained_on"] and cell["metrics"]["accuracy"] == right / 12
+    assert main(["validate", "-m", rolls[0], "drawn/few.jsonl", "--vote"]) == 2
+    assert "name two or more" in capsys.readouterr().err
+
+
 def test_pictures_are_computed_once_for_all_rolls(trained, capsys, monkeypatch):
     from rolltune.inputs import features
 

@@ -85,11 +85,12 @@ def test_rolls_scored_on_different_rows_are_not_tested_against_each_other():
 
 def test_what_keep_saves():
     board = rank([entry(i, 4, 4, 1, 1) for i in range(3)] + [entry(9, 5, 5, 0, 0, status=Status("died", 3, "NaN"))])
-    assert [e.roll for e in board.keep("best")] == [0]
-    assert [e.roll for e in board.keep("2")] == [0, 1]
-    assert [e.roll for e in board.keep("all")] == [e.roll for e in board.keep("50")] == [0, 1, 2]
+    saved = lambda how_many: {rank: entry.roll for rank, entry in board.keep(how_many).items()}
+    assert saved("best") == {1: 0}
+    assert saved("2") == {1: 0, 2: 1}
+    assert saved("all") == saved("50") == {1: 0, 2: 1, 3: 2}
     for wrong in ("0", "-1", "some"):
-        with pytest.raises(UserError, match="best, all or a number"):
+        with pytest.raises(UserError, match="best, all, vote or a number"):
             board.keep(wrong)
 
 

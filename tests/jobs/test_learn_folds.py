@@ -8,7 +8,7 @@ import pytest
 from rolltune.data.learned import learned
 from rolltune.errors import UserError
 from rolltune.evaluation.metrics import Metrics
-from rolltune.jobs.conclude import _rounds
+from rolltune.jobs.folded import rounds
 from rolltune.jobs.interrupts import Interrupts
 from rolltune.jobs.learn import Options, _folds, learn
 from rolltune.recipe import Recipe
@@ -54,6 +54,9 @@ def test_each_row_is_predicted_by_the_roll_that_did_not_learn_from_it(tmp_path, 
     assert [row["id"] for row in left_out] == [one.id for one in data.examples]
     assert [row["answer"] for row in left_out] == [one.answer for one in data.examples]
     assert any("(out of fold)" in text for text in said)
+    doubted = [json.loads(line) for line in (tmp_path / "reports/cv.doubtful.jsonl").read_text().splitlines()]
+    assert {row["id"] for row in doubted} == {row["id"] for row in left_out if row["predicted"] != row["answer"]}
+    assert all(row["probabilities"][row["answer"]] <= 0.5 and row["rolls"] == 1 for row in doubted)
     held_out = []
     for name in ("cv", "cv.rank2", "cv.rank3"):
         card = read_card(f"checkpoints/{name}.npz")
@@ -76,7 +79,7 @@ def test_a_fold_of_poor_rolls_alone_is_judged_by_one_of_them():
     finished = {one.draw.roll: one for one in every if not one.reason}
     rolls = lambda repeat, ended: [
         {fold: one.draw.roll for fold, one in members.items()}
-        for members in _rounds(finished, ended, Options("set1", "name", folds=2, repeat=repeat))
+        for members in rounds(finished, ended, Options("set1", "name", folds=2, repeat=repeat))
     ]
     assert rolls(1, every) == [{0: 0, 1: 3}]
     assert rolls(2, every) == [{0: 0, 1: 3}, {0: 2, 1: 1}]
