@@ -18,11 +18,11 @@ compile() {
     --constraint docker/constraints.txt "$@" pyproject.toml docker/build-requirements.in --output-file "$out"
 }
 
-compile test --extra hub --extra test --extra lint --extra parity "$@"
+compile test --extra hub --extra serve --extra test --extra lint --extra parity "$@"
 for accelerator in cuda13 cuda12; do
-  compile "$accelerator" --extra hub --extra "$accelerator" --constraint docker/requirements-test.txt "$@"
+  compile "$accelerator" --extra hub --extra serve --extra "$accelerator" --constraint docker/requirements-test.txt "$@"
 done
-compile cpu --extra hub --constraint docker/requirements-test.txt "$@"
+compile cpu --extra hub --extra serve --constraint docker/requirements-test.txt "$@"
 uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes --no-annotate \
   --no-emit-index-url --custom-compile-command ./docker/lock.sh --constraint docker/requirements-test.txt "$@" \
   docker/big-vision.in --output-file docker/requirements-big-vision.txt

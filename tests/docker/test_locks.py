@@ -10,10 +10,10 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {
-    "cpu": ["hub"],
-    "cuda12": ["hub", "cuda12"],
-    "cuda13": ["hub", "cuda13"],
-    "test": ["hub", "test", "lint", "parity"],
+    "cpu": ["hub", "serve"],
+    "cuda12": ["hub", "serve", "cuda12"],
+    "cuda13": ["hub", "serve", "cuda13"],
+    "test": ["hub", "serve", "test", "lint", "parity"],
 }
 PYTHONS = ["3.11", "3.12", "3.13"]
 
