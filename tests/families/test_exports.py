@@ -26,7 +26,7 @@ from rolltune.weights.roll_file import load_roll, nested_lora, save_roll
 
 torch = pytest.importorskip("torch", reason="torch is not installed: CONTRIBUTING.md says how")
 transformers = pytest.importorskip("transformers", minversion="5.0", reason="transformers 5 is not installed")
-peft = pytest.importorskip("peft", minversion="0.18", reason="peft is not installed: pip install --no-deps peft accelerate")
+peft = pytest.importorskip("peft", minversion="0.18", reason="peft is not installed (pip install --no-deps peft)")
 
 VOCAB, IMAGE = 96, 90  # the id that stands for a picture's places
 TEXT = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2)
