@@ -21,6 +21,7 @@ from rolltune.evaluation.statistics import (
     paired,
     wilson,
     winners_curse,
+    written_curse,
 )
 
 
@@ -172,3 +173,11 @@ def test_the_optimism_of_a_mean_is_near_a_simulation_and_knows_what_rolls_have_i
     assert 0.6 * truth < estimate < 1.1 * truth
     assert np.mean([mean_optimism(values, samples=200) for values in alike]) < 0.5 * estimate
     assert mean_optimism(np.array([[1.0, 1.0], [0.0, 0.0]])) == 0  # no draw would choose another
+
+
+def test_the_luck_of_written_answers_does_not_depend_on_the_order_of_their_rows():
+    rng = np.random.default_rng(2)
+    losses = 3 * rng.exponential(size=(1, 12)) + rng.exponential(size=(4, 12))  # hard rows are hard for all
+    rolls = [texts(None, [("a",)] * 12, own) for own in losses]
+    told = written_curse(rolls, "log-loss")
+    assert told and told == written_curse([rolls[0].at(range(11, -1, -1)), *rolls[1:]], "log-loss")
