@@ -226,6 +226,16 @@ def test_rounding_at_random_is_right_on_average():
     np.testing.assert_array_equal(odd.astype(jnp.float32), [np.inf, -np.inf, np.nan])
 
 
+def test_each_leaf_and_each_layer_is_rounded_with_random_numbers_of_its_own():
+    params = {
+        "text/layers/mlp/up/kernel": jnp.ones((2, 64, 64), jnp.bfloat16),
+        **{f"{name}/kernel": jnp.ones((64, 64), jnp.bfloat16) for name in ("text/head", "projector")},
+    }
+    new, _ = moved(optim.Optimizer("sgd", stacks=("text/layers",)), params, params, rate=2.0**-9)
+    rounded = [*new["text/layers/mlp/up/kernel"], new["text/head/kernel"], new["projector/kernel"]]
+    assert len({np.asarray(one).tobytes() for one in rounded}) == 4
+
+
 def test_steps_below_bfloat16s_are_taken_on_average():
     """A thousand steps of a thousandth of a bfloat16's own step: rounded to nearest, none would be taken."""
     params = {"text/norm/scale": jnp.ones(4096, jnp.bfloat16)}

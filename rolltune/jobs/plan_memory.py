@@ -323,12 +323,17 @@ def picture_size(text: str, name: str) -> tuple[int, int]:
     return int(sides[1]), int(sides[0])
 
 
+# Entries of a recipe that decide what is read of the data, in Wanted's order, and what rows are made of it.
+READ_BY = ("task", "answers", "positive", "frames")
+ENCODED_BY = ("model", "tokenizer", "prompt", "max_tokens", "truncate", "augment", "views")
+
+
 class Rows:
-    """The data of a plan, read once for all choices; encoded once for each model that reads them."""
+    """The data of a plan: read and encoded once for all choices that differ in nothing that decides either."""
 
     def __init__(self, options: Options, say: Say):
         self.options, self.say = options, say
-        self._data: Data | None = None
+        self._data: dict[Wanted, Data] = {}
         self._made: dict[Any, Any] = {}
 
     def opened(self, choice: Choice) -> Opened:
@@ -348,7 +353,8 @@ class Rows:
 
     def outline(self, choice: Choice) -> Outline:
         opened = self.opened(choice)
-        key = (choice.stated, tuple(choice.model.items()), choice.recipe.max_tokens)
+        own = tuple(getattr(choice.recipe, name) for name in (*READ_BY, *ENCODED_BY))
+        key = (choice.stated, tuple(choice.model.items()), own)
         if key not in self._made:
             self._made[key] = self._read(opened, choice)
         data, inputs = self._made[key]
@@ -358,11 +364,12 @@ class Rows:
         if self.options.dataset is None:
             assert choice.stated is not None
             return stated_data(opened.model, choice.recipe, choice.stated)
-        if self._data is None:
-            r = choice.recipe
-            wanted = Wanted(r.task, r.answers, r.positive, r.frames)
-            self._data = read_data(find_dataset(self.options.dataset), wanted, self.say, self.options.reading)
-        return self._data, setup.encode(opened.model, choice.recipe, self._data)
+        wanted = Wanted(*(getattr(choice.recipe, name) for name in READ_BY))
+        if wanted not in self._data:
+            found = find_dataset(self.options.dataset)
+            self._data[wanted] = read_data(found, wanted, self.say, self.options.reading)
+        data = self._data[wanted]
+        return data, setup.encode(opened.model, choice.recipe, data)
 
 
 PARTS = {  # of a need, and their headings

@@ -21,6 +21,7 @@ from rolltune.evaluation.statistics import (
     paired,
     wilson,
     winners_curse,
+    written_curse,
 )
 
 
@@ -185,3 +186,11 @@ def test_means_over_answers_have_intervals_that_equal_drawing_rows():
         low, high = np.quantile([one.figure(name) for one in drawn], [0.025, 0.975])
         assert bounds.low < figures.figure(name) < bounds.high
         assert (bounds.low, bounds.high) == pytest.approx((low, high), abs=0.05), name
+
+
+def test_the_luck_of_written_answers_does_not_depend_on_the_order_of_their_rows():
+    rng = np.random.default_rng(2)
+    losses = 3 * rng.exponential(size=(1, 12)) + rng.exponential(size=(4, 12))  # hard rows are hard for all
+    rolls = [texts(None, [("a",)] * 12, own) for own in losses]
+    told = written_curse(rolls, "log-loss")
+    assert told and told == written_curse([rolls[0].at(range(11, -1, -1)), *rolls[1:]], "log-loss")

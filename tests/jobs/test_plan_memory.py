@@ -11,7 +11,7 @@ from rolltune.commands import plan_memory as command
 from rolltune.errors import UserError
 from rolltune.jobs import learn
 from rolltune.jobs import plan_memory as planning
-from rolltune.jobs.plan_memory import Choice, Options, Place, Planned, flags_of, refusal, room_of, verdict
+from rolltune.jobs.plan_memory import Choice, Options, Place, Planned, Rows, flags_of, refusal, room_of, verdict
 from rolltune.memory import Need
 from rolltune.recipe import Recipe
 from rolltune.tiny.ads import write_sample_ads
@@ -132,12 +132,31 @@ def test_a_plan_is_printed(capsys, monkeypatch):
     assert command.main([*flags, "--budget", "4GiB"]) == 1
 
 
-def test_a_training_that_cannot_fit_is_refused_before_the_weights_come(tmp_path, monkeypatch):
+@pytest.fixture
+def few(tmp_path):
+    """Eight of the sample ads."""
     write_sample_ads(tmp_path, seed=0)
     rows = (tmp_path / "data.jsonl").read_text().splitlines()[:8]
     (tmp_path / "few.jsonl").write_text("\n".join(rows) + "\n")
+    return tmp_path / "few.jsonl"
+
+
+def test_rows_are_encoded_anew_for_a_choice_that_reads_them_otherwise(few):
+    rows = Rows(Options(dataset=str(few)), lambda text: None)
+    made = lambda **changed: rows.outline(Choice("", Recipe(**changed), 1))
+    length = lambda one: max(len(row.tokens) for row in one.inputs.training)
+    plain = made()
+    assert made(rank=2, batch=1).inputs is plain.inputs
+    assert length(made(prompt="is it one of these?" * 3)) > length(plain)
+    assert made(augment=("crop",), views=3).inputs.views == 3 and made(augment=("crop",), views=2).inputs.views == 2
+    assert made(task="write").data.task.kind == "write" and plain.data.task.kind != "write"
+    with pytest.raises(UserError, match="max_tokens"):
+        made(max_tokens=4)
+
+
+def test_a_training_that_cannot_fit_is_refused_before_the_weights_come(few, monkeypatch):
     recipe = Recipe(batch=2, evaluate_batch=1)
-    data = read_data({"train": tmp_path / "few.jsonl"}, Wanted("auto"), lambda text: None)
+    data = read_data({"train": few}, Wanted("auto"), lambda text: None)
     size = lambda made, slots, **_: [
         Need("training step", weights=GIB * made.recipe.batch * (1 - made.recipe.remat / 4))
     ]

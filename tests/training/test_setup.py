@@ -130,12 +130,17 @@ def test_a_roll_begins_with_the_upper_layers_in_float32():
 
 def test_a_second_pass_begins_where_the_first_ended():
     start = InitialWeights(
-        {PATH: (3, 32, 32), "text/layers/attn/k/kernel": (3, 32, 16)}, {"text/norm/scale": np.zeros(3)}
+        {PATH: (3, 32, 32), "text/layers/attn/k/kernel": (3, 32, 16)},
+        {"text/norm/scale": np.zeros(3)},
+        {CLASSES: (32, 3)},
     )
     continued = {PATH: {"a": np.ones((3, 32, 2)), "b": np.ones((3, 2, 32))}, "text/norm/scale": np.ones(3)}
+    continued |= {CLASSES: np.ones((32, 3))}
     on = setup.going_on(start, continued)
     assert on.lora == {"text/layers/attn/k/kernel": (3, 32, 16)} and set(on.adapters) == {PATH}
     np.testing.assert_array_equal(on.full["text/norm/scale"], np.ones(3))
+    np.testing.assert_array_equal(on.full[CLASSES], np.ones((32, 3)))
+    assert on.heads == {}  # what stands there is drawn anew, over the one that was learned
     with pytest.raises(UserError, match="trained 'projector/kernel', which this recipe does not"):
         setup.going_on(start, {"projector/kernel": np.ones(3)})
 

@@ -243,7 +243,7 @@ def test_updates_are_stalled_until_the_level_is_under_a_guess(prepared, three):
     rolls = rolls._replace(step=jnp.full(3, 50, jnp.int32), fast=levels, best=levels + 0, stalled=counts)
     rolls, _ = step(prepared.base, prepared.feed.source, rolls, three)
     assert rolls.stalled.tolist() == [0, 8, 8]
-    rolls = rolls._replace(fast=rolls.fast.at[1].set(1.0))
+    rolls = rolls._replace(fast=rolls.fast.at[1].set(50.5))  # this step's loss brings it under, and counts at once
     rolls, _ = step(prepared.base, prepared.feed.source, rolls, three)
     assert rolls.stalled.tolist() == [0, 0, 9]
 
