@@ -29,6 +29,8 @@ from rolltune.training import setup
 from rolltune.training.dataset import Data, Wanted, read_data
 from rolltune.weights.whole import learned_in
 
+SHOWN = NAMES[:5]  # as many figures as leave a terminal's line room for the prompt
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -92,12 +94,12 @@ def score_prompts(recipe: Recipe, data: Data, prompts: Sequence[str]) -> list[An
 
 def _print_table(measured: Sequence[tuple[str, Metrics]]) -> None:
     table = Table(box=None, pad_edge=False)
-    for name in (*NAMES, "prompt"):
+    for name in (*SHOWN, "prompt"):
         table.add_column(name, justify="left" if name == "prompt" else "right", overflow="fold")
     for prompt, metrics in measured:
-        table.add_row(*(rounded(metrics.figure(name)) for name in NAMES), Text(visible(prompt) or "(each row's own)"))
+        table.add_row(*(rounded(metrics.figure(name)) for name in SHOWN), Text(visible(prompt) or "(each row's own)"))
     always = rounded(measured[0][1].majority_rate)
-    table.add_row(*(always if name == "accuracy" else "" for name in NAMES), "(always the commonest answer)")
+    table.add_row(*(always if name == "accuracy" else "" for name in SHOWN), "(always the commonest answer)")
     print_table(table)
 
 

@@ -57,4 +57,4 @@ def test_a_run_needs_room_for_two_states_and_the_rolls_that_it_keeps(keep, rolls
     state = Roll(**numbers | {"trainable": {"a": np.zeros((4, 100), np.float32)}, "optimizer": np.zeros((4, 7))})
     whole = 4 * (400 + 7 * 8) + (len(Roll._fields) - 2) * 16
     options = Options("set1", "mine", keep=keep)
-    assert room_for(SimpleNamespace(rolls=state, width=4), options) == 2 * whole + rolls * 400
+    assert room_for(SimpleNamespace(rolls=state, width=4, slots=[None] * 4), options) == 2 * whole + rolls * 400
