@@ -83,7 +83,7 @@ def _gives_room_back(folder: Path) -> Iterator[None]:
     """A saving that fails, on a full disk above all, leaves no half of it there: the rolls may still fit."""
     try:
         yield
-    except BaseException:
+    except BaseException:  # a second Ctrl-C as well; it goes on up
         for part in folder.glob(f"*{HALF}"):
             shutil.rmtree(part, ignore_errors=True)
         raise
