@@ -19,7 +19,7 @@ FLOORS = [
     {"recipe"},
     {"evaluation"},
     {"models", "quantize"},
-    {"text", "weights", "adapters", "optim", "data", "cards"},
+    {"text", "weights", "adapters", "optim", "data", "gpus"},
     {
         "trees",
         "batch",

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = parser()
     args, rest = made.parse_known_args(sys.argv[1:] if argv is None else argv)
     overrides = split_overrides(rest, made)
-    from rolltune.cards import allow_absent_card
+    from rolltune.gpus import allow_absent_card
 
     allow_absent_card()
     from rolltune import recipe as recipes
@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rolltune.device import set_up_jax
 
     set_up_jax()
-    from rolltune.jobs.plan_memory import Options, picture_size, plan_memory, whole_number
+    from rolltune.jobs.plan_choices import picture_size, whole_number
+    from rolltune.jobs.plan_memory import Options, plan_memory
     from rolltune.memory import parse_size
     from rolltune.training.outline import Stated
 

@@ -11,7 +11,8 @@ from rolltune.commands import plan_memory as command
 from rolltune.errors import UserError
 from rolltune.jobs import learn
 from rolltune.jobs import plan_memory as planning
-from rolltune.jobs.plan_memory import Choice, Options, Place, Planned, Rows, flags_of, refusal, room_of, verdict
+from rolltune.jobs.plan_choices import Choice, flags_of
+from rolltune.jobs.plan_memory import Options, Place, Planned, Rows, refusal, room_of, verdict
 from rolltune.memory import Need
 from rolltune.recipe import Recipe
 from rolltune.tiny.ads import write_sample_ads

@@ -1,0 +1,151 @@
+"""What a plan compares: ways to run a recipe, how they differ, and what to type for them."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rolltune import recipe as recipes
+from rolltune.base import Opened
+from rolltune.errors import UserError
+from rolltune.quantize import NF4, Int8Rows
+from rolltune.recipe import Recipe
+from rolltune.training.outline import Stated
+
+MOST_TRIED = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One way to run the recipe. `effort` orders choices by time: the lower the faster."""
+
+    words: str
+    recipe: Recipe
+    rolls: int
+    effort: tuple[int, ...] = (0,)
+    stated: Stated | None = None
+    model: Mapping[str, int] = dataclasses.field(default_factory=dict)  # entries of the model's config that differ
+
+
+def difference(one: Choice, own: Choice) -> dict[str, Any]:
+    """What is changed: entries of the recipe, rolls, what is stated of the data. A batch in pieces is one change."""
+    changed = {
+        entry.name: getattr(one.recipe, entry.name)
+        for entry in dataclasses.fields(Recipe)
+        if getattr(one.recipe, entry.name) != getattr(own.recipe, entry.name)
+    }
+    if "batch" in changed and one.recipe.batch * one.recipe.accumulate == own.recipe.batch * own.recipe.accumulate:
+        changed.pop("accumulate", None)
+    if one.rolls != own.rolls:
+        changed["rolls"] = one.rolls
+    if one.stated != own.stated:
+        changed["stated"] = one.stated
+    return changed | {f"model.{name}": value for name, value in one.model.items()}
+
+
+def flags_of(one: Choice, own: Choice) -> str:
+    """What to type for a choice, beside what was typed."""
+    changed = difference(one, own)
+    said = []
+    for name, value in changed.items():
+        if name == "rolls":
+            said.append(f"--rolls {value}")
+        elif name == "stated":
+            said.append("rows as stated there")
+        elif name.startswith("model."):
+            said.append(f"{name.removeprefix('model.')} = {value} in the model's own files")
+        else:
+            said.append(f"--config.{name}={value}")
+            if name == "batch" and one.recipe.accumulate != own.recipe.accumulate:
+                said.append(f"--config.accumulate={one.recipe.accumulate}")
+    return " ".join(said) or "nothing to change"
+
+
+def changes(own: Choice, opened: Opened) -> list[Choice]:
+    """What can be changed without another result, to rounding: fastest first. Four bits change the numbers, too."""
+    recipe = own.recipe
+    pieces = recipe.batch > 1
+    small = lambda r: dataclasses.replace(r, batch=1, accumulate=recipe.accumulate * recipe.batch)
+    remat = lambda r: dataclasses.replace(r, remat=True)
+    packed = lambda r: dataclasses.replace(r, quantize="nf4")
+    can_pack = not recipe.packing and recipe.method == "lora" and not is_packed(opened)
+    found: list[Choice] = []
+
+    def add(words: str, effort: tuple[int, ...], made: Recipe) -> None:
+        if made != recipe:
+            found.append(dataclasses.replace(own, words=words, recipe=made, effort=effort))
+
+    if own.rolls > 1:
+        found.append(dataclasses.replace(own, words="one roll", rolls=1, effort=(0,)))
+    if recipe.evaluate_batch > 1:
+        add("rows evaluated one by one", (0, 0, 1), dataclasses.replace(recipe, evaluate_batch=1))
+    if pieces:
+        add("row by row", (0, 1), small(recipe))
+    if not recipe.remat:
+        add("remat", (1, 0), remat(recipe))
+        if pieces:
+            add("remat, row by row", (1, 1), small(remat(recipe)))
+    if can_pack:
+        add("four bits", (1, 0, 1), packed(recipe))
+        add("four bits, remat", (2, 0), remat(packed(recipe)))
+        if pieces:
+            add("four bits, remat, row by row", (2, 1), small(remat(packed(recipe))))
+    return found
+
+
+def is_packed(opened: Opened) -> bool:
+    """Whether the file itself has its matrices in few bits."""
+    return any(isinstance(leaf, NF4 | Int8Rows) for leaf in opened.shapes().values())
+
+
+def tried(own: Choice, tries: Mapping[str, tuple[str, ...]]) -> list[Choice]:
+    """Every combination of what is to be tried. Raises UserError for an entry or a value that can't be."""
+    count = math.prod(map(len, tries.values()))
+    if count > MOST_TRIED:
+        raise UserError(f"--try: {count} combinations, each compiled for itself; try at most {MOST_TRIED}")
+    found = []
+    for values in itertools.product(*tries.values()):
+        pairs = dict(zip(tries, values, strict=True))
+        found.append(_with(own, pairs))
+    return found
+
+
+def _with(own: Choice, pairs: Mapping[str, str]) -> Choice:
+    recipe, stated, rolls, model = own.recipe, own.stated, own.rolls, dict(own.model)
+    texts = []
+    for name, value in pairs.items():
+        if name == "rolls":
+            rolls = whole_number(value, "--try rolls")
+        elif name.startswith("model."):
+            model[name.removeprefix("model.")] = whole_number(value, f"--try {name}")
+        elif name in ("tokens", "picture"):
+            if stated is None:
+                raise UserError(f"--try {name}: the rows of --dataset are as long as they are; leave --dataset away")
+            if name == "tokens":
+                stated = dataclasses.replace(stated, tokens=whole_number(value, "--try tokens"))
+                if stated.tokens <= stated.answer:
+                    raise UserError(f"--try tokens={value}: {stated.answer} of them are the answer's")
+            else:
+                stated = dataclasses.replace(stated, pictures=(picture_size(value, "--try picture"),))
+        else:
+            texts.append(f"--config.{name}={value}")
+    values = dataclasses.asdict(recipe)
+    made = recipes.load(None, texts, **{name: value for name, value in values.items() if name not in pairs})
+    effort = (int(made.remat) + int(made.quantize != own.recipe.quantize), made.accumulate)
+    words = ", ".join(f"{name}={value or 'none'}" for name, value in pairs.items())
+    return Choice(words, made, rolls, effort, stated, model)
+
+
+def whole_number(text: str, name: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"{name} {text!r}: expected a number from 1")
+    return int(text)
+
+
+def picture_size(text: str, name: str) -> tuple[int, int]:
+    """(height, width) of "WIDTHxHEIGHT". Raises UserError for what is no size."""
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and 0 < int(side) <= 65_536 for side in sides):
+        raise UserError(f"{name} {text!r}: expected WIDTHxHEIGHT in pixels, such as 672x672")
+    return int(sides[1]), int(sides[0])
