@@ -41,6 +41,7 @@ from rolltune.recipe import Recipe
 from rolltune.training import setup
 from rolltune.training.dataset import Data
 from rolltune.training.loop import new_state
+from rolltune.training.plan import plan_for
 from rolltune.weights.checkpoint import open_checkpoint
 from rolltune.weights.hf import write_hf
 from rolltune.weights.names import CHUNK, Pieces, TensorMap, stream
@@ -166,7 +167,7 @@ def main() -> None:
         rank=16, alpha=16, rate=1e-4, batch=args.batch, remat=args.remat, steps=100, max_tokens=1 << 20, table_gib=8.0,
         evaluate_batch=args.batch, answer_tokens=args.write, first_layer=args.first_layer, average="token",
     )  # fmt: skip
-    plan = setup.plan(model, trees.shapes(params), recipe, data.task)
+    plan = plan_for(model, trees.shapes(params), recipe, data.task)
     if args.tower:
         plan = dataclasses.replace(plan, in_step=True, projected=False)
     began = time.perf_counter()

@@ -25,6 +25,7 @@ from rolltune.device import set_up_jax
 from rolltune.recipe import Recipe
 from rolltune.training import setup
 from rolltune.training.dataset import Wanted, read_data
+from rolltune.training.plan import plan_for
 
 TEXT = "is this what they have asked of us before anyone came to see how it looks when nobody is there at all"
 
@@ -58,7 +59,7 @@ def main() -> None:
             marks.append(time.perf_counter())
             inputs = setup.encode(model, recipe, data)
             marks.append(time.perf_counter())
-            plan = setup.plan(model, trees.shapes(params), recipe, data.task)
+            plan = plan_for(model, trees.shapes(params), recipe, data.task)
             cached = setup.cache(model, trees.unflatten(trees.flatten(params)), plan, recipe, data, inputs)
             marks.append(time.perf_counter())
             loader = setup.loaders(recipe, cached.training, data, None)(setup.lottery(recipe).draw(0))

@@ -25,6 +25,7 @@ from rolltune.models import forward
 from rolltune.models.family import Family, Size
 from rolltune.models.forward import Network
 from rolltune.training import setup
+from rolltune.training.plan import plan_of
 from rolltune.training.rolls import InitialWeights
 from rolltune.weights.roll_file import Base
 
@@ -93,7 +94,7 @@ class Small:
         """The frozen tree, what a roll begins with, and how rows come in, as `training.setup` makes them."""
         flat = trees.flatten(self.params)
         words = adapters.trainability(rules or adapters.METHODS[method], list(flat))
-        plan = setup.plan_of(self.model, words, first)
+        plan = plan_of(self.model, words, first)
         start = setup.initial_weights(self.model, self.params, plan, dtype)
         base = trees.arrange(trees.unflatten(flat), self.model.stacks, first, listed, plan.paths("full"))
         feed = self.tiles if plan.in_step else self.table(plan.projected)

@@ -11,6 +11,7 @@ from rolltune.errors import UserError
 from rolltune.families import paligemma
 from rolltune.families.paligemma_names import npz_rows
 from rolltune.training import setup
+from rolltune.training.plan import plan_of
 from rolltune.weights.names import to_file
 from rolltune.weights.npz import write_npz
 
@@ -81,7 +82,7 @@ def test_layers_loaded_in_lists_are_those_of_the_stacks():
     again, listed = base.load("tiny", dtype="float32", quantize=rules, listed=True)
     assert again.base == model.base and trees.shapes(listed) == trees.shapes(stacked)
     assert isinstance(listed["text"]["layers"]["attn"]["q"]["kernel"], list)
-    plan = setup.plan_of(model, {"text/layers/attn/q/kernel": "full"}, first=1)
+    plan = plan_of(model, {"text/layers/attn/q/kernel": "full"}, first=1)
     started = [setup.initial_weights(model, params, plan).full for params in (stacked, listed)]
     arranged = [trees.arrange(params, model.stacks, 1, listed=True) for params in (stacked, listed)]
     for one, other in (started, arranged):

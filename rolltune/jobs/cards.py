@@ -11,7 +11,7 @@ from rolltune.errors import UserError
 from rolltune.evaluation.decision import Decision, decision_of
 from rolltune.evaluation.tasks import KINDS, WRITE, Task
 from rolltune.recipe import Recipe, unwritable
-from rolltune.training import setup
+from rolltune.training.plan import plan_for
 from rolltune.weights.roll_file import RollCard, check_arrays
 
 # Entries of the recipe that say what the arrays mean and what is asked of them: a default in their place would score
@@ -77,7 +77,7 @@ def check_trained(
     if CLASSES in trained:  # which the roll brings with it
         known[CLASSES] = tuple(trained[CLASSES].shape)
     check_arrays(path, trained, known, model.stacks, recipe.first_layer, recipe.rank)
-    wanted = set(setup.plan(model, known, recipe, task).trained)
+    wanted = set(plan_for(model, known, recipe, task).trained)
     if odd := sorted(wanted.symmetric_difference(trained)):
         told = ", ".join(f"{name} {'is missing' if name in wanted else 'is not trained by it'}" for name in odd[:4])
         raise _odd(str(path), f"its arrays are not those of its recipe: {told}{', ...' * (len(odd) > 4)}")

@@ -40,6 +40,7 @@ from rolltune.training import checkpoints, setup
 from rolltune.training.dataset import Data, Splits, Wanted, data_of, read_splits
 from rolltune.training.loop import Run, State, new_state, train
 from rolltune.training.outline import outline
+from rolltune.training.plan import plan_for
 from rolltune.training.rolls import Draw
 from rolltune.weights.roll_file import check_base, save_roll
 from rolltune.weights.whole import learned_in
@@ -259,7 +260,7 @@ def prepare(
     model, params = load_opened(opened, is_gpu())
     if earlier:
         earlier.check(model, trees.shapes(params))
-    plan = setup.plan(model, trees.shapes(params), recipe, data.task)
+    plan = plan_for(model, trees.shapes(params), recipe, data.task)
     if price := setup.price_of_views(model, plan, recipe, inputs):
         say(price)
     cached = setup.on_cards(setup.cache(model, params, plan, recipe, data, inputs), mesh)

@@ -29,6 +29,7 @@ from rolltune.jobs.cards import check_trained, decided_by, recipe_of
 from rolltune.models.forward import Network
 from rolltune.recipe import Recipe
 from rolltune.training import setup
+from rolltune.training.plan import Plan, plan_of
 from rolltune.weights.roll_file import RollCard, RollFile, nested_lora, read_card
 from rolltune.weights.whole import is_whole
 
@@ -77,7 +78,7 @@ class Bench:
         self._feeds: dict[Any, Any] = {}
         self._programs: dict[Any, Any] = {}
 
-    def feed(self, examples: Sequence[Example], plan: setup.Plan, limit_gib: float) -> Any:
+    def feed(self, examples: Sequence[Example], plan: Plan, limit_gib: float) -> Any:
         """(the pictures of these examples, how they reach the step). Those of other examples are kept, too, while all
         fit in `limit_gib`."""
         key = (plan.in_step, plan.projected, *(key for example in examples for key in keys_of(example)))
@@ -111,7 +112,7 @@ class Scorer:
             check_trained(path, trained, bench.model, trees.shapes(bench.params), self.recipe, self.task)
         full = [path for path, leaf in trained.items() if not isinstance(leaf, dict)]
         words = {path: "full" if path in full else "lora" for path in trained}
-        self.plan = setup.plan_of(bench.model, words, recipe.first_layer)
+        self.plan = plan_of(bench.model, words, recipe.first_layer)
         copy = trees.unflatten(trees.flatten(bench.params))  # the arrangement takes it apart
         self.base = trees.arrange(copy, bench.model.stacks, recipe.first_layer, without=full)
         self.trainables = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], trained)

@@ -27,6 +27,7 @@ from rolltune.recipe import Recipe
 from rolltune.tracking import print_table, progress
 from rolltune.training import setup
 from rolltune.training.dataset import Data, Wanted, read_data
+from rolltune.training.plan import plan_of
 from rolltune.weights.whole import learned_in
 
 SHOWN = NAMES[:5]  # as many figures as leave a terminal's line room for the prompt
@@ -73,7 +74,7 @@ def score_prompts(recipe: Recipe, data: Data, prompts: Sequence[str]) -> list[An
     model, params = setup.load(recipe)
     examples = [data.examples[place] for place in data.seen]
     pictures = read_pictures(model.family, model.config, examples)
-    plan = setup.plan_of(model, {}, 0)
+    plan = plan_of(model, {}, 0)
     asked = setup.asking(recipe, data.task)
     each = [dataclasses.replace(asked, prompt=prompt) for prompt in prompts]
     made = [rows.encode_rows(model, pictures, examples, one, rows.SCORE)[0] for one in each]

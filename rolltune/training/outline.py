@@ -34,8 +34,9 @@ from rolltune.training import rolls as tickets
 from rolltune.training import setup
 from rolltune.training.dataset import Data
 from rolltune.training.loop import Run
+from rolltune.training.plan import Plan, plan_for
 from rolltune.training.rolls import InitialWeights
-from rolltune.training.setup import Cached, Inputs, Plan
+from rolltune.training.setup import Cached, Inputs
 from rolltune.training.step import Roll
 from rolltune.trees import Stacks
 
@@ -93,9 +94,9 @@ class Outline:
 
 
 def outline(opened: Opened, recipe: Recipe, data: Data, inputs: Inputs) -> Outline:
-    """Raises UserError for a recipe that the model can't be trained by, as `setup.plan` does."""
+    """Raises UserError for a recipe that the model can't be trained by, as `plan_for` does."""
     params = trees.unflatten(opened.shapes())
-    plan = setup.plan(opened.model, trees.shapes(params), recipe, data.task)
+    plan = plan_for(opened.model, trees.shapes(params), recipe, data.task)
     return Outline(opened, recipe, data, plan, inputs, params, cached(opened.model, params, plan, recipe, data, inputs))
 
 

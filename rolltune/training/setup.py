@@ -1,6 +1,7 @@
 """From files to something that runs, in five steps that can each be called alone: load, plan, encode, cache, compile.
 
-Setting up costs time linear in the rows. What must be said is said in the first steps: before hours of work, not after.
+`training/plan.py` has the second. Setting up costs time linear in the rows. What must be said is said in the first steps: before
+hours of work, not after.
 """
 
 import collections
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from rolltune import adapters, base, optim, sharding, trees
+from rolltune import base, optim, sharding, trees
 from rolltune.adapters import CLASSES
 from rolltune.base import Model
 from rolltune.batch import Row
@@ -37,6 +38,7 @@ from rolltune.text.tokenizer import Remembering
 from rolltune.training import step
 from rolltune.training.dataset import Data
 from rolltune.training.loop import Looks, Run
+from rolltune.training.plan import Plan
 from rolltune.training.rolls import Draw, InitialWeights, Lottery
 from rolltune.training.step import StepConfig
 from rolltune.trees import Stacks
@@ -52,66 +54,6 @@ def open_model(recipe: Recipe) -> base.Opened:
 def load(recipe: Recipe) -> tuple[Model, dict]:
     """The model, and its parameters on the device: on a GPU with the decoder's layers in lists, as they run there."""
     return base.load_opened(open_model(recipe), is_gpu())
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What is trained, and so where the batch's rows come in."""
-
-    words: Mapping[str, str]  # path -> frozen, lora or full
-    stacks: Stacks  # of the layers from `first` up
-    first: int  # the lowest layer that is trained, where the states below it are to be kept
-    in_step: bool  # a tower is trained: it runs in the step
-    projected: bool  # kept rows are past the projector
-    new_classes: int = 0  # outputs of a head that the checkpoint does not have
-
-    def paths(self, word: str) -> list[str]:
-        return [path for path, own in self.words.items() if own == word]
-
-    @property
-    def trained(self) -> list[str]:
-        return self.paths("lora") + self.paths("full")
-
-
-def plan(model: Model, shapes: Mapping[str, Sequence[int]], recipe: Recipe, task: Task) -> Plan:
-    """What the recipe trains of parameters of these shapes. Raises UserError for what cannot be, naming the entry."""
-    classes = len(task.answers) if task.kind == CLASSIFY else 0
-    had = shapes.get(CLASSES)
-    if had is not None and not classes:
-        raise UserError(
-            f"{model.base.name} has a head of {had[-1]} classes and gives no words: --config.task=classify trains the "
-            f"head, or take the language model that it was made of"
-        )
-    if classes and had is not None and had[-1] != classes:
-        raise UserError(
-            f"{model.base.name} has a head of {had[-1]} classes, the data {classes} answers: {task.answers}"
-        )
-    new = classes if had is None else 0
-    paths = [*shapes, *([CLASSES] if new else [])]
-    chosen = recipe.trainability
-    if CLASSES in paths and recipe.method != "rules":
-        chosen = [(CLASSES, "full"), *chosen]  # a head is there to be trained, whatever else is
-    words = adapters.trainability(chosen, paths)
-    depth = model.config.text.layers
-    if recipe.first_layer >= depth:
-        raise UserError(f"first_layer: {recipe.first_layer}, but the decoder has the layers 0 to {depth - 1}")
-    trained = [path for path, word in words.items() if word != "frozen"]
-    outside = [path for path in trained if not trees.stack_of(path, model.stacks)]
-    above = [path for path in outside if path.startswith(("text/norm/", "text/head/", "text/classes/"))]
-    if recipe.first_layer and (below := sorted(set(outside) - set(above))):
-        raise UserError(f"first_layer: {recipe.first_layer}, but {below[0]!r}, which is trained, lies below the layers")
-    return dataclasses.replace(plan_of(model, words, recipe.first_layer), new_classes=new)
-
-
-def plan_of(model: Model, words: Mapping[str, str], first: int) -> Plan:
-    """Where rows come in, by what is trained: a recipe's words for all paths, or a saved roll's for its own."""
-    visual = [path for path, word in words.items() if word != "frozen" and not path.startswith("text/")]
-    in_step = any(path.startswith(tuple(f"{tower}/" for tower in model.family.towers)) for path in visual)
-    width = model.family.feature_width
-    # The narrower side is kept. Where a projector is trained, rows come before it: after, it would get no gradient.
-    narrower = width is not None and model.config.text.width < width(model.config)
-    projected = not visual and width is not None and (first > 0 or narrower)
-    return Plan(words, trees.above(model.stacks, first), first, in_step, projected)
 
 
 @dataclasses.dataclass(frozen=True)

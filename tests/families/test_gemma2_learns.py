@@ -19,7 +19,7 @@ from rolltune.jobs.validate import validate
 from rolltune.recipe import Recipe
 from rolltune.text import tokenizer
 from rolltune.text.encode import classify_row
-from rolltune.training import setup
+from rolltune.training.plan import plan_for
 from rolltune.weights.hf import write_hf
 from rolltune.weights.names import flatten, nest, to_file
 from rolltune.weights.roll_file import Base, load_roll
@@ -170,7 +170,7 @@ def test_a_classifier_s_row_ends_with_eos_even_where_it_is_cut(model):
 def test_a_published_head_is_of_as_many_classes_as_the_data_and_of_no_other_task():
     params = {"text/classes/kernel": (32, 4), "text/layers/attn/q/kernel": (4, 32, 32)}
     made = base.Model(gemma2.FAMILY, gemma2.FAMILY.config(ENTRIES, {}, "config.json"), None, Base("made", "0"))
-    asked = lambda task, answers: setup.plan(made, params, Recipe(task=task), Task(task, answers))
+    asked = lambda task, answers: plan_for(made, params, Recipe(task=task), Task(task, answers))
     with pytest.raises(UserError, match="made has a head of 4 classes, the data 3 answers"):
         asked("classify", ("a", "b", "tie"))
     with pytest.raises(UserError, match=r"made has a head of 4 classes.*task=classify"):

@@ -18,6 +18,7 @@ from rolltune.evaluation.tasks import CHOOSE, CLASSIFY, WRITE, Task
 from rolltune.recipe import Recipe
 from rolltune.training import setup
 from rolltune.training.dataset import Data
+from rolltune.training.plan import plan_for, plan_of
 from rolltune.training.rolls import Draw, InitialWeights
 
 SHAPES = trees.shapes(PALIGEMMA.params)
@@ -73,7 +74,7 @@ def test_a_draw_s_order_is_its_seed_s_and_one_loader_serves_it(data):
 )
 def test_rows_come_in_before_what_is_trained(rules, first, in_step, projected):
     words = adapters.trainability(rules, list(SHAPES))
-    plan = setup.plan_of(PALIGEMMA.model, words, first)
+    plan = plan_of(PALIGEMMA.model, words, first)
     assert (plan.in_step, plan.projected) == (in_step, projected)
     assert plan.stacks == {"text/layers": tuple(range(first, 3))}
 
@@ -81,8 +82,8 @@ def test_rows_come_in_before_what_is_trained(rules, first, in_step, projected):
 def test_the_narrower_side_of_the_projector_is_kept():
     narrow = dataclasses.replace(PALIGEMMA.config, text=dataclasses.replace(PALIGEMMA.config.text, width=8))
     model = dataclasses.replace(PALIGEMMA.model, config=narrow)
-    assert setup.plan_of(model, {PATH: "lora"}, 0).projected
-    assert not setup.plan_of(model, {PATH: "lora", "projector/kernel": "full"}, 0).projected
+    assert plan_of(model, {PATH: "lora"}, 0).projected
+    assert not plan_of(model, {PATH: "lora", "projector/kernel": "full"}, 0).projected
 
 
 @pytest.mark.parametrize(
@@ -98,19 +99,19 @@ def test_the_narrower_side_of_the_projector_is_kept():
 )
 def test_what_cannot_be_trained_is_said_before_the_work(recipe, message):
     with pytest.raises(UserError, match=message):
-        setup.plan(PALIGEMMA.model, SHAPES, recipe, TASK)
+        plan_for(PALIGEMMA.model, SHAPES, recipe, TASK)
 
 
 def test_a_classifier_trains_its_head_and_draws_one_where_there_is_none():
     task = Task(CLASSIFY, ("a", "b", "c"))
-    plan = setup.plan(PALIGEMMA.model, SHAPES, Recipe(), task)
+    plan = plan_for(PALIGEMMA.model, SHAPES, Recipe(), task)
     assert plan.words[CLASSES] == "full" and plan.new_classes == 3
     assert setup.initial_weights(PALIGEMMA.model, PALIGEMMA.params, plan).heads == {CLASSES: (32, 3)}
-    had = setup.plan(PALIGEMMA.model, SHAPES | {CLASSES: (32, 3)}, Recipe(), task)
+    had = plan_for(PALIGEMMA.model, SHAPES | {CLASSES: (32, 3)}, Recipe(), task)
     assert had.words[CLASSES] == "full" and not had.new_classes
     with pytest.raises(UserError, match="has a head of 2 classes, the data 3 answers"):
-        setup.plan(PALIGEMMA.model, SHAPES | {CLASSES: (32, 2)}, Recipe(), task)
-    assert CLASSES not in setup.plan(PALIGEMMA.model, SHAPES, Recipe(), TASK).words
+        plan_for(PALIGEMMA.model, SHAPES | {CLASSES: (32, 2)}, Recipe(), task)
+    assert CLASSES not in plan_for(PALIGEMMA.model, SHAPES, Recipe(), TASK).words
 
 
 def test_a_roll_begins_with_the_upper_layers_in_float32():
@@ -119,7 +120,7 @@ def test_a_roll_begins_with_the_upper_layers_in_float32():
         [("text/layers/attn/q/kernel", "lora"), ("text/layers/.*|text/norm/scale", "full"), (".*", "frozen")],
         list(SHAPES),
     )
-    start = setup.initial_weights(PALIGEMMA.model, half, setup.plan_of(PALIGEMMA.model, words, 1))
+    start = setup.initial_weights(PALIGEMMA.model, half, plan_of(PALIGEMMA.model, words, 1))
     assert start.lora == {PATH: (2, 32, 32)}
     assert start.full["text/layers/attn/k/kernel"].shape == (2, 32, 16)
     np.testing.assert_array_equal(
