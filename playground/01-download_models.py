@@ -2,19 +2,9 @@
 """Published weights and tokenizer into the cache folder. Try: ./01-download_models.py --help"""
 
 import os
-import sys
 from pathlib import Path
 
-try:
-    from rolltune.__main__ import main
-except ModuleNotFoundError:
-    # The environment that bin/quickstart.sh made, where there is one and no other was chosen.
-    made = Path(__file__).resolve().parents[1] / ".venv"
-    python = made / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if python.exists() and "VIRTUAL_ENV" not in os.environ and Path(sys.prefix) != made:
-        os.execv(python, [str(python), *sys.argv])
-    sys.exit("error: rolltune is not installed here: run ../bin/quickstart.sh, then source ../.venv/bin/activate")
+from start import run
 
 # Where the recipes look for it: ../cache.
-cache = os.environ.get("ROLLTUNE_CACHE") or str(Path(__file__).resolve().parents[1] / "cache")
-sys.exit(main(["download", "--cache", cache, *sys.argv[1:]]))
+run("download", "--cache", os.environ.get("ROLLTUNE_CACHE") or str(Path(__file__).resolve().parents[1] / "cache"))

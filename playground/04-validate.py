@@ -1,17 +1,6 @@
 #!/usr/bin/env python3
 """Score saved rolls on data sets: ./04-validate.py --help shows examples."""
 
-import os
-import sys
-from pathlib import Path
+from start import run
 
-try:
-    from rolltune.__main__ import main
-except ModuleNotFoundError:
-    # The environment that bin/quickstart.sh made, where there is one and no other was chosen.
-    made = Path(__file__).resolve().parents[1] / ".venv"
-    python = made / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if python.exists() and "VIRTUAL_ENV" not in os.environ and Path(sys.prefix) != made:
-        os.execv(python, [str(python), *sys.argv])
-    sys.exit("error: rolltune is not installed here: run ../bin/quickstart.sh, then source ../.venv/bin/activate")
-sys.exit(main(["validate", *sys.argv[1:]]))
+run("validate")

@@ -1,7 +1,7 @@
 """From files to something that runs, in five steps that can each be called alone: load, plan, encode, cache, compile.
 
-`training/plan.py` has the second. Setting up costs time linear in the rows. What must be said is said in the first steps: before
-hours of work, not after.
+`plan.py` has the second. Setting up costs time linear in the rows. What must be said is said in the first steps:
+before hours of work, not after.
 """
 
 import collections

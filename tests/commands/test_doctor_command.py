@@ -20,6 +20,7 @@ PLAYGROUND = Path(__file__).parents[2] / "playground"
 @pytest.mark.parametrize("name", sorted(path.name for path in PLAYGROUND.glob("0*.py")))
 def test_the_script_finds_the_environment_that_was_made(name, tmp_path):
     (tmp_path / "playground").mkdir()
+    shutil.copy(PLAYGROUND / "start.py", tmp_path / "playground")
     script = shutil.copy(PLAYGROUND / name, tmp_path / "playground")
     environment = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
 
