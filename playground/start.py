@@ -1,4 +1,4 @@
-"""How every numbered script begins: with the environment that bin/quickstart.sh made, where rolltune is not installed."""
+"""How every numbered script begins: where rolltune is not installed, with the environment that quickstart made."""
 
 import os
 import sys
