@@ -19,6 +19,14 @@ if metadata.version("jax").startswith("0.10."):  # XLA ends at a flag it does no
 checked.install()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """What tests keep for the next start is no person's, and no earlier run's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROLLTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def shared():
     """`shared("data/hotdog")` is that path; the test is skipped, saying so, where the folder is absent."""

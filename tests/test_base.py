@@ -76,9 +76,10 @@ def test_what_is_missing_or_damaged_is_named(tmp_path):
         base.load("tiny", tokenizer=str(tmp_path / "tokenizer.model"))
 
 
-def test_layers_loaded_in_lists_are_those_of_the_stacks():
+def test_layers_loaded_in_lists_are_those_of_the_stacks(tmp_path, monkeypatch):
     rules = [("text/layers/mlp/.*", "int8"), (".*", "keep")]
     model, stacked = base.load("tiny", dtype="float32", quantize=rules)
+    monkeypatch.setenv("ROLLTUNE_CACHE", str(tmp_path))  # or what the first loading kept would be read
     again, listed = base.load("tiny", dtype="float32", quantize=rules, listed=True)
     assert again.base == model.base and trees.shapes(listed) == trees.shapes(stacked)
     assert isinstance(listed["text"]["layers"]["attn"]["q"]["kernel"], list)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rolltune.evaluation.leaderboard import Entry, Status, rank, table, to_json, with_test, with_votes
-from rolltune.evaluation.metrics import Prediction, measure
+from rolltune.evaluation.metrics import Prediction, Threshold, measure
 from rolltune.evaluation.report_tables import leaderboard_table
 from rolltune.evaluation.votes import best_few, mean_of
 
@@ -35,6 +35,12 @@ def test_the_vote_is_the_mean_of_probabilities_and_one_roll_stays_as_it_is_to_th
     assert np.isfinite(mean_of([hopeless, hopeless]).log_probs).all()  # no probability of 0 out of a small one
     with pytest.raises(ValueError, match="other rows or answers"):
         mean_of([FIRST, SECOND.at([1, 0, 2, 3, 4, 5, 6, 7])])
+
+
+def test_a_vote_decides_by_the_mean_of_the_thresholds():
+    strict = FIRST._replace(threshold=Threshold("yes", 0.9))
+    assert mean_of([FIRST, SECOND]).threshold is None
+    assert mean_of([strict, SECOND]).threshold == Threshold("yes", pytest.approx(0.7))  # one without counts as 0.5
 
 
 def test_the_best_few_leave_out_who_does_harm():
