@@ -35,6 +35,28 @@ class Kernels(NamedTuple):
     keys: Sizes  # of keys and values
 
 
+class Mode(NamedTuple):
+    """How is attended, fixed while a program is compiled: see `attend`."""
+
+    scale: float
+    softcap: float | None
+    causal: bool
+    interpret: bool
+
+
+class Given(NamedTuple):
+    """What going back needs. `total` are logarithms to base 2 of each query's sum of exponentials, `delta` what the
+    softmax takes away again of each query's slopes; both [B, N, T]."""
+
+    q: Array
+    k: Array
+    v: Array
+    mask: Array
+    total: Array
+    delta: Array
+    dout: Array
+
+
 # The fastest of eight to eleven each on an H100 that fit the 99 KiB of shared memory of an RTX 40.
 NARROW = Kernels(Sizes(64, 64, 4, 2), Sizes(64, 64, 4, 2), Sizes(64, 64, 4, 1))
 WIDE = Kernels(Sizes(64, 32, 4, 2), Sizes(64, 32, 4, 1), Sizes(32, 32, 4, 2))
@@ -60,26 +82,24 @@ def attend(
         pad = lambda x, fill: jnp.pad(x, ((0, 0), (0, fill), (0, 0), (0, 0)))
         q, k, v = pad(q, fill_q), pad(k, fill_k), pad(v, fill_k)
         mask = jnp.pad(mask, ((0, 0), (0, fill_q), (0, fill_k)))
-    return _attend(q, k, v, mask.astype(jnp.int8), scale, softcap, causal, interpret)[:, :t]
+    return _attend(q, k, v, mask.astype(jnp.int8), Mode(scale, softcap, causal, interpret))[:, :t]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
-def _attend(q, k, v, mask, scale, softcap, causal, interpret):
-    return _forward(q, k, v, mask, scale, softcap, causal, interpret)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _attend(q, k, v, mask, mode):
+    return _forward(q, k, v, mask, mode)[0]
 
 
-def _attend_forward(q, k, v, mask, scale, softcap, causal, interpret):
-    out, total = _forward(q, k, v, mask, scale, softcap, causal, interpret)
+def _attend_forward(q, k, v, mask, mode):
+    out, total = _forward(q, k, v, mask, mode)
     return out, (q, k, v, mask, out, total)
 
 
-def _attend_backward(scale, softcap, causal, interpret, saved, dout):
+def _attend_backward(mode, saved, dout):
     q, k, v, mask, out, total = saved
-    # [B, N, T]: what the softmax takes away again of each query's slopes.
     delta = jnp.einsum("btnh,btnh->bnt", out, dout, preferred_element_type=jnp.float32)
-    inputs = q, k, v, mask, total, delta, dout
-    dk, dv = _slopes_of_keys(*inputs, scale, softcap, causal, interpret)
-    return _slopes_of_queries(*inputs, scale, softcap, causal, interpret), dk, dv, None
+    given = Given(q, k, v, mask, total, delta, dout)
+    return _slopes_of_queries(given, mode), *_slopes_of_keys(given, mode), None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -98,17 +118,17 @@ def _dot(x, y):
     return jnp.dot(x, y, preferred_element_type=jnp.float32)
 
 
-def _logits(q, k, seen, scale, softcap):
+def _logits(q, k, seen, mode):
     """Float32 [queries, keys] in units of log 2, and the soft cap's slope."""
-    logits = _dot(q, k.T) * scale
+    logits = _dot(q, k.T) * mode.scale
     slope = 1.0
-    if softcap:
-        capped = 1 - 2 / (jnp.exp2(logits * (2 * LOG2E / softcap)) + 1)  # tanh
-        logits, slope = capped * softcap, 1 - capped * capped
+    if mode.softcap:
+        capped = 1 - 2 / (jnp.exp2(logits * (2 * LOG2E / mode.softcap)) + 1)  # tanh
+        logits, slope = capped * mode.softcap, 1 - capped * capped
     return jnp.where(seen != 0, logits * LOG2E, NEVER), slope
 
 
-def _forward(q, k, v, mask, scale, softcap, causal, interpret):
+def _forward(q, k, v, mask, mode):
     """(what comes out, the logarithm to base 2 of the sum of each query's exponentials [B, N, T])."""
     (b, t, n, h), s, group = q.shape, k.shape[1], q.shape[2] // k.shape[2]
     sizes = _kernels(h).forward
@@ -120,7 +140,7 @@ def _forward(q, k, v, mask, scale, softcap, causal, interpret):
         def add(i, carry):
             out, most, total = carry
             here = pl.ds(i * others, others)
-            logits, _ = _logits(queries, k_ref[here, :], mask_ref[:, here], scale, softcap)
+            logits, _ = _logits(queries, k_ref[here, :], mask_ref[:, here], mode)
             new = jnp.maximum(most, jnp.max(logits, 1))
             weights, before = jnp.exp2(logits - new[:, None]), jnp.exp2(most - new)
             values = v_ref[here, :]
@@ -128,7 +148,7 @@ def _forward(q, k, v, mask, scale, softcap, causal, interpret):
             return out, new, total * before + jnp.sum(weights, 1)
 
         empty = jnp.zeros((own, h), jnp.float32), jnp.full((own,), NEVER), jnp.zeros((own,), jnp.float32)
-        stop = (pl.program_id(0) + 1) * own // others if causal else s // others
+        stop = (pl.program_id(0) + 1) * own // others if mode.causal else s // others
         out, most, total = jax.lax.fori_loop(0, stop, add, empty)
         out_ref[...] = (out / total[:, None]).astype(out_ref.dtype)
         total_ref[...] = most + jnp.log2(total)
@@ -139,15 +159,15 @@ def _forward(q, k, v, mask, scale, softcap, causal, interpret):
         kernel,
         sizes,
         (t // own, n, b),
-        interpret,
+        mode.interpret,
         in_specs=[queries, keys, keys, pl.BlockSpec((None, own, s), lambda i, j, l: (l, i, 0))],
         out_specs=[queries, pl.BlockSpec((None, None, own), lambda i, j, l: (l, j, i))],
         out_shape=[jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct((b, n, t), jnp.float32)],
     )(q, k, v, mask)
 
 
-def _slopes_of_queries(q, k, v, mask, total, delta, dout, scale, softcap, causal, interpret):
-    (b, t, n, h), s, group = q.shape, k.shape[1], q.shape[2] // k.shape[2]
+def _slopes_of_queries(given, mode):
+    (b, t, n, h), s, group = given.q.shape, given.k.shape[1], given.q.shape[2] // given.k.shape[2]
     sizes = _kernels(h).queries
     own, others = sizes.own, sizes.others
 
@@ -157,12 +177,12 @@ def _slopes_of_queries(q, k, v, mask, total, delta, dout, scale, softcap, causal
         def add(i, dq):
             here = pl.ds(i * others, others)
             keys = k_ref[here, :]
-            logits, slope = _logits(queries, keys, mask_ref[:, here], scale, softcap)
+            logits, slope = _logits(queries, keys, mask_ref[:, here], mode)
             weights = jnp.exp2(logits - total[:, None])
-            dlogits = weights * (_dot(dout, v_ref[here, :].T) - delta[:, None]) * slope * scale
+            dlogits = weights * (_dot(dout, v_ref[here, :].T) - delta[:, None]) * slope * mode.scale
             return dq + _dot(dlogits.astype(keys.dtype), keys)
 
-        stop = (pl.program_id(0) + 1) * own // others if causal else s // others
+        stop = (pl.program_id(0) + 1) * own // others if mode.causal else s // others
         dq_ref[...] = jax.lax.fori_loop(0, stop, add, jnp.zeros((own, h), jnp.float32)).astype(dq_ref.dtype)
 
     queries = pl.BlockSpec((None, own, None, h), lambda i, j, l: (l, i, j, 0))
@@ -173,16 +193,16 @@ def _slopes_of_queries(q, k, v, mask, total, delta, dout, scale, softcap, causal
         kernel,
         sizes,
         (t // own, n, b),
-        interpret,
+        mode.interpret,
         in_specs=[queries, keys, keys, seen, each, each, queries],
         out_specs=queries,
-        out_shape=jax.ShapeDtypeStruct(q.shape, q.dtype),
-    )(q, k, v, mask, total, delta, dout)
+        out_shape=jax.ShapeDtypeStruct(given.q.shape, given.q.dtype),
+    )(*given)
 
 
-def _slopes_of_keys(q, k, v, mask, total, delta, dout, scale, softcap, causal, interpret):
+def _slopes_of_keys(given, mode):
     """Of keys and values. Those of query heads that share a key head are summed up last: more programs run at once."""
-    (b, t, n, h), (s, heads) = q.shape, k.shape[1:3]
+    (b, t, n, h), (s, heads) = given.q.shape, given.k.shape[1:3]
     group, sizes = n // heads, _kernels(h).keys
     own, others = sizes.own, sizes.others
 
@@ -193,14 +213,14 @@ def _slopes_of_keys(q, k, v, mask, total, delta, dout, scale, softcap, causal, i
             dk, dv = carry
             here = pl.ds(i * others, others)
             queries, dout = q_ref[here, :], dout_ref[here, :]
-            logits, slope = _logits(keys, queries, mask_ref[here, :].T, scale, softcap)
+            logits, slope = _logits(keys, queries, mask_ref[here, :].T, mode)
             weights = jnp.exp2(logits - total_ref[here][None])
-            dlogits = weights * (_dot(values, dout.T) - delta_ref[here][None]) * slope * scale
+            dlogits = weights * (_dot(values, dout.T) - delta_ref[here][None]) * slope * mode.scale
             dv = dv + _dot(weights.astype(dout.dtype), dout)
             return dk + _dot(dlogits.astype(queries.dtype), queries), dv
 
         empty = jnp.zeros((own, h), jnp.float32)
-        start = pl.program_id(0) * own // others if causal else 0
+        start = pl.program_id(0) * own // others if mode.causal else 0
         dk_ref[...], dv_ref[...] = jax.lax.fori_loop(start, t // others, add, (empty, empty))
 
     keys = pl.BlockSpec((None, own, None, h), lambda i, j, l: (l, i, j // group, 0))
@@ -212,9 +232,9 @@ def _slopes_of_keys(q, k, v, mask, total, delta, dout, scale, softcap, causal, i
         kernel,
         sizes,
         (s // own, n, b),
-        interpret,
+        mode.interpret,
         in_specs=[queries, keys, keys, seen, each, each, queries],
         out_specs=[made, made],
         out_shape=[jax.ShapeDtypeStruct((b, s, n, h), jnp.float32)] * 2,
-    )(q, k, v, mask, total, delta, dout)
-    return [x.reshape(b, s, heads, group, h).sum(3).astype(k.dtype) for x in found]
+    )(*given)
+    return [x.reshape(b, s, heads, group, h).sum(3).astype(given.k.dtype) for x in found]
