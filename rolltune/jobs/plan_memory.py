@@ -137,7 +137,8 @@ def _plan(options: Options, recipe: Recipe, place: Place, room: int | None, say:
             "with their number (--exact compiles them all)"
         )
     most = peak(first.needs)
-    say(f"most at a time: {gib(most.total)}, in: {most.part}; CUDA itself takes about {gib(CONTEXT)} more")
+    beside = f"; CUDA itself takes about {gib(CONTEXT)} more" if place.gpu or options.card else ""
+    say(f"most at a time: {gib(most.total)}, in: {most.part}{beside}")
     if room is None and not options.tries:
         return FITS
     others = tried(own, options.tries) if options.tries else changes(own, inputs.opened(own))
