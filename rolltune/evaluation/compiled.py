@@ -40,23 +40,30 @@ def sum_by_candidate(
     return jnp.einsum("bm,bmc->bc", log_probs, jax.nn.one_hot(candidate, candidates), precision="highest")
 
 
+WRITERS = "writers"
+
+
 def compile_write(
     net: Network, stacks: Stacks, tokens: int, stops: Sequence[int], mesh: Mesh | None = None
-) -> Callable[..., Int[Array, "d b n"]]:
-    """The jitted greedy answers of one roll a card on one batch of prompts: [D, B, N] ids. All layers are run.
+) -> Callable[..., Int[Array, "r b n"]]:
+    """The jitted greedy answers of R rolls to one batch of prompts: [R, B, N] ids. All layers are run.
 
-    Trainables and scales have a leading axis D, see `picked`.
+    The rolls write side by side: a token reads the base once for all of them.
     """
 
-    def one(base: dict, source: Any, trainables: dict, scales: Any, batch: Any) -> Any:
-        trainable, scale = jax.tree.map(lambda leaf: leaf[0], (trainables, scales))
+    def one(base: dict, source: Any, trainable: dict, scale: Any, batch: Any) -> Any:
         params = adapters.combine(base, trainable, stacks, scale)
-        return generate.generate(net, params, batch, source, tokens, stops)[None]
+        return generate.generate(net, params, batch, source, tokens, stops, WRITERS)
 
-    return by_rolls(one, mesh, (WHOLE, WHOLE, SPLIT, SPLIT, WHOLE), compiler_options=compiler_options())
+    rolls = jax.vmap(one, in_axes=(None, None, 0, 0, None), axis_name=WRITERS)
+    return by_rolls(rolls, mesh, (WHOLE, WHOLE, SPLIT, SPLIT, WHOLE), compiler_options=compiler_options())
 
 
 @functools.cache
-def picked(mesh: Mesh | None) -> Callable[..., Any]:
-    """The jitted choice of one roll of each card: (leaves [R, ...], its place on the card) -> leaves [D, ...]."""
-    return by_rolls(lambda rolls, place: jax.tree.map(lambda leaf: leaf[place][None], rolls), mesh, (SPLIT, WHOLE))
+def picked(mesh: Mesh | None, count: int) -> Callable[..., Any]:
+    """The jitted choice of `count` rolls of each card: (leaves [R, ...], the first one's place there) -> leaves."""
+
+    def some(rolls: Any, place: Any) -> Any:
+        return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, place, count), rolls)
+
+    return by_rolls(some, mesh, (SPLIT, WHOLE))

@@ -14,11 +14,18 @@ from rolltune.models.forward import Network
 
 
 def generate(
-    net: Network, params: dict, batch: Batch, source: Source, steps: int, stops: Sequence[int]
+    net: Network,
+    params: dict,
+    batch: Batch,
+    source: Source,
+    steps: int,
+    stops: Sequence[int],
+    axis: str | None = None,
 ) -> Int[Array, "b n"]:
     """Up to `steps` tokens for each row encoded without answers; `stops[0]` from the first of `stops` on.
 
-    Ends early where every row has come to a stop. All layers are run, those in `text/lower` too, so `net.first` is 0.
+    Ends early where every row has come to a stop: under a vmap with this name for its axis, every row of all that are
+    mapped over. All layers are run, those in `text/lower` too, so `net.first` is 0.
     """
     config, text = net.text, params["text"]
     rows = forward.picture_rows(net, params, batch, source)
@@ -38,8 +45,13 @@ def generate(
     seen = None if here.sees is None else decoder.places(here.sees, last)  # an answer sees what its prompt's end sees
     stop = jnp.asarray(stops)
 
+    def going(done):
+        some = jnp.any(~done)
+        # One end for all: were each row of a vmap to end by itself, every step would copy the caches to mask them.
+        return some if axis is None else jax.lax.pmax(some, axis)
+
     def step(state):
-        i, token, done, cache, written = state
+        i, token, done, _, cache, written = state
         done = done | jnp.any(token[:, None] == stop, 1)
         out = jnp.where(done, stop[0], token)
         positions = (lengths + i)[:, None]
@@ -55,12 +67,16 @@ def generate(
         for part, first, own in zip(parts, firsts, cache, strict=True):
             x, kv = decoder.run(config, part, x, now, first=first, cache=(own, prompt + i))
             grown.append(kv)
-        return i + 1, _best(net, params, x), done, grown, written.at[:, i].set(out)
+        return i + 1, _best(net, params, x), done, going(done), grown, written.at[:, i].set(out)
 
-    going = lambda state: (state[0] < steps) & ~jnp.all(state[2])
     blank = jnp.full((len(lengths), steps), stop[0], jnp.int32)
-    start = (jnp.asarray(0), _best(net, params, x), jnp.zeros(len(lengths), bool), cache, blank)
-    return jax.lax.while_loop(going, step, start)[-1]
+    start = (jnp.asarray(0), _best(net, params, x), jnp.zeros(len(lengths), bool), jnp.asarray(True), cache, blank)
+    return jax.lax.while_loop(lambda state: (state[0] < steps) & state[3], step, start)[-1]
+
+
+def kept_bytes(net: Network) -> int:
+    """Of the keys and values of one token, in all layers."""
+    return 2 * net.text.layers * net.text.kv_heads * net.text.head_dim * jnp.dtype(net.config.dtype).itemsize
 
 
 def _best(net: Network, params: dict, x: Any) -> Int[Array, " b"]:

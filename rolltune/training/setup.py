@@ -30,6 +30,7 @@ from rolltune.inputs import features, rows, states
 from rolltune.inputs.feeds import DiskFeed, TableFeed, TileFeed
 from rolltune.inputs.pictures import Pictures, read_pictures, with_views
 from rolltune.inputs.rows import Asking
+from rolltune.models import generate
 from rolltune.models.forward import Network
 from rolltune.quantize import Quantized
 from rolltune.recipe import Recipe
@@ -310,7 +311,8 @@ def make_writer(
 ) -> Writer:
     template, tokenizer = model.family.template, model.tokenizer
     write = compiled.compile_write(network, stacks, tokens, encoding.stop_ids(template, tokenizer), mesh)
-    return Writer(prompts, write, lambda ids: encoding.answer_text(template, tokenizer, ids))
+    text = lambda ids: encoding.answer_text(template, tokenizer, ids)
+    return Writer(prompts, write, text, tokens, generate.kept_bytes(network))
 
 
 def lottery(recipe: Recipe) -> Lottery:
