@@ -182,7 +182,9 @@ def write_of(made: Outline, slots: int) -> Wanted:
     some = (rolls.trainable, rolls.scale)
     copied = size_of(some) if count < slots else 0
     batch, source = outline.batch_of(data.feed, data.shapes[-1], (made.recipe.evaluate_batch,))
-    return Wanted(evaluator.writer.write, (run.base, source, *some, batch), _fresh(batch, source, data) + copied)
+    numbers = Shaped((made.recipe.evaluate_batch,), "uint32")
+    args = (run.base, source, *some, batch, numbers)
+    return Wanted(evaluator.writer.write, args, _fresh(batch, source, data) + copied)
 
 
 def _fresh(batch: Any, source: Any, data: Encoded) -> int:

@@ -1,6 +1,7 @@
 """Rolls and rows in, predictions out: all that stays the same between two evaluations, and how it is done."""
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ class Writer:
     """How answers are written: the prompts alone, the compiled program, and what makes text of its ids."""
 
     prompts: Encoded
-    write: Callable[..., Any]  # (base, source, trainables [R, ...], scales [R], batch) -> ids [R, B, N]
+    write: Callable[..., Any]  # (base, source, trainables [R, ...], scales [R], batch, numbers [B]) -> ids [R, B, N]
     text: Callable[[Sequence[int]], str]
     tokens: int  # N, of an answer at most
     kept: int  # bytes that a token's keys and values take
@@ -74,11 +75,13 @@ class Evaluator:
         return [Written(ids, right, own, text) for own, text in zip(best, texts, strict=True)]
 
     def _texts(self, trainables: dict[str, Any], scales: Any) -> list[tuple[str, ...]]:
-        """The greedy answers to all rows of rolls that write side by side: leaves [R, ...], scales [R]."""
+        """The answers to all rows of rolls that write side by side: leaves [R, ...], scales [R]."""
         assert self.writer
         texts = [[""] * len(self.examples) for _ in range(len(scales))]
         for places, some, source in evaluation_batches(self.writer.prompts, self.batch):
-            written = np.asarray(self.writer.write(self.base, source, trainables, scales, some))
+            numbers = np.zeros(self.batch, np.uint32)  # of rows, for what is drawn: by their names, in any company
+            numbers[: len(places)] = [zlib.crc32(self.examples[place].id.encode()) for place in places]
+            written = np.asarray(self.writer.write(self.base, source, trainables, scales, some, numbers))
             for own, answers in zip(texts, written, strict=True):
                 for place, ids in zip(places, answers, strict=False):
                     own[place] = self.writer.text(ids.tolist())
