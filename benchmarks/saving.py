@@ -17,7 +17,10 @@ import signal
 import statistics
 import sys
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -91,6 +94,18 @@ def cost(steps: int, every: int, rounds: int) -> None:
     print(json.dumps({"checkpoints MB": round(bytes_kept / 1e6, 1)}))
 
 
+def run(job: Callable[[], int]) -> NoReturn:
+    """In a fork: it ends here, whatever happens."""
+    status = 1
+    try:
+        status = job()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
 def forked(sent: int | None, seconds: float, *arguments: str) -> tuple[int, int, int, float]:
     """(step gone on from, last logged step, exit status, seconds from the signal to the end) of a run that is sent a
     signal so many seconds after its first step."""
@@ -98,9 +113,9 @@ def forked(sent: int | None, seconds: float, *arguments: str) -> tuple[int, int,
     if not (child := os.fork()):
         os.dup2(telling, 1)
         os.dup2(telling, 2)
-        os._exit(learn("cut", "--resume", "auto", *arguments))
+        run(lambda: learn("cut", "--resume", "auto", *arguments))
     os.close(telling)
-    first, last, at, due, text = 0, 0, None, None, b""
+    first, last, at, due, text, said = 0, 0, None, None, b"", b""
     os.set_blocking(reading, False)
     while True:
         try:
@@ -109,7 +124,7 @@ def forked(sent: int | None, seconds: float, *arguments: str) -> tuple[int, int,
             got = None
         if got == b"":
             break
-        text += got or b""
+        text, said = text + (got or b""), (said + (got or b""))[-4000:]
         *lines, text = text.split(b"\n")
         for line in lines:
             if found := re.search(rb"going on from step (\d+)", line):
@@ -122,6 +137,8 @@ def forked(sent: int | None, seconds: float, *arguments: str) -> tuple[int, int,
             os.kill(child, sent)
         time.sleep(0.001)
     _, status = os.waitpid(child, 0)
+    if at is None and status:
+        raise SystemExit(f"a run ended by itself, with {os.waitstatus_to_exitcode(status)}:\n{said.decode()}")
     return first, max(first, last), status, time.perf_counter() - (at or time.perf_counter())
 
 
@@ -130,7 +147,7 @@ def kill(sent: int, kills: int, seed: int, steps: int, every: int, seconds: floa
     shutil.rmtree("checkpoints", ignore_errors=True)
     print(json.dumps({"seed": seed}), flush=True)
     if not (child := os.fork()):
-        os._exit(learn("whole", *shape))
+        run(lambda: learn("whole", *shape))
     assert os.waitpid(child, 0)[1] == 0
     draw, lost, half, ends, statuses, last = random.Random(seed), [], 0, [], set(), 0
     for number in range(kills + 1):

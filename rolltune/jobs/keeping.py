@@ -1,7 +1,8 @@
 """A run's state, kept: on its way, at a stop, before its rolls are saved; what is said where the disk has no room."""
 
+import contextlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,6 @@ from rolltune.jobs.interrupts import Interrupts
 from rolltune.training.loop import State
 from rolltune.training.saves import Saves
 
-Say = Callable[[str], None]
-
 
 class Keeping:
     """What a training calls with its state. No failure to save ends it: that is said, once until one succeeds."""
@@ -24,24 +23,20 @@ class Keeping:
         self._told: set[int | None] = set()  # the steps after which nothing more could be saved, and that was said
 
     def passing(self, state: State) -> None:
-        """After every step: begins to save where that is due."""
-        try:
-            self.saves.settle(wait=False)
-            if self.saves.due(state.step):
-                with self.interrupts.saving():
-                    self.saves.begin(state)
-        except Exception as error:  # orbax raises all kinds; the training itself is not touched by it
-            self._tell(error)
+        """After every step: begins to save where that is due, whatever the saving before has met."""
+        due = self.saves.due(state.step)
+        with self.interrupts.saving(), self._told_of():
+            self.saves.settle(wait=due)
+        if due:
+            with self.interrupts.saving(), self._told_of():
+                self.saves.begin(state)
 
     def at_a_stop(self, state: State) -> bool:
         """Whether all of this state is kept now. After SIGTERM no save is begun for which no time is left."""
-        try:
-            with self.interrupts.saving():
-                self.saves.keep_now(state, self.interrupts.left())
-        except Exception as error:
-            self._tell(error)
-            return False
-        return self.saves.step == state.step
+        with self.interrupts.saving(), self._told_of():
+            self.saves.keep_now(state, self.interrupts.left())
+            return self.saves.step == state.step
+        return False
 
     def at_the_end(self, state: State, name: str) -> str:
         """Saves what was trained before anything else is tried; in words, where it is."""
@@ -63,15 +58,20 @@ class Keeping:
         kept = "" if self.saves.step == state.step else f", kept as it was at step {self.saves.step}"
         return f"stopped at step {state.step}{kept}; go on with the same command and --resume"
 
-    def _tell(self, error: Exception) -> None:
-        last = self.saves.step
-        if last not in self._told:
-            self._told.add(last)
+    @contextlib.contextmanager
+    def _told_of(self) -> Iterator[None]:
+        """What fails in it is said instead, where it was not said since the last saving that did not."""
+        try:
+            yield
+        except Exception as error:  # orbax raises all kinds; the training itself is not touched by it
+            last = self.saves.step
             lost = "the run" if last is None else f"all after step {last}"
-            self.interrupts.say(
-                f"{self.place}: the state can't be saved ({_first_line(error)}); a stop now would lose {lost}. Make "
-                "room: it is tried again"
-            )
+            if last not in self._told:
+                self._told.add(last)
+                self.interrupts.say(
+                    f"{self.place}: the state can't be saved ({_first_line(error)}); a stop now would lose {lost}. "
+                    "Make room: it is tried again"
+                )
 
 
 def _first_line(error: Exception) -> str:

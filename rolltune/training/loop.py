@@ -158,7 +158,8 @@ def train(
         try:
             return judge(rolls, slots, final)
         except BaseException:  # a second Ctrl-C, a host that shuts down, the device's memory used up
-            if save is not None and save(state):
+            # Of several hosts the others may not be here to save as well.
+            if save is not None and jax.process_count() == 1 and save(state):
                 which = "last evaluation" if final else f"evaluation at step {state.step}"
                 say(f"what was trained is saved: the same command with --resume goes on with the {which}")
             raise

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from rolltune.training.loop import State
 SECONDS = 30.0  # between two savings, where nothing else is asked: a short run, too, loses little more than this
 COPYING = 50.0  # and the training stands still for no more than a fiftieth of the time
 WRITING = 5.0  # and the disk is busy for no more than a fifth
+ASKED = 8  # steps between two looks at the clock where processes have to agree on what it says
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -51,8 +52,9 @@ class Saves:
     """The state of one run, saved into one folder while the training goes on.
 
     `begin` copies the arrays and returns; threads write the copies, which the host holds until then. One saving is
-    written at a time. Over several processes all of them call the same methods at the same steps. `there` is the state
-    that a run goes on from, which is in the folder already.
+    written at a time. `there` is the state that a run goes on from, which is in the folder already. Over several
+    processes all of them call the same methods at the same steps, and `agreed` makes what one of them finds true or
+    not so for all.
     """
 
     def __init__(
@@ -63,8 +65,10 @@ class Saves:
         keep: int = checkpoints.KEPT,
         pace: Pace = Pace(),
         there: State | None = None,
+        agreed: Callable[[bool], bool] | None = None,
     ):
         self.folder, self.settings, self.judged, self.keep, self.pace = folder, settings, judged, keep, pace
+        self._agreed, self._asked_every = (bool, 1) if agreed is None else (agreed, ASKED)
         self.step = None if there is None else there.step  # of the last whole saving; None where none is
         self.seconds = 0.0  # that the last one took from its beginning until it was whole
         self._whole = None if there is None else _mark(there)  # what it holds
@@ -90,8 +94,9 @@ class Saves:
         """Whether it is time to save at this step. By time alone it is not while another one is being written."""
         if self.pace.steps and step % self.pace.steps == 0:
             return True
-        timed = self.pace.seconds > 0 or not self.pace.steps
-        return timed and not self.busy() and time.perf_counter() - self._clock > self._pause
+        if (self.pace.steps and not self.pace.seconds) or step % self._asked_every:
+            return False
+        return self._agreed(not self.busy() and time.perf_counter() - self._clock > self._pause)
 
     def busy(self) -> bool:
         return self._writing is not None and not self._writing.done()
@@ -130,9 +135,8 @@ class Saves:
         until = time.perf_counter() + within
         with contextlib.suppress(Exception):  # of an earlier state; this one is tried all the same
             self.settle()
-        if self._whole == _mark(state):
-            return
-        if self.step is not None and self.seconds > until - time.perf_counter():
+        no_time = self.step is not None and self.seconds > until - time.perf_counter()
+        if self._agreed(self._whole == _mark(state) or no_time):
             return
         self.begin(state)
         self.settle()
