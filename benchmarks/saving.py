@@ -113,6 +113,7 @@ def forked(sent: int | None, seconds: float, *arguments: str) -> tuple[int, int,
     if not (child := os.fork()):
         os.dup2(telling, 1)
         os.dup2(telling, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)  # the ones before took it for a file
         run(lambda: learn("cut", "--resume", "auto", *arguments))
     os.close(telling)
     first, last, at, due, text, said = 0, 0, None, None, b"", b""
