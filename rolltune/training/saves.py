@@ -9,6 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from rolltune.errors import UserError
 from rolltune.training import checkpoints
 from rolltune.training.loop import State
@@ -111,6 +113,7 @@ class Saves:
     def begin(self, state: State) -> None:
         """Begins to save this state: waits for the one before, copies, returns. Raises what came in the way of both."""
         self.settle()
+        jax.block_until_ready(state.rolls)  # steps that the device has still to do are not the saving's time
         began = self._clock = time.perf_counter()
         self._number += 1
         number, what, step = self._number, _mark(state), state.step

@@ -156,6 +156,9 @@ def test_how_often(tmp_path, monkeypatch):
     assert due(Pace(), 1, 0, 10) == [31, 72, 113, 154, 195]  # and the disk has time for others
     assert due(Pace(0, 60), 1, 1.2, 10) == [61, 110, 159]  # what was asked is done
     assert due(Pace(100, 60), 1, 0, 0) == [61, 100, 161, 200]
+    told: list[bool] = []  # over several processes: what one clock says, for all
+    others = Saves(tmp_path, {}, same, agreed=lambda own: told.append(own) or True)
+    assert [step for step in range(1, 20) if others.due(step)] == [8, 16] and told == [False, False]
 
 
 def test_killed_at_random_moments_and_gone_on_with_it_ends_as_if_never_killed(tmp_path):
