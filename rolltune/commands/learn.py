@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rolltune.commands.common import add_recipe_flags, command_parser, say, split_overrides
 from rolltune.commands.reading import add_reading_flags, reading_of
-from rolltune.jobs.interrupts import Interrupts
+from rolltune.jobs.interrupts import GRACE, Interrupts
 from rolltune.typed import as_typed
 
 EXAMPLES = """examples:
@@ -22,6 +22,9 @@ EXAMPLES = """examples:
 Exit status: 0 saved, 2 something to put right, 3 every roll diverged (nothing saved), 4 --again made another roll, 130
 interrupted (resumable).
 """
+
+# What a run does with what it leaves on its way: it changes nothing of what is trained.
+KEPT = ("resume", "overwrite", "state_every", "state_keep")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,14 +46,34 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--metric", help="what ranks the rolls: f-measure, ..., log-loss, anls (docs/metrics.md)")
     p.add_argument("--positive", help="the answer that counts as positive")
     p.add_argument("--seed", type=int, help="of the first roll; the next ones count up")
-    p.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same name")
+    p.add_argument(
+        "--resume", nargs="?", const=True, default=False, type=_resume, metavar="auto",
+        help="go on with an interrupted run of the same name; auto: where there is one, else begin",
+    )  # fmt: skip
     p.add_argument("--overwrite", action="store_true", help="replace what an earlier run of the same name left")
     p.add_argument("--whole", action="store_true", help="also save the whole model, as big_vision's npz")
     p.add_argument("--tensorboard", action="store_true", help="also write event files for TensorBoard")
     p.add_argument("--wandb", metavar="PROJECT", help="also log to Weights & Biases (offline unless WANDB_MODE=online)")
+    kept = p.add_argument_group("how an interrupted run is kept (docs/resuming.md)")
+    kept.add_argument(
+        "--state-every", default="", metavar="WHEN",
+        help="save the state after so many steps, so much time, or both: 200, 10m, 200,10m; without it 30s, and less "
+        "often where that is slow",
+    )  # fmt: skip
+    kept.add_argument("--state-keep", type=int, default=2, metavar="N", help="of these saves, the last so many (2)")
+    kept.add_argument(
+        "--grace", type=float, default=GRACE, metavar="SECONDS",
+        help="from SIGTERM until whoever sent it kills the program (%(default)g)",
+    )  # fmt: skip
     add_recipe_flags(p)
     add_reading_flags(p)
     return p
+
+
+def _resume(text: str) -> str:
+    if text != "auto":
+        raise argparse.ArgumentTypeError(f"{text!r}: it stands alone, or is auto")
+    return text
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -59,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = parser().parse_known_args(asked)
     overrides = split_overrides(rest, parser())
     _check_flags(args, overrides)
-    with Interrupts(say) as interrupts:  # before JAX is imported, in which Ctrl-C may be lost
+    with Interrupts(say, args.grace) as interrupts:  # before JAX is imported, in which Ctrl-C may be lost
         from rolltune import recipe as recipes
 
         given = {name: getattr(args, name) for name in ("model", "metric", "positive", "seed")}
@@ -76,9 +99,9 @@ def main(argv: list[str] | None = None) -> int:
             path = named_roll(args.again)
             name = args.write or f"{path.stem}-again"
             command = as_typed(" ".join(["./03-do_learn.py", *asked]))
-            options = Options("", name, resume=args.resume, overwrite=args.overwrite, command=command)
+            options = Options("", name, command=command, **{each: getattr(args, each) for each in KEPT})
             return again(path, options, interrupts, began, args.model)
-        own = ("dataset", "second", "rolls", "folds", "repeat", "keep", "resume", "overwrite", "whole", "tensorboard")
+        own = ("dataset", "second", "rolls", "folds", "repeat", "keep", "whole", "tensorboard", *KEPT)
         options = Options(
             name=args.write,
             wandb=args.wandb,
@@ -95,7 +118,7 @@ def _check_flags(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     if not args.again and not (args.dataset and args.write):
         parser().error("the following arguments are required: -d/--dataset, -w/--write")
     allowed = {"again": args.again, "write": args.write, "model": args.model}
-    allowed |= {name: getattr(args, name) for name in ("resume", "overwrite")}
+    allowed |= {name: getattr(args, name) for name in (*KEPT, "grace")}
     plain = vars(parser().parse_args([])) | allowed
     if args.again and (overrides or vars(args) != plain):
-        parser().error("--again takes all from the roll's card: beside it stand -w, --model, --resume and --overwrite")
+        parser().error("--again takes all from the roll's card: beside it stand -w, --model, --overwrite and --resume")

@@ -1,10 +1,8 @@
 """Fine-tune on a split, evaluate before and after, save the roll (or the best of many) and a report."""
 
 import dataclasses
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,8 +24,9 @@ from rolltune.evaluation.leaderboard import keep_count
 from rolltune.evaluation.tasks import CLASSIFY
 from rolltune.jobs.cards import decided_by
 from rolltune.jobs.conclude import Finished, Passes, card_of, conclude, print_results
-from rolltune.jobs.interrupts import Interrupts
+from rolltune.jobs.interrupts import EVALUATING, TRAINING, Interrupts
 from rolltune.jobs.judge import judge_of
+from rolltune.jobs.keeping import Keeping
 from rolltune.jobs.log import Log, Sinks
 from rolltune.jobs.origin import Origin, run_facts
 from rolltune.jobs.outputs import Outputs
@@ -42,6 +41,7 @@ from rolltune.training.loop import Run, State, new_state, train
 from rolltune.training.outline import outline
 from rolltune.training.plan import plan_for
 from rolltune.training.rolls import Draw
+from rolltune.training.saves import Saves, pace_of
 from rolltune.weights.roll_file import check_base, save_roll
 from rolltune.weights.whole import learned_in
 
@@ -60,7 +60,9 @@ class Options:
     folds: int | None = None
     repeat: int = 1
     keep: str = "best"
-    resume: bool = False
+    resume: bool | str = False  # "auto": where there is a run to go on with
+    state_every: str = ""  # steps, a time, or both, between two saves of the state: 200, 10m; empty: half a minute
+    state_keep: int = checkpoints.KEPT  # of these saves, the last so many
     overwrite: bool = False
     whole: bool = False
     tensorboard: bool = False
@@ -80,6 +82,11 @@ def learn(options: Options, recipe: Recipe, interrupts: Interrupts, began: float
 
 def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Outputs, began: float) -> int:
     say = interrupts.say
+    if options.resume == "auto":
+        options = dataclasses.replace(options, resume=checkpoints.exists(out.state))
+    pace = pace_of(options.state_every)
+    if options.state_keep < 1:
+        raise UserError(f"--state-keep {options.state_keep}: expected a number from 1")
     _check_name(options, out)
     origin, slots = options.origin, _slots(options)
     keep_count(options.keep)  # a mistake is to be said before the work, not after
@@ -103,7 +110,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     recipe = recipes.with_steps(recipe, trained)
     settings = dataclasses.asdict(recipe) | {shown(file): data.digest(split) for split, file in data.files.items()}
     if options.resume:  # what is wrong is said before anything is loaded
-        checkpoints.check(out.state, settings, None if options.rolls == "auto" else slots, later=("base",))
+        checkpoints.check(out.state, settings, None if options.rolls == "auto" else slots, ("base",), say)
     draws = lambda slots: max(slots, recipe.draws) * options.repeat
     interrupts.doing("loading the model")
     mesh = sharding.mesh_of(None if options.rolls == "auto" else slots)
@@ -136,39 +143,36 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     judging = judge_of(ready.evaluator, data, recipe.metric, folds)
     ready_after = time.perf_counter() - began
     sinks = Sinks(options.tensorboard, options.wandb, dataclasses.asdict(recipe))
-    interrupts.doing("training")
+    interrupts.doing(TRAINING)
     note("compiling the step ...")
+    pack = lambda kept: kept and _pack(kept)
+    there = state if options.resume else None
+    with Saves(out.state, settings, pack, options.state_keep, pace, there) as saves:
+        keeping = Keeping(saves, interrupts)
+        with Log(out, sinks, recipe.metric, recipe.steps, state, fresh=not options.resume) as log:
+            interrupts.say = log.say
 
-    def save(now: State) -> None:
-        with interrupts.saving():
-            checkpoints.save(out.state, now, settings, lambda kept: kept and _pack(kept))
+            def judge(rolls: Any, slots: Sequence[int], final: bool) -> Any:
+                # Where several processes evaluate together none leaves off alone: the others would wait for it.
+                with interrupts.at(EVALUATING if jax.process_count() == 1 else TRAINING):
+                    verdicts = judging(rolls, slots, final, [slot.draw for slot in state.slots])
+                log.judged(state, verdicts, final)
+                return verdicts
 
-    def save_on_the_way(now: State) -> None:
-        try:
-            save(now)
-        except (OSError, ValueError) as error:  # orbax raises both; the training itself is not touched by it
-            log.say(f"{shown(out.state)}: the state can't be saved ({error}); a stop now would lose the run. Make room")
+            def snapshot(draw: Draw, step: int, trainable: dict[str, Any]) -> None:
+                number = draw.roll if state.width > 1 else None
+                card = card_of(recipe, ready.model.base, data, draw, trained_by)
+                save_roll(out.at_step(step, number), trainable, card)
+                if recipe.keep_last:
+                    out.drop_steps(recipe.keep_last, number)
 
-    with Log(out, sinks, recipe.metric, recipe.steps, state, fresh=not options.resume) as log:
-        interrupts.say = log.say
-
-        def judge(rolls: Any, slots: Sequence[int], final: bool) -> Any:
-            verdicts = judging(rolls, slots, final, [slot.draw for slot in state.slots])
-            log.judged(state, verdicts, final)
-            return verdicts
-
-        def snapshot(draw: Draw, step: int, trainable: dict[str, Any]) -> None:
-            number = draw.roll if state.width > 1 else None
-            card = card_of(recipe, ready.model.base, data, draw, trained_by)
-            save_roll(out.at_step(step, number), trainable, card)
-            if recipe.keep_last:
-                out.drop_steps(recipe.keep_last, number)
-
-        finished, spent = train(ready.run, state, judge, log.step, log.say, interrupts.asked, save_on_the_way, snapshot)
-    interrupts.say = say
-    if not finished:
-        say(f"stopped at step {state.step}; go on with the same command and --resume")
-        return INTERRUPTED
+            ways = (interrupts.asked, keeping.at_a_stop, keeping.passing, snapshot)
+            finished, spent = train(ready.run, state, judge, log.step, log.say, *ways)
+        interrupts.say = say
+        if not finished:
+            say(keeping.stopped(state))
+            return INTERRUPTED
+        kept = keeping.at_the_end(state, out.name)  # whatever fails from here on, what was trained is on the disk
     facts = {
         "seconds": round(time.perf_counter() - began, 1),
         "first step after": f"{ready_after + spent.first_step:.1f} s",
@@ -176,11 +180,8 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     } | _device_facts()
     say("  ".join(f"{name}: {value}" for name, value in facts.items()))
     made = Finished(state.ended, decided.apply(before), trained_by, log.curves, facts)
-    # Whatever fails from here on, what was trained is on the disk first.
-    kept = _keep_state(state, save, out)
-    interrupts.at("saving the rolls")
     try:
-        with interrupts.saving():
+        with interrupts.at("saving the rolls"), interrupts.saving():
             status = conclude(options, recipe, ready.model, data, made, out, say)
     except OSError as error:
         raise UserError(
@@ -191,26 +192,13 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     return status
 
 
-def _keep_state(state: State, save: Callable[[State], None], out: Outputs) -> str:
-    """Saves what was trained before anything else is tried; in words, where it is."""
-    try:
-        save(state)
-        return f"what was trained is kept in {shown(out.state)}"
-    except (OSError, ValueError) as error:
-        spare = Path(tempfile.mkdtemp(prefix=f"rolltune-{out.name}-"))
-        for one in state.ended:
-            if one.trainable is not None:
-                np.savez(spare / f"roll{one.draw.roll}.npz", **trees.flatten(one.trainable))
-        return f"the state could not be saved ({error}); the trained arrays are in {spare}"
-
-
 def room_for(state: State, options: Options) -> int:
-    """Bytes that a run saves at most at a time: its state twice, while the new one takes the old one's place, and the
-    rolls that are kept."""
+    """Bytes that a run saves at most at a time: its state as often as it is kept and once more, while the new one takes
+    the oldest one's place, and the rolls that are kept."""
     size = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
     width = state.width
     kept = width if options.keep == "all" else min(keep_count(options.keep) or width, width)
-    return 2 * size(state.rolls) + kept * size(state.rolls.trainable) // len(state.slots)
+    return (options.state_keep + 1) * size(state.rolls) + kept * size(state.rolls.trainable) // len(state.slots)
 
 
 def asked_text(examples: Sequence[Example], prompt: str, whose: str) -> str:

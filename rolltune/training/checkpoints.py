@@ -1,4 +1,8 @@
-"""An interrupted run on the disk, by orbax: arrays, and beside them what only Python knows, as JSON."""
+"""An interrupted run on the disk, by orbax: arrays, and beside them what only Python knows, as JSON.
+
+A folder holds the last few savings, numbered. Orbax writes each one aside and renames it; the list of its files' sizes
+and checksums comes last, and a saving without it is not one. A kill at any moment so leaves those that were whole.
+"""
 
 import contextlib
 import dataclasses
@@ -7,33 +11,135 @@ import json
 import logging
 import shutil
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
+from rolltune import atomic
 from rolltune.errors import UserError
-from rolltune.sharding import cards_of
 from rolltune.training.loop import Best, FinishedRoll, Slot, State, closed_up
 from rolltune.training.rolls import Draw
 from rolltune.training.step import STOPPED
 
+KEPT = 2  # savings: where the last one is damaged, the one before is gone on from
+HALF = ".orbax-checkpoint-tmp"  # how the name of a saving ends until it is written
+CHECKS = "rolltune.json"  # in the folder of a saving, written last: size and CRC-32 of each of its files
 
-def save(folder: Path, state: State, settings: Mapping[str, Any], judged: Any) -> None:
-    """Replaces what is in `folder`. Orbax writes aside and renames, so a kill leaves the last whole one.
+
+def save(folder: Path, state: State, settings: Mapping[str, Any], judged: Any, keep: int = KEPT) -> None:
+    """Saves a state and returns when it is whole; `Saves` does so while the training goes on.
 
     `settings` are what a run that goes on from it must share: the recipe, the files of the data by their hashes.
 
     `judged` turns the detail of an ended roll's evaluation into JSON.
     """
-    notes = {
+    number = last_number(folder) + 1
+    with writer() as checkpointer:
+        write(checkpointer, folder, number, state, settings, judged)
+        finish(checkpointer, folder, number, keep)
+
+
+@contextlib.contextmanager
+def writer() -> Iterator[ocp.AsyncCheckpointer]:
+    """What writes one saving after the other; left, it has written all of them."""
+    with _quiet(), ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        yield checkpointer
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what orbax's threads log: they print tracebacks of errors that are raised here as well."""
+    log = logging.getLogger("absl")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
+def write(
+    checkpointer: ocp.AsyncCheckpointer,
+    folder: Path,
+    number: int,
+    state: State,
+    settings: Mapping[str, Any],
+    judged: Any,
+) -> None:
+    """Begins to write a state: returns as soon as its arrays are copied into the host's memory.
+
+    The next step overwrites the buffers on the device; what is written is the copy. Each card's part is written by the
+    process that has the card; `finish` waits for all of them.
+    """
+    text = json.dumps(_notes(state, settings, judged))
+    arrays = {
+        "rolls": state.rolls._asdict(),
+        "ended": {str(n): one.trainable for n, one in enumerate(state.ended) if one.trainable is not None},
+        "best": {str(n): slot.best.trainable for n, slot in enumerate(state.slots) if slot.best is not None},
+    }
+    sealed = {"text": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    with _gives_room_back(folder, number):
+        checkpointer.save(
+            (folder / str(number)).resolve(),
+            args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), notes=ocp.args.JsonSave(sealed)),
+        )
+
+
+def finish(checkpointer: ocp.AsyncCheckpointer, folder: Path, number: int, keep: int) -> None:
+    """Waits until a saving is written, marks it as whole, and drops all but the last `keep` that are.
+
+    Raises what writing met: OSError, ValueError and others. Then nothing of it is left, nor are older ones touched.
+    """
+    try:
+        with _gives_room_back(folder, number):
+            checkpointer.wait_until_finished()
+            if jax.process_index() == 0:
+                place = folder / str(number)
+                atomic.write_text(place / CHECKS, json.dumps(_checks_of(place)))
+    finally:  # no process takes it for whole, and ends perhaps, before the first one has marked it
+        ocp.multihost.sync_global_processes(f"rolltune saved {number}")
+    if jax.process_index() == 0:
+        _drop_old(folder, keep)
+
+
+def _drop_old(folder: Path, keep: int) -> None:
+    last = [number for number in _numbers(folder) if _is_whole(folder / str(number))][-keep:]
+    for number in _numbers(folder):
+        if number not in last:
+            (folder / str(number) / CHECKS).unlink(missing_ok=True)  # first: what is half removed is none
+            shutil.rmtree(folder / str(number), ignore_errors=True)
+
+
+def drop_halves(folder: Path) -> None:
+    """Removes what a kill left half written."""
+    if jax.process_index() == 0:
+        for part in folder.glob(f"*{HALF}"):
+            shutil.rmtree(part, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _gives_room_back(folder: Path, number: int) -> Iterator[None]:
+    """A saving that fails, on a full disk above all, leaves nothing of it there: the rolls may still fit."""
+    try:
+        yield
+    except BaseException:
+        if jax.process_index() == 0:
+            for part in (folder / f"{number}{HALF}", folder / str(number)):
+                shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _notes(state: State, settings: Mapping[str, Any], judged: Any) -> dict[str, Any]:
+    return {
         "settings": dict(settings),
         "width": state.width,
-        "cards": cards_of(state.rolls.step),
+        "cards": _parts(state),
         "step": state.step,
+        "looking": state.looking,
         "drawn": state.drawn,
         "redraws": state.redraws,
         "reached": {str(rung): figures for rung, figures in state.reached.items()},
@@ -47,56 +153,18 @@ def save(folder: Path, state: State, settings: Mapping[str, Any], judged: Any) -
             for one in state.ended
         ],
     }
-    arrays = {
-        "rolls": state.rolls._asdict(),
-        "ended": {str(n): one.trainable for n, one in enumerate(state.ended) if one.trainable is not None},
-        "best": {str(n): slot.best.trainable for n, slot in enumerate(state.slots) if slot.best is not None},
-    }
-    text = json.dumps(notes)
-    sealed = {"text": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
-    with _gives_room_back(folder), _manager(folder, max_to_keep=1) as manager:
-        # Orbax's "step" is the number of the saving here: it never replaces one, and a step may well be saved twice, by
-        # a run that is gone on with and stopped at once.
-        number = (manager.latest_step() or 0) + 1
-        manager.save(
-            number,
-            args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), notes=ocp.args.JsonSave(sealed)),
-            force=True,
-        )
-    (folder / str(number) / CHECKS).write_text(json.dumps(_checks_of(folder / str(number))))
 
 
-@contextlib.contextmanager
-def _manager(folder: Path, **options: Any) -> Iterator[ocp.CheckpointManager]:
-    """Orbax's manager without what its threads log: they print tracebacks of errors that are raised here as well."""
-    log = logging.getLogger("absl")
-    before, log.disabled = log.disabled, True
-    try:
-        with ocp.CheckpointManager(folder.resolve(), options=ocp.CheckpointManagerOptions(**options)) as manager:
-            yield manager
-    finally:
-        log.disabled = before
-
-
-@contextlib.contextmanager
-def _gives_room_back(folder: Path) -> Iterator[None]:
-    """A saving that fails, on a full disk above all, leaves no half of it there: the rolls may still fit."""
-    try:
-        yield
-    except BaseException:  # a second Ctrl-C as well; it goes on up
-        for part in folder.glob(f"*{HALF}"):
-            shutil.rmtree(part, ignore_errors=True)
-        raise
+def _parts(state: State) -> int:
+    """Into how many parts the K axis is cut."""
+    leaf = state.rolls.step
+    return leaf.shape[0] // leaf.sharding.shard_shape(leaf.shape)[0]
 
 
 def _best_notes(slot: Slot, judged: Any) -> dict[str, Any] | None:
     if slot.best is None:
         return None
     return {"figure": slot.best.figure, "step": slot.best.step, "judged": judged(slot.best.detail)}
-
-
-HALF = ".orbax-checkpoint-tmp"  # how the name of a saving ends until it is whole
-CHECKS = "rolltune.json"  # in the folder of a saving: size and CRC-32 of each of its files
 
 
 def _checks_of(folder: Path) -> dict[str, list[int]]:
@@ -110,57 +178,77 @@ def _checks_of(folder: Path) -> dict[str, list[int]]:
     return made
 
 
-def _check_files(folder: Path) -> None:
+def _check_files(place: Path) -> None:
     """Raises ValueError for files that are not as they were saved.
 
-    Orbax would notice, too, but over damaged arrays it leaves reads behind that print tracebacks at the end. A kill
-    just after a saving may have left it without this list; then orbax is all there is.
+    Orbax would notice, too, but over damaged arrays it leaves reads behind that print tracebacks at the end.
     """
-    if not (folder / CHECKS).exists():
-        return
-    then, now = json.loads((folder / CHECKS).read_text()), _checks_of(folder)
+    then, now = json.loads((place / CHECKS).read_text()), _checks_of(place)
     if odd := sorted(name for name in {**then, **now} if then.get(name) != now.get(name)):
         raise ValueError(f"{odd[0]} is not as it was saved")
 
 
+def _numbers(folder: Path) -> list[int]:
+    """Of the savings in a folder, oldest first, those included that were never marked as whole."""
+    return sorted(int(child.name) for child in folder.iterdir() if child.name.isdecimal()) if folder.is_dir() else []
+
+
+def _is_whole(place: Path) -> bool:
+    return (place / CHECKS).is_file()
+
+
+def last_number(folder: Path) -> int:
+    """Of the latest saving, whole or not; 0 where none is. The next one takes the next: none is ever written over."""
+    return max(_numbers(folder), default=0)
+
+
 def exists(folder: Path) -> bool:
-    """Whether a run was left there, whole or damaged."""
-    return folder.is_dir() and any(child.name.isdecimal() for child in folder.iterdir())
+    """Whether a run was left there, damaged afterwards or not."""
+    return any(_is_whole(folder / str(number)) for number in _numbers(folder))
 
 
-def check(folder: Path, settings: Mapping[str, Any], width: int | None, later: Collection[str] = ()) -> None:
+def check(
+    folder: Path,
+    settings: Mapping[str, Any],
+    width: int | None,
+    later: Collection[str] = (),
+    say: Callable[[str], None] = lambda text: None,
+) -> None:
     """Raises UserError where a run that goes on would not be the one that was saved, or where its files are damaged.
 
     It needs no model: what is wrong is said before one is loaded. `later` names settings that are not known yet,
-    `width` is None where it is not.
+    `width` is None where it is not. Where the last saving is damaged and the one before is not, that is said.
     """
-    with _opened(folder) as (_, _, notes):
+    with _opened(folder, say) as (_, notes):
         _check_same(folder, settings, notes, width, later)
 
 
 def load(folder: Path, settings: Mapping[str, Any], fresh: State, judged: Any) -> State:
-    """The saved state, in the form of `fresh`.
+    """The saved state, in the form of `fresh`, whose arrays are given up for it: a card need not hold both.
 
     Raises UserError where a setting is not the one it was saved with, or where the files are damaged.
     """
-    with _opened(folder) as (manager, step, notes):
+    with _opened(folder) as (place, notes):
         _check_same(folder, settings, notes, fresh.width)
-        return _restored(manager, step, notes, fresh, judged)
+        return _restored(place, notes, fresh, judged)
 
 
 @contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[tuple[ocp.CheckpointManager, int | None, dict[str, Any]]]:
-    """The latest saving, its number and its notes. Whatever goes wrong over damaged files becomes a UserError."""
+def _opened(folder: Path, say: Callable[[str], None] = lambda text: None) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Where the latest undamaged saving is, and its notes. Whatever goes wrong over its files becomes a UserError."""
     if not exists(folder):
         raise UserError(f"{folder}: nothing to resume; start without --resume")
+    number, damaged = _undamaged(folder) if jax.process_index() == 0 else (0, "")
+    if jax.process_count() > 1:  # the first one's choice: they must not go on from different savings
+        number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
     try:
-        with _manager(folder) as manager:
-            step = manager.latest_step()
-            _check_files(folder / str(step))
-            sealed = manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"]
-            if hashlib.sha256(sealed["text"].encode()).hexdigest() != sealed["sha256"]:
-                raise ValueError("the notes do not have their checksum")
-            yield manager, step, json.loads(sealed["text"])
+        if not number:
+            raise ValueError(damaged)
+        place = folder / str(number)
+        notes = _read_notes(place)
+        if damaged:
+            say(f"{folder}: its last saving is damaged ({damaged}); the one before it, of step {notes['step']}, is not")
+        yield place, notes
     except UserError:
         raise
     except Exception as error:  # orbax and what it stands on raise all kinds over damaged files
@@ -169,6 +257,33 @@ def _opened(folder: Path) -> Iterator[tuple[ocp.CheckpointManager, int | None, d
             f"{folder}: the interrupted run can't be read, its files are damaged ({type(error).__name__}: {first}). "
             "Restore the folder from a copy, or delete it and start anew, without --resume"
         ) from error
+
+
+def _undamaged(folder: Path) -> tuple[int, str]:
+    """(the latest saving whose files are as they were saved, or 0; what is wrong with the last one that is whole).
+
+    Those passed over lose their mark, so that the next saving drops them and not the one that was gone on from.
+    """
+    wrong: list[str] = []
+    whole = [number for number in reversed(_numbers(folder)) if _is_whole(folder / str(number))]
+    for number in whole:
+        try:
+            _check_files(folder / str(number))
+        except (OSError, ValueError, AttributeError, TypeError) as error:  # the list itself may be what is damaged
+            wrong.append(str(error))
+            continue
+        for other in whole[: len(wrong)]:
+            with contextlib.suppress(OSError):
+                (folder / str(other) / CHECKS).unlink()
+        return number, wrong[0] if wrong else ""
+    return 0, wrong[0]
+
+
+def _read_notes(place: Path) -> dict[str, Any]:
+    sealed = _read(place, notes=ocp.args.JsonRestore())["notes"]
+    if hashlib.sha256(sealed["text"].encode()).hexdigest() != sealed["sha256"]:
+        raise ValueError("the notes do not have their checksum")
+    return json.loads(sealed["text"])
 
 
 def _check_same(
@@ -191,9 +306,7 @@ def _change(name: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return f"{name} was {then[name]!r}, is {now[name]!r}"
 
 
-def _restored(
-    manager: ocp.CheckpointManager, step: int | None, notes: dict[str, Any], fresh: State, judged: Any
-) -> State:
+def _restored(place: Path, notes: dict[str, Any], fresh: State, judged: Any) -> State:
     ended = [
         FinishedRoll(
             **{k: v for k, v in one.items() if k != "whole"}
@@ -201,40 +314,52 @@ def _restored(
         )
         for one in notes["ended"]
     ]
-    shape = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), fresh.rolls.trainable)
-    kept = {str(n): shape for n, one in enumerate(ended) if notes["ended"][n]["whole"]}
-    # Slots that were left out on the way are not there any more. Into the host's memory: other cards may be here now.
-    rolls = jax.tree.map(
-        lambda leaf: np.empty((len(notes["slots"]), *leaf.shape[1:]), leaf.dtype), fresh.rolls._asdict()
-    )
-    bests = {str(n): shape for n, slot in enumerate(notes["slots"]) if slot["best"]}
-    template = {"rolls": rolls, "ended": kept, "best": bests}
-    arrays = manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(template)))["arrays"]
-    on_host = lambda trees: {n: jax.tree.map(np.asarray, tree) for n, tree in trees.items()}
-    finished, best = on_host(arrays["ended"]), on_host(arrays["best"])
-
-    def slot_of(number: int, told: dict[str, Any]) -> Slot:
-        kept = told["best"] and Best(
-            told["best"]["figure"], told["best"]["step"], best[str(number)], judged(told["best"]["judged"])
-        )
-        return Slot(Draw(**told["draw"]) if told["draw"] else None, told["step"], told["rungs"], kept)
-
-    slots, cards = [slot_of(number, told) for number, told in enumerate(notes["slots"])], cards_of(fresh.rolls.step)
+    bare = [
+        Slot(Draw(**told["draw"]) if told["draw"] else None, told["step"], told["rungs"]) for told in notes["slots"]
+    ]
+    places, after = np.arange(len(bare)), bare
+    if _parts(fresh) != notes.get("cards", 1):  # laid out anew; on as many cards nothing moves, and not a bit differs
+        places, after = closed_up(bare, _parts(fresh))
+    stay = np.array_equal(places, np.arange(len(bare)))
+    # Slots that were left out on the way are not there any more. Where the others stay in their places, each card reads
+    # its own part; else they go through the host's memory, on which other cards do not matter.
+    on_card = lambda leaf: jax.ShapeDtypeStruct((len(bare), *leaf.shape[1:]), leaf.dtype, sharding=leaf.sharding)
+    on_host = lambda leaf: np.empty((len(bare), *leaf.shape[1:]), leaf.dtype)
+    one_on_host = lambda leaf: np.empty(leaf.shape[1:], leaf.dtype)
+    shape = jax.tree.map(one_on_host, fresh.rolls.trainable)
+    likes = jax.tree.map(on_card, fresh.rolls)
+    template = {
+        "rolls": (likes if stay else jax.tree.map(on_host, likes))._asdict(),
+        "ended": {str(n): shape for n, told in enumerate(notes["ended"]) if told["whole"]},
+        "best": {str(n): shape for n, told in enumerate(notes["slots"]) if told["best"]},
+    }
+    jax.tree.map(lambda leaf: leaf.delete(), fresh.rolls)
+    arrays = _read(place, arrays=ocp.args.StandardRestore(template))["arrays"]
+    for slot, told, number in zip(bare, notes["slots"], range(len(bare)), strict=True):
+        if best := told["best"]:
+            slot.best = Best(best["figure"], best["step"], arrays["best"][str(number)], judged(best["judged"]))
     rolls = type(fresh.rolls)(**arrays["rolls"])
-    if cards != notes.get("cards", 1):  # laid out anew; on as many cards nothing moves, and not a bit differs
-        places, slots = closed_up(slots, cards)
+    if not stay:
         rolls = jax.tree.map(lambda leaf: leaf[places], rolls)
-        rolls.state[sum(slot.draw is not None for slot in slots) :] = STOPPED
+        rolls.state[sum(slot.draw is not None for slot in after) :] = STOPPED
+        laid = lambda leaf, like: jax.make_array_from_callback(leaf.shape, like.sharding, lambda part: leaf[part])
+        rolls = jax.tree.map(laid, rolls, likes)
     return State(
-        rolls=jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), rolls, fresh.rolls),
-        slots=slots,
+        rolls=rolls,
+        slots=after,
         width=notes["width"],
         step=notes["step"],
         drawn=notes["drawn"],
         redraws=notes["redraws"],
         reached={int(rung): figures for rung, figures in notes["reached"].items()},
-        ended=[dataclasses.replace(one, trainable=finished.get(str(n))) for n, one in enumerate(ended)],
+        ended=[dataclasses.replace(one, trainable=arrays["ended"].get(str(n))) for n, one in enumerate(ended)],
+        looking=notes.get("looking", False),
     )
+
+
+def _read(place: Path, **asked: Any) -> Mapping[str, Any]:
+    with _quiet(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(place.resolve(), args=ocp.args.Composite(**asked))
 
 
 def remove(folder: Path) -> None:

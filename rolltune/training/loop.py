@@ -20,8 +20,6 @@ STALLED = "no better than guessing"
 # Steps of empty slots, all together, that cost as much as compiling the step for fewer rolls: 350 measured with the
 # tiny model on two CPU cores (7 s), 1,200 for PaliGemma-3B on an H200 (12 s); a slower card waits longer for a step.
 WORTH_A_PROGRAM = 512
-SAVE_SECONDS = 30.0  # between two saves of the state: a short run, too, loses no more than this
-SAVE_SHARE = 50.0  # and they take no more than a fiftieth of the time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +69,7 @@ class State:
     redraws: int = 0
     reached: dict[int, list[float]] = dataclasses.field(default_factory=dict)  # rung -> figures of who came there
     ended: list[FinishedRoll] = dataclasses.field(default_factory=list)
+    looking: bool = False  # what is due after this step was begun and not ended: it is looked at again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,27 +143,28 @@ def train(
     log: Callable[[State, Any], None],
     say: Callable[[str], None],
     stop: Callable[[], bool] = lambda: False,
-    save: Callable[[State], None] | None = None,
+    save: Callable[[State], object] | None = None,
+    passing: Callable[[State], None] = lambda state: None,
     snapshot: Callable[[Draw, int, dict[str, Any]], None] | None = None,
 ) -> tuple[bool, Timing]:
     """Runs until no slot holds a roll, or `stop()`. Returns (whether it ran to the end, where the time went).
 
-    `judge(rolls, slots, final)` evaluates the rolls of these slots; `log` is called at every logged
-    step; `save`, where given, now and then (see SAVE_SECONDS) and at a stop; `snapshot` with what one roll
-    trained, as often as the looks say.
+    `judge(rolls, slots, final)` evaluates the rolls of these slots; `log` is called at every logged step; `save`, where
+    given, at a stop, and where an evaluation breaks off: it says whether all is kept; `passing` after every step, with
+    what can be saved there; `snapshot` with what one roll trained, as often as the looks say.
     """
 
     def judging(rolls: Roll, slots: Sequence[int], final: bool) -> dict[int, Evaluation]:
         try:
             return judge(rolls, slots, final)
-        except BaseException:  # a second Ctrl-C, the device's memory used up: all steps are done, and worth keeping
-            if final and save is not None:
-                save(state)
-                say("what was trained is saved: the same command with --resume goes on with the last evaluation")
+        except BaseException:  # a second Ctrl-C, a host that shuts down, the device's memory used up
+            # Of several hosts the others may not be here to save as well.
+            if save is not None and jax.process_count() == 1 and save(state):
+                which = "last evaluation" if final else f"evaluation at step {state.step}"
+                say(f"what was trained is saved: the same command with --resume goes on with the {which}")
             raise
 
-    waited, began, saved, first = 0.0, time.perf_counter(), time.perf_counter(), None
-    pause = SAVE_SECONDS
+    waited, began, first = 0.0, time.perf_counter(), None
     spent = lambda: Timing(first or 0.0, waited / max(time.perf_counter() - began, 1e-9))
     while any(slot.draw is not None for slot in state.slots):
         length = _until_next_look(run.looks, state)
@@ -181,19 +181,21 @@ def train(
                 first = time.perf_counter() - began
             for slot in state.slots:
                 slot.step += 1
+            if done < length:
+                passing(state)
         batches.close()
         if done == length:  # a stop in between adds no look of its own: all comes at the steps it would come at
+            state.looking = True
             _look(run, state, judging, log, say, report)
+            state.looking = False
             if snapshot is not None:
                 _snapshots(run.looks, state, snapshot)
             _close_up(run.looks, state)
-        going = any(slot.draw is not None for slot in state.slots)
-        if save is not None and going and (stop() or time.perf_counter() - saved > pause):
-            asked = time.perf_counter()
-            save(state)
-            saved = time.perf_counter()
-            pause = max(SAVE_SECONDS, SAVE_SHARE * (saved - asked))
-        if stop() and going:  # where nothing is left to do, what was trained is finished, not interrupted
+            if any(slot.draw is not None for slot in state.slots):
+                passing(state)
+        if stop() and any(slot.draw is not None for slot in state.slots):  # else it is finished, not interrupted
+            if save is not None:
+                save(state)
             return False, spent()
     return True, spent()
 
@@ -201,7 +203,7 @@ def train(
 def _until_next_look(looks: Looks, state: State) -> int:
     """Steps until something may be due: a logged step, a rung, a roll's last step. None where that was done, and a run
     ended before it was looked at."""
-    if any(slot.draw is not None and slot.step >= looks.steps for slot in state.slots):
+    if state.looking or any(slot.draw is not None and slot.step >= looks.steps for slot in state.slots):
         return 0
     due = [looks.log_every - state.step % looks.log_every]
     for slot in state.slots:
@@ -252,7 +254,9 @@ def _look(run, state, judge, log, say, report) -> None:
     alive = [number for number in here if states[number] == ALIVE]
     going = [number for number in alive if number not in done]
     at_rung = [n for n in going if rungs[state.slots[n].rungs :][:1] == [state.slots[n].step]]
-    asked = [n for n in going if looks.evaluate_every and state.slots[n].step % looks.evaluate_every == 0]
+    # A slot at step 0 was drawn in this look, before its evaluation broke off.
+    own = lambda n: state.slots[n].step
+    asked = [n for n in going if looks.evaluate_every and own(n) and own(n) % looks.evaluate_every == 0]
     for group, final in ((sorted({*at_rung, *asked}), False), ([n for n in alive if n in done], True)):
         if not group:
             continue

@@ -176,7 +176,7 @@ def test_an_interrupted_run_gone_on_with_equals_one_that_was_not(here, capsys):
         "import sys; sys.path.insert(0, sys.argv[1]); from test_learn import learn; sys.exit(learn(*sys.argv[2:]))"
     )
     first = subprocess.Popen(
-        [sys.executable, "-c", command, str(Path(__file__).parent), "-w", "cut", *INTERRUPTIBLE],
+        [sys.executable, "-c", command, str(Path(__file__).parent), "-w", "cut", *INTERRUPTIBLE, "--resume", "auto"],
         env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     said = []
@@ -196,7 +196,7 @@ def test_an_interrupted_run_gone_on_with_equals_one_that_was_not(here, capsys):
     assert "an interrupted run is there; go on with --resume" in capsys.readouterr().err
     assert learn("-w", "cut", *INTERRUPTIBLE, "--resume", "--config.rank=3") == 2
     assert "rank was 2, is 3" in capsys.readouterr().err
-    assert learn("-w", "cut", *INTERRUPTIBLE, "--resume") == 0
+    assert learn("-w", "cut", *INTERRUPTIBLE, "--resume", "auto") == 0
     assert f"going on from step {stopped[1]}" in capsys.readouterr().out
     assert not Path("checkpoints/cut.state").exists()
     one, other = (load_roll(f"checkpoints/{name}.npz") for name in ("whole", "cut"))

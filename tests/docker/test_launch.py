@@ -158,6 +158,7 @@ def test_the_slurm_script_joins_its_processes(tmp_path):
 
 def test_the_slurm_scripts_flags_are_those_of_sbatch():
     known = {"job-name", "nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "time", "output"}
+    known |= {"open-mode", "signal", "requeue"}  # on SIGTERM the state is saved, and the job goes on from it
     text = (LAUNCH / "slurm.sbatch").read_text()
     flags = {line.removeprefix("#SBATCH --").split("=")[0] for line in text.splitlines() if line.startswith("#SBATCH")}
     assert flags == known

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from small_families import PALIGEMMA
 from small_model import make_example
 
@@ -20,7 +21,7 @@ from rolltune.training import checkpoints, loop, setup
 from rolltune.training import rolls as tickets
 from rolltune.training.loop import Evaluation, Looks, Run
 from rolltune.training.rolls import Lottery
-from rolltune.training.step import StepConfig, compile_step
+from rolltune.training.step import Roll, StepConfig, compile_step
 
 ANSWERS = ("yes", "no", "Zeb", "a", "bcd", "yes", "no")
 RATES = (0.05, 0.02, 1e30, 0.03, 0.01)  # the third roll dies, and is drawn again at a rate that serves
@@ -138,6 +139,27 @@ def test_resumed_on_as_many_cards_bit_for_bit_and_on_others_to_rounding(make_run
         near(resumed, alone)
         if same_run:
             same([one.trainable for one in resumed.ended], [one.trainable for one in whole.ended])
+
+
+def test_a_state_cut_along_several_axes_is_read_on_any_other_cards(tmp_path):
+    """Each card writes its own parts; those that read them may be cut along other axes, or be one."""
+
+    def laid(rolls, columns, start):
+        mesh = Mesh(np.array(jax.devices()[: rolls * columns]).reshape(rolls, columns), ("rolls", "columns"))
+        lay = lambda leaf, *axes: jax.device_put(leaf, NamedSharding(mesh, PartitionSpec("rolls", *axes)))
+        large = lay(start + np.arange(64, dtype=np.float32).reshape(2, 4, 8), None, "columns")
+        leaves = {name: lay(np.full(2, start, np.float32)) for name in Roll._fields}
+        slots = [loop.Slot(LOTTERY.draw(number)) for number in range(2)]
+        return loop.State(Roll(**leaves | {"trainable": {"w": large}}), slots, 2)
+
+    for number, (before, after) in enumerate([((2, 2), (1, 4)), ((1, 4), (2, 1)), ((2, 1), (1, 1)), ((1, 1), (2, 2))]):
+        folder, state, fresh = tmp_path / str(number), laid(*before, 5), laid(*after, 0)
+        checkpoints.save(folder, state, {}, lambda judged: judged)
+        likes = jax.tree.map(lambda leaf: leaf.sharding, fresh.rolls)
+        loaded = checkpoints.load(folder, {}, fresh, lambda judged: judged)
+        same(loaded.rolls, state.rolls)
+        assert jax.tree.map(lambda leaf: leaf.sharding, loaded.rolls) == likes
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(fresh.rolls))  # no card held both
 
 
 @pytest.fixture(scope="module")

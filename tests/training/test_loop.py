@@ -16,6 +16,7 @@ from rolltune.training import checkpoints, loop
 from rolltune.training import rolls as tickets
 from rolltune.training.loop import Evaluation, Looks, Run
 from rolltune.training.rolls import Lottery
+from rolltune.training.saves import Saves
 from rolltune.training.step import REASONS, STOPPED, StepConfig, compile_step
 
 ANSWERS = ("yes", "no", "Zeb", "a", "bcd", "yes", "no")
@@ -129,6 +130,53 @@ def test_resumed_equals_uninterrupted(make_run, tmp_path, monkeypatch, at, left,
             load(settings | change, loop.new_state(run, 2))
     checkpoints.remove(tmp_path / "kept")
     assert not checkpoints.exists(tmp_path / "kept")
+
+
+def test_gone_on_with_from_any_saving_on_the_way_it_ends_the_same(make_run, tmp_path):
+    """Saved after every step while the next ones are done: where it logs, at a rung, in between, with a slot empty."""
+    run, judged = make_run(**HALVED), lambda judged: judged
+    with Saves(tmp_path / "all", {}, judged, keep=100) as saves:
+        whole, _, _ = go(run, passing=saves.begin)
+    assert len(list((tmp_path / "all").iterdir())) == whole.step - 1  # at the last one there is nothing to go on with
+    for step in range(1, whole.step):
+        (tmp_path / str(step)).mkdir()
+        (tmp_path / "all" / str(step)).rename(tmp_path / str(step) / "1")
+        loaded = checkpoints.load(tmp_path / str(step), {}, loop.new_state(run, 2), judged)
+        assert loaded.step == step
+        for slot, own in zip(loaded.slots, np.asarray(loaded.rolls.step), strict=True):
+            assert slot.draw is None or slot.step == own
+        resumed, _, finished = go(run, state=loaded)
+        assert finished and resumed.step == whole.step and len(resumed.ended) == len(whole.ended)
+        same(resumed.rolls, whole.rolls)
+        for one, other in zip(resumed.ended, whole.ended, strict=True):
+            assert one.draw == other.draw and one.judged == other.judged
+            same(one.trainable, other.trainable)
+
+
+@pytest.mark.parametrize("broken", [1, 2, 3])
+def test_an_evaluation_on_the_way_that_breaks_off_is_made_again(make_run, tmp_path, broken):
+    """As on SIGTERM: the roll at the rung, the evaluated ones, those that are done; nothing is lost, nor done twice."""
+    run = make_run(**HALVED, evaluate_every=2, keep_best=True)
+    whole, _, _ = go(run)
+    keep = lambda now: checkpoints.save(tmp_path / "kept", now, {}, lambda judged: judged) is None
+    calls = itertools.count(1)
+
+    def interrupted(draw):
+        if next(calls) == broken:
+            raise KeyboardInterrupt
+        return 0.0
+
+    state = loop.new_state(run, 2)
+    with pytest.raises(KeyboardInterrupt):
+        go(run, state=state, figures=interrupted, save=keep)
+    loaded = checkpoints.load(tmp_path / "kept", {}, loop.new_state(run, 2), lambda judged: judged)
+    assert loaded.looking and loaded.step == state.step
+    resumed, _, finished = go(run, state=loaded)
+    assert finished and resumed.step == whole.step and not resumed.looking
+    assert [dataclasses.replace(one, trainable=None) for one in resumed.ended] == [
+        dataclasses.replace(one, trainable=None) for one in whole.ended
+    ]
+    same([one.trainable for one in resumed.ended], [one.trainable for one in whole.ended])
 
 
 def test_what_was_trained_survives_its_last_evaluation(make_run, tmp_path):

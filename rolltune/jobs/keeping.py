@@ -1,0 +1,78 @@
+"""A run's state, kept: on its way, at a stop, before its rolls are saved; what is said where the disk has no room."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from rolltune import trees
+from rolltune.data.sets import shown
+from rolltune.errors import UserError
+from rolltune.jobs.interrupts import Interrupts
+from rolltune.training.loop import State
+from rolltune.training.saves import Saves
+
+
+class Keeping:
+    """What a training calls with its state. No failure to save ends it: that is said, once until one succeeds."""
+
+    def __init__(self, saves: Saves, interrupts: Interrupts):
+        self.saves, self.interrupts, self.place = saves, interrupts, shown(saves.folder)
+        self._told: set[int | None] = set()  # the steps after which nothing more could be saved, and that was said
+
+    def passing(self, state: State) -> None:
+        """After every step: begins to save where that is due, whatever the saving before has met."""
+        due = self.saves.due(state.step)
+        with self.interrupts.saving(), self._told_of():
+            self.saves.settle(wait=due)
+        if due:
+            with self.interrupts.saving(), self._told_of():
+                self.saves.begin(state)
+
+    def at_a_stop(self, state: State) -> bool:
+        """Whether all of this state is kept now. After SIGTERM no save is begun for which no time is left."""
+        with self.interrupts.saving(), self._told_of():
+            self.saves.keep_now(state, self.interrupts.left())
+            return self.saves.step == state.step
+        return False
+
+    def at_the_end(self, state: State, name: str) -> str:
+        """Saves what was trained before anything else is tried; in words, where it is."""
+        try:
+            with self.interrupts.saving():
+                self.saves.keep_now(state)
+            return f"what was trained is kept in {self.place}"
+        except Exception as error:
+            spare = Path(tempfile.mkdtemp(prefix=f"rolltune-{name}-"))
+            for one in state.ended:
+                if one.trainable is not None:
+                    np.savez(spare / f"roll{one.draw.roll}.npz", **trees.flatten(one.trainable))
+            return f"the state could not be saved ({_first_line(error)}); the trained arrays are in {spare}"
+
+    def stopped(self, state: State) -> str:
+        """What a person is told of a run that was stopped. Raises UserError where nothing of it is on the disk."""
+        if self.saves.step is None:
+            raise UserError(f"stopped at step {state.step}; nothing is kept: {self.place} could not be written")
+        kept = "" if self.saves.step == state.step else f", kept as it was at step {self.saves.step}"
+        return f"stopped at step {state.step}{kept}; go on with the same command and --resume"
+
+    @contextlib.contextmanager
+    def _told_of(self) -> Iterator[None]:
+        """What fails in it is said instead, where it was not said since the last saving that did not."""
+        try:
+            yield
+        except Exception as error:  # orbax raises all kinds; the training itself is not touched by it
+            last = self.saves.step
+            lost = "the run" if last is None else f"all after step {last}"
+            if last not in self._told:
+                self._told.add(last)
+                self.interrupts.say(
+                    f"{self.place}: the state can't be saved ({_first_line(error)}); a stop now would lose {lost}. "
+                    "Make room: it is tried again"
+                )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200]

@@ -1,0 +1,58 @@
+"""Ctrl-C and SIGTERM: who is asked, who is ended, and when."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from rolltune.jobs.interrupts import EVALUATING, TRAINING, Interrupts
+
+
+def busy(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        time.sleep(0.005)
+
+
+def test_a_host_that_shuts_down_gets_its_evaluation_left_off_in_time_but_no_step_and_no_saving():
+    said: list[str] = []
+    with Interrupts(said.append, grace=0.6) as interrupts:
+        interrupts.doing(TRAINING)
+        assert interrupts.left() == float("inf")
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # some engines send several
+        busy(0.3)  # a third of the grace time is over: the loop asks by itself
+        assert interrupts.asked() and 0 < interrupts.left() < 0.4
+        assert said == ["training: stopping as soon as that can be ... (again to quit at once)"]
+    with Interrupts(said.append, grace=0.6) as interrupts:
+        interrupts.doing(TRAINING)
+        with pytest.raises(KeyboardInterrupt), interrupts.at(EVALUATING):
+            os.kill(os.getpid(), signal.SIGTERM)
+            busy(0.1)
+            assert interrupts.asked()
+            busy(5)
+        assert interrupts.left() > 0.1
+    with Interrupts(said.append, grace=0.3) as interrupts, interrupts.at(EVALUATING), interrupts.saving():
+        os.kill(os.getpid(), signal.SIGTERM)
+        busy(0.3)
+    assert said[-1] == "saving; this takes a moment ..."
+
+
+def test_ctrl_c_asks_first_and_ends_then():
+    said: list[str] = []
+    with Interrupts(said.append) as interrupts:
+        interrupts.doing(TRAINING)
+        os.kill(os.getpid(), signal.SIGINT)
+        busy(0.02)
+        assert interrupts.asked() and interrupts.left() == float("inf")
+        with interrupts.saving():
+            os.kill(os.getpid(), signal.SIGINT)
+            busy(0.02)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            busy(5)
+    with Interrupts(said.append) as interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.doing("loading the model")
