@@ -14,7 +14,7 @@ from rolltune.evaluation.metrics import Prediction
 from rolltune.evaluation.scoring import predictions, score_rows
 from rolltune.evaluation.tasks import WRITE, Task, accepted
 from rolltune.evaluation.written import Written
-from rolltune.sharding import size_of
+from rolltune.sharding import fetched, size_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Evaluator:
         assert self.writer
         texts = [[""] * len(self.examples) for _ in range(len(scales))]
         for places, some, source in evaluation_batches(self.writer.prompts, self.batch):
-            written = np.asarray(self.writer.write(self.base, source, trainables, scales, some))
+            written = fetched(self.writer.write(self.base, source, trainables, scales, some))
             for own, answers in zip(texts, written, strict=True):
                 for place, ids in zip(places, answers, strict=False):
                     own[place] = self.writer.text(ids.tolist())

@@ -1,5 +1,6 @@
 """Fine-tune on a split, evaluate before and after, save the roll (or the best of many) and a report."""
 
+import contextlib
 import dataclasses
 import tempfile
 import time
@@ -15,6 +16,7 @@ from rolltune import recipe as recipes
 from rolltune import sharding, trees
 from rolltune.base import Model, check_whole, load_opened
 from rolltune.data.examples import Example
+from rolltune.data.files import sha256_of
 from rolltune.data.sets import find_dataset, shown
 from rolltune.data.splits import cluster_rows, fold_by_id, fold_rows
 from rolltune.device import is_gpu
@@ -24,6 +26,7 @@ from rolltune.evaluation.evaluator import Evaluator
 from rolltune.evaluation.figures import check_name, default_metric
 from rolltune.evaluation.leaderboard import keep_count
 from rolltune.evaluation.tasks import CLASSIFY
+from rolltune.hosts import Hosts
 from rolltune.jobs.cards import decided_by
 from rolltune.jobs.conclude import Finished, Passes, card_of, conclude, print_results
 from rolltune.jobs.interrupts import Interrupts
@@ -71,17 +74,22 @@ class Options:
     origin: Origin | None = None  # of a roll that is trained again: its recipe, fold and earlier pass count
 
 
-def learn(options: Options, recipe: Recipe, interrupts: Interrupts, began: float | None = None) -> int:
-    """The exit status: 0 saved, 3 every roll diverged, 130 interrupted."""
-    out = Outputs(options.name)
-    with out.held():
-        return _learn(options, recipe, interrupts, out, time.perf_counter() if began is None else began)
+def learn(
+    options: Options, recipe: Recipe, interrupts: Interrupts, began: float | None = None, hosts: Hosts | None = None
+) -> int:
+    """The exit status: 0 saved, 3 every roll diverged, 130 interrupted. Of several hosts, all call this."""
+    out, hosts = Outputs(options.name), hosts or Hosts()
+    with out.held() if hosts.writes else contextlib.nullcontext():
+        return _learn(options, recipe, interrupts, out, time.perf_counter() if began is None else began, hosts)
 
 
-def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Outputs, began: float) -> int:
+def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Outputs, began: float, hosts: Hosts) -> int:
+    if not hosts.writes:
+        interrupts.say = lambda text: None
     say = interrupts.say
-    _check_name(options, out)
-    origin, slots = options.origin, _slots(options)
+    if hosts.writes:
+        _check_name(options, out)
+    origin, slots = options.origin, _slots(options, hosts)
     keep_count(options.keep)  # a mistake is to be said before the work, not after
     earlier, recipe = (origin.earlier, recipe) if origin else second_pass(options, recipe, say)
     interrupts.doing("reading the data")
@@ -102,25 +110,27 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     trained = len(data.spans["train"]) if folds is None else len(folds) - len(folds) // (options.folds or 1)
     recipe = recipes.with_steps(recipe, trained)
     settings = dataclasses.asdict(recipe) | {shown(file): data.digest(split) for split, file in data.files.items()}
-    if options.resume:  # what is wrong is said before anything is loaded
+    _check_hosts(hosts, options, settings, earlier)
+    if options.resume and hosts.writes:  # what is wrong is said before anything is loaded
         checkpoints.check(out.state, settings, None if options.rolls == "auto" else slots, later=("base",))
     draws = lambda slots: max(slots, recipe.draws) * options.repeat
     interrupts.doing("loading the model")
     mesh = sharding.mesh_of(None if options.rolls == "auto" else slots)
-    ready = prepare(recipe, data, draws(slots), folds, options.folds, earlier, say, options.whole, slots, mesh)
+    ready = prepare(recipe, data, draws(slots), folds, options.folds, earlier, say, options.whole, slots, mesh, hosts)
     if origin:
         check_base(origin.path, origin.card, ready.model.base)
         ready = dataclasses.replace(ready, run=dataclasses.replace(ready.run, first_fold=origin.run["fold"] or 0))
     if options.rolls == "auto":
-        slots, why = fit_rolls(ready.run)
+        slots, why = min(map(tuple, hosts.gather(fit_rolls(ready.run))))
         say(why)
         ready = dataclasses.replace(ready, run=dataclasses.replace(ready.run, draws=draws(slots)))
     interrupts.doing("evaluating the untrained model")
     if used := sharding.told(slots, ready.run.mesh):
         say(used)
     state = new_state(ready.run, slots)
-    out.check_room(room_for(state, options))
-    note("compiling the evaluation ...")
+    if hosts.writes:
+        out.check_room(room_for(state, options))
+        note("compiling the evaluation ...")
     before = ready.evaluator.predict(state.rolls.trainable, state.rolls.scale)[0]  # all alike as yet
     passes, known = (earlier.passes, earlier.learned) if earlier else (0, frozenset())
     known |= learned_in(recipe.model)
@@ -137,7 +147,8 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     ready_after = time.perf_counter() - began
     sinks = Sinks(options.tensorboard, options.wandb, dataclasses.asdict(recipe))
     interrupts.doing("training")
-    note("compiling the step ...")
+    if hosts.writes:
+        note("compiling the step ...")
 
     def save(now: State) -> None:
         with interrupts.saving():
@@ -149,7 +160,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
         except (OSError, ValueError) as error:  # orbax raises both; the training itself is not touched by it
             log.say(f"{shown(out.state)}: the state can't be saved ({error}); a stop now would lose the run. Make room")
 
-    with Log(out, sinks, recipe.metric, recipe.steps, state, fresh=not options.resume) as log:
+    with Log(out, sinks, recipe.metric, recipe.steps, state, not options.resume, hosts.writes) as log:
         interrupts.say = log.say
 
         def judge(rolls: Any, slots: Sequence[int], final: bool) -> Any:
@@ -158,13 +169,18 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
             return verdicts
 
         def snapshot(draw: Draw, step: int, trainable: dict[str, Any]) -> None:
+            if not hosts.writes:
+                return
             number = draw.roll if state.width > 1 else None
             card = card_of(recipe, ready.model.base, data, draw, trained_by)
             save_roll(out.at_step(step, number), trainable, card)
             if recipe.keep_last:
                 out.drop_steps(recipe.keep_last, number)
 
-        finished, spent = train(ready.run, state, judge, log.step, log.say, interrupts.asked, save_on_the_way, snapshot)
+        stop = lambda: hosts.stop(interrupts.asked())
+        finished, spent = train(
+            ready.run, state, judge, log.step, log.say, stop, save_on_the_way, snapshot, hosts.first
+        )
     interrupts.say = say
     if not finished:
         say(f"stopped at step {state.step}; go on with the same command and --resume")
@@ -179,6 +195,8 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     # Whatever fails from here on, what was trained is on the disk first.
     kept = _keep_state(state, save, out)
     interrupts.at("saving the rolls")
+    if not hosts.writes:
+        return hosts.first(0)
     try:
         with interrupts.saving():
             status = conclude(options, recipe, ready.model, data, made, out, say)
@@ -188,7 +206,15 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
             "with --resume saves the rolls without training them again"
         ) from error
     checkpoints.remove(out.state)  # where every roll diverged, too: there is nothing to go on with
-    return status
+    return hosts.first(status)
+
+
+def _check_hosts(hosts: Hosts, options: Options, settings: Mapping[str, Any], earlier: Earlier | None) -> None:
+    """Raises UserError, on all hosts, where one was started otherwise or reads other files."""
+    own = ("name", "rolls", "folds", "repeat", "keep", "resume", "whole")
+    asked = {f"the flag {name}": getattr(options, name) for name in own}
+    before = {"the roll to go on from": sha256_of(earlier.path)[:12] if earlier else None}
+    hosts.check(asked | settings | before, "start the same command on all hosts, with the same recipe and files")
 
 
 def _keep_state(state: State, save: Callable[[State], None], out: Outputs) -> str:
@@ -245,6 +271,7 @@ def prepare(
     whole: bool = False,
     slots: int = 0,
     mesh: Mesh | None = None,
+    hosts: Hosts | None = None,
 ) -> Ready:
     """The five steps of setting up, on the cards of a mesh. What so many `slots` need there is checked before the
     weights come."""
@@ -258,6 +285,8 @@ def prepare(
         cards = sharding.size_of(mesh)
         check_room(outline(opened, recipe, data, inputs), sharding.places_for(slots, cards) // cards, free, say)
     model, params = load_opened(opened, is_gpu())
+    if hosts:
+        hosts.check({"weights": f"{model.base.name} {model.base.hash}"}, "copy the same weights to all hosts")
     if earlier:
         earlier.check(model, trees.shapes(params))
     plan = plan_for(model, trees.shapes(params), recipe, data.task)
@@ -306,7 +335,17 @@ def _folds(options: Options, recipe: Recipe, data: Data, say: Say) -> list[int] 
     return folds
 
 
-def _slots(options: Options) -> int:
+def _slots(options: Options, hosts: Hosts) -> int:
+    slots = _asked_slots(options)
+    if options.rolls != "auto" and slots < hosts.place.hosts:
+        raise UserError(
+            f"{slots} {'roll' if slots == 1 else 'rolls'} at once on {hosts.place.hosts} hosts: one of them would have "
+            "nothing to train. Ask for more (--rolls 16, or auto for what fits), or start fewer hosts"
+        )
+    return slots
+
+
+def _asked_slots(options: Options) -> int:
     repeat, rolls = options.repeat, options.rolls
     if repeat < 1:
         raise UserError(f"--repeat {repeat}: expected a number from 1")

@@ -2,15 +2,16 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from rolltune.batch import NOTHING, Batch, Source
 from rolltune.data.batches import Loader, bytes_of, joint_batch, prefetch
-from rolltune.sharding import cards_of, places_for, size_of
+from rolltune.sharding import cards_of, fetched, joined, own_cards, places_for, size_of
 from rolltune.training import rolls as tickets
 from rolltune.training.rolls import Draw, InitialWeights, Lottery
 from rolltune.training.step import ALIVE, REASONS, STOPPED, Roll, StepConfig
@@ -146,19 +147,21 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     save: Callable[[State], None] | None = None,
     snapshot: Callable[[Draw, int, dict[str, Any]], None] | None = None,
+    agreed: Callable[[bool], bool] = bool,
 ) -> tuple[bool, Timing]:
     """Runs until no slot holds a roll, or `stop()`. Returns (whether it ran to the end, where the time went).
 
     `judge(rolls, slots, final)` evaluates the rolls of these slots; `log` is called at every logged
     step; `save`, where given, now and then (see SAVE_SECONDS) and at a stop; `snapshot` with what one roll
-    trained, as often as the looks say.
+    trained, as often as the looks say. Of several hosts, each calls all of these at the same steps: `stop()` is the
+    same on all, and `agreed(due)` makes what one host's clock says so.
     """
 
     def judging(rolls: Roll, slots: Sequence[int], final: bool) -> dict[int, Evaluation]:
         try:
             return judge(rolls, slots, final)
         except BaseException:  # a second Ctrl-C, the device's memory used up: all steps are done, and worth keeping
-            if final and save is not None:
+            if final and save is not None and jax.process_count() == 1:  # others may not be here to save as well
                 save(state)
                 say("what was trained is saved: the same command with --resume goes on with the last evaluation")
             raise
@@ -188,12 +191,13 @@ def train(
                 _snapshots(run.looks, state, snapshot)
             _close_up(run.looks, state)
         going = any(slot.draw is not None for slot in state.slots)
-        if save is not None and going and (stop() or time.perf_counter() - saved > pause):
+        stopping = stop()
+        if save is not None and going and (stopping or agreed(time.perf_counter() - saved > pause)):
             asked = time.perf_counter()
             save(state)
             saved = time.perf_counter()
             pause = max(SAVE_SECONDS, SAVE_SHARE * (saved - asked))
-        if stop() and going:  # where nothing is left to do, what was trained is finished, not interrupted
+        if stopping and going:  # where nothing is left to do, what was trained is finished, not interrupted
             return False, spent()
     return True, spent()
 
@@ -218,20 +222,25 @@ def _rung_steps(looks: Looks) -> list[int]:
     return [max(1, round(share * looks.steps)) for share in looks.rungs]
 
 
-def _batches(run: Run, state: State, length: int):
-    """The next `length` joint batches [R, A, B, ...], made ahead. An empty slot gets some roll's rows: it is masked."""
+def _batches(run: Run, state: State, length: int) -> Generator[tuple[Batch, Source], None, None]:
+    """The next `length` joint batches [R, A, B, ...], made ahead. An empty slot gets some roll's rows: it is masked.
+
+    Of several hosts, each reads the rows of the rolls on its own cards.
+    """
     last = next(slot.draw for slot in state.slots if slot.draw is not None)
     loaders = [run.loader(slot.draw or last) for slot in state.slots]
     steps = [slot.step for slot in state.slots]
-    groups = size_of(run.mesh)
-    make = lambda ahead: joint_batch(loaders, [step + ahead for step in steps], run.accumulate, groups)
-    return prefetch(make, range(length), size_of=bytes_of)
+    groups, own = size_of(run.mesh), own_cards(run.mesh)
+    make = lambda ahead: joint_batch(loaders, [step + ahead for step in steps], run.accumulate, groups, own)
+    for batch, source in prefetch(make, range(length), size_of=bytes_of):
+        each_card = isinstance(source.rows, np.ndarray) and source is not NOTHING
+        yield joined(batch, run.mesh), joined(source, run.mesh) if each_card else source
 
 
 def _look(run, state, judge, log, say, report) -> None:
     """What is due at this step: the log, deaths, rungs, ends, and new draws for the slots that became free."""
     looks = run.looks
-    states = np.array(state.rolls.state)
+    states = np.array(fetched(state.rolls.state))
     here = [number for number, slot in enumerate(state.slots) if slot.draw is not None]
     done = {number for number in here if state.slots[number].step >= looks.steps}
     if report is not None and (state.step % looks.log_every == 0 or len(done) == len(here)):
@@ -299,7 +308,7 @@ def _stalled(run: Run, state: State, here: Sequence[int], states: np.ndarray) ->
     looks = run.looks
     if not looks.stall_steps:
         return []
-    counts = np.asarray(state.rolls.stalled)
+    counts = fetched(state.rolls.stalled)
     over = lambda number: states[number] == ALIVE and counts[number] >= looks.stall_steps
     return [number for number in here if over(number) and state.slots[number].step < looks.steps]
 
@@ -339,7 +348,7 @@ def _end(run, state, number, reason, say, trainable=None, judged=None) -> None:
     old, died = slot.draw, bool(reason) and reason != REASONS[STOPPED]
     again = died and state.width > 1 and state.redraws < looks.redraws
     # Where a roll died, the device's count is what it did: the slot's goes on until the next look.
-    step = int(np.asarray(state.rolls.step)[number]) if died and reason != COLLAPSED else slot.step
+    step = int(fetched(state.rolls.step)[number]) if died and reason != COLLAPSED else slot.step
     state.ended.append(FinishedRoll(old, step, reason, again, trainable, judged))
     new = None
     if again:
