@@ -111,7 +111,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     recipe = recipes.with_steps(recipe, trained)
     settings = dataclasses.asdict(recipe) | {shown(file): data.digest(split) for split, file in data.files.items()}
     _check_hosts(hosts, options, settings, earlier)
-    if options.resume and hosts.writes:  # what is wrong is said before anything is loaded
+    if options.resume:  # what is wrong is said before anything is loaded
         checkpoints.check(out.state, settings, None if options.rolls == "auto" else slots, later=("base",))
     draws = lambda slots: max(slots, recipe.draws) * options.repeat
     interrupts.doing("loading the model")
