@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 
 from rolltune.errors import UserError
 
-JOIN_SECONDS = 300  # that hosts wait for each other at the start
-HEARTBEAT_SECONDS = 30  # of silence, after which a host counts as gone
+# What a person may set: seconds that hosts wait for each other at the start, and of silence until one counts as gone.
+SECONDS = {"ROLLTUNE_JOIN_SECONDS": "300", "ROLLTUNE_HEARTBEAT_SECONDS": "30"}
+LEAVE_SECONDS = 30  # that a host waits for the others at its end
 PATIENCE = 1000  # milliseconds of waiting, between two looks at whether another host has ended
 SAID = "said/"
 STOP, END = f"{SAID}stop/", f"{SAID}end/"
@@ -132,10 +133,13 @@ class Hosts:
             self._client.key_value_set(f"{END}{self.place.host}", why[0])
 
     def await_verdict(self) -> None:
-        """After a broken connection: JAX ends this process, naming who is gone, as soon as it is sure of it."""
-        self._heard()
-        with contextlib.suppress(Exception):
-            self._client.wait_at_barrier("verdict", 2000 * heartbeat(os.environ))
+        """After a broken connection: JAX ends this process, naming who is gone, as soon as it is sure of it. Raises
+        UserError where another host said itself that it ends."""
+        import jax
+
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            self._heard()
+            self._client.wait_at_barrier("verdict", 2000 * seconds("ROLLTUNE_HEARTBEAT_SECONDS"))
 
     def _wait(self, key: str) -> str:
         """What another host will say. Nobody who is there is hurried: JAX itself ends this process if one is gone."""
@@ -158,41 +162,42 @@ class Hosts:
         return said
 
 
-def heartbeat(environment: Mapping[str, str]) -> int:
-    return number("ROLLTUNE_HEARTBEAT", {"ROLLTUNE_HEARTBEAT": str(HEARTBEAT_SECONDS), **environment})
-
-
 @contextlib.contextmanager
-def joined(place: Place, seconds: int = JOIN_SECONDS) -> Iterator[Hosts]:
+def joined(place: Place) -> Iterator[Hosts]:
     """Joins this process with those of the other hosts; to be called before any other use of JAX's devices.
 
-    An error inside is told to the others. Raises UserError where a host does not come, or has other versions or cards.
+    An error inside is told to the others. Raises UserError where a host has other versions or cards. Where one does
+    not come, or goes away, JAX ends this process: `rolltune.launch` says then what to do.
     """
     if place.hosts == 1:
         yield Hosts()
         return
     import jax
 
-    hosts = Hosts(place, _connect(place, seconds))
+    hosts = Hosts(place, _connect(place))
     try:
         hosts.check(versions() | {"cards": cards()}, INSTALL)
         yield hosts
-    except jax.errors.JaxRuntimeError as error:
-        hosts.await_verdict()
-        hosts.end(error)
-        raise
     except BaseException as error:
         hosts.end(error)
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            hosts.await_verdict()
         raise
 
 
-def _connect(place: Place, seconds: int) -> Any:
+def seconds(name: str) -> int:
+    return number(name, SECONDS | os.environ)
+
+
+def _connect(place: Place) -> Any:
     """The client of JAX's coordinator. There is no public name for it (orbax takes it from here, too)."""
     import jax
     from jax._src import distributed
 
     # Its handler of SIGTERM would take the place of ours.
     jax.config.update("jax_enable_preemption_service", False)
+    # Hosts would share the trying out of kernels, and wait for ever for one that has the program in its cache.
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_shard_autotuning=false"
     own: dict[str, Any] = {"cluster_detection_method": "slurm"}
     if not place.by_slurm:
         own = {
@@ -200,20 +205,12 @@ def _connect(place: Place, seconds: int) -> Any:
             "process_id": place.host,
             "cluster_detection_method": "deactivate",
         }
-    try:
-        jax.distributed.initialize(
-            initialization_timeout=seconds,
-            heartbeat_timeout_seconds=heartbeat(os.environ),
-            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
-            **own,
-        )
-    except jax.errors.JaxRuntimeError as error:
-        first = str(error).splitlines()[0]
-        raise UserError(
-            f"host {place.host} of {place.hosts}: not all hosts came within {seconds} s ({first}). "
-            "Each must be started with the same ROLLTUNE_HOSTS and its own ROLLTUNE_HOST, and reach host 0 at "
-            "JAX_COORDINATOR_ADDRESS: look for a firewall, a name that only one of them knows, a proxy's variables"
-        ) from error
+    jax.distributed.initialize(
+        initialization_timeout=seconds("ROLLTUNE_JOIN_SECONDS"),
+        heartbeat_timeout_seconds=seconds("ROLLTUNE_HEARTBEAT_SECONDS"),
+        shutdown_timeout_seconds=LEAVE_SECONDS,
+        **own,
+    )
     return distributed.global_state.client
 
 

@@ -12,17 +12,17 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterable, Mapping
 from typing import IO
 
 from rolltune.errors import UserError
-from rolltune.hosts import Place, find_place
+from rolltune.hosts import Place, find_place, seconds
 
 GONE = 5  # exit status: another host went away
 KEPT = 200  # lines of what was written to standard error, in which JAX names who is gone
 UNHEALTHY = re.compile(r"stopped sending heartbeats\):\s*(\d+)|[Tt]ask:? (\d+) heartbeat timeout")
 NO_LEADER = "Failed to send RPC to coordination service"
+NEVER_CAME = "RegisterTask"
 
 
 def launch(command: list[str], place: Place, environment: Mapping[str, str]) -> int:
@@ -38,19 +38,20 @@ def launch(command: list[str], place: Place, environment: Mapping[str, str]) -> 
         text=True,
         errors="backslashreplace",
     )
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, frame: process.send_signal(number))
+    # A scheduler stops who it started: that is handed on. A terminal's Ctrl-C comes to all that run in it.
+    signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     lines: collections.deque[str] = collections.deque(maxlen=KEPT)
+    name = "" if first else f"host {place.host}: "
     if process.stderr is not None:
-        copying = threading.Thread(target=copy, args=(process.stderr, lines, "" if first else f"host {place.host}: "))
-        copying.start()
-        copying.join()
+        copy(process.stderr, lines, name)
     status = process.wait()
     if status == -signal.SIGABRT:
-        print(f"error: host {place.host}: {advice(lines)}", file=sys.stderr, flush=True)
+        print(f"{name}error: {advice(lines)}", file=sys.stderr, flush=True)
         return GONE
     if status < 0:
-        print(f"error: host {place.host}: ended by signal {-status}{HINTS.get(-status, '')}", file=sys.stderr)
+        print(f"{name}error: ended by signal {-status}{HINTS.get(-status, '')}", file=sys.stderr, flush=True)
     return status if status >= 0 else 128 - status
 
 
@@ -67,6 +68,12 @@ def copy(stream: IO[str], lines: collections.deque[str], name: str) -> None:
 def advice(lines: Iterable[str]) -> str:
     """What to do after JAX ended the process, by what it wrote."""
     text = "".join(lines)
+    if NEVER_CAME in text:
+        return (
+            f"not all hosts came within {seconds('ROLLTUNE_JOIN_SECONDS')} s. Each must be started with the same "
+            "ROLLTUNE_HOSTS and its own ROLLTUNE_HOST, and reach host 0 at JAX_COORDINATOR_ADDRESS: look for a host "
+            "that did not start, a firewall, a name that only one of them knows, variables of a proxy"
+        )
     found = UNHEALTHY.search(text)
     gone = next(filter(None, found.groups())) if found else "0" if NO_LEADER in text else None
     who = "another host" if gone is None else f"host {gone}"
