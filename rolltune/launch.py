@@ -55,7 +55,7 @@ def launch(command: list[str], place: Place, environment: Mapping[str, str]) -> 
     return status if status >= 0 else 128 - status
 
 
-HINTS = {signal.SIGKILL: ": by a person, the scheduler, or for want of the host's memory"}
+HINTS: Mapping[int, str] = {signal.SIGKILL: ": by a person, the scheduler, or for want of the host's memory"}
 
 
 def copy(stream: IO[str], lines: collections.deque[str], name: str) -> None:

@@ -16,7 +16,6 @@ from rolltune import recipe as recipes
 from rolltune import sharding, trees
 from rolltune.base import Model, check_whole, load_opened
 from rolltune.data.examples import Example
-from rolltune.data.files import sha256_of
 from rolltune.data.sets import find_dataset, shown
 from rolltune.data.splits import cluster_rows, fold_by_id, fold_rows
 from rolltune.device import is_gpu
@@ -27,6 +26,7 @@ from rolltune.evaluation.figures import check_name, default_metric
 from rolltune.evaluation.leaderboard import keep_count
 from rolltune.evaluation.tasks import CLASSIFY
 from rolltune.hosts import Hosts
+from rolltune.jobs import together
 from rolltune.jobs.cards import decided_by
 from rolltune.jobs.conclude import Finished, Passes, card_of, conclude, print_results
 from rolltune.jobs.interrupts import Interrupts
@@ -110,7 +110,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     trained = len(data.spans["train"]) if folds is None else len(folds) - len(folds) // (options.folds or 1)
     recipe = recipes.with_steps(recipe, trained)
     settings = dataclasses.asdict(recipe) | {shown(file): data.digest(split) for split, file in data.files.items()}
-    _check_hosts(hosts, options, settings, earlier)
+    together.check_alike(hosts, options, settings, earlier, out)
     if options.resume:  # what is wrong is said before anything is loaded
         checkpoints.check(out.state, settings, None if options.rolls == "auto" else slots, later=("base",))
     draws = lambda slots: max(slots, recipe.draws) * options.repeat
@@ -121,7 +121,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
         check_base(origin.path, origin.card, ready.model.base)
         ready = dataclasses.replace(ready, run=dataclasses.replace(ready.run, first_fold=origin.run["fold"] or 0))
     if options.rolls == "auto":
-        slots, why = min(map(tuple, hosts.gather(fit_rolls(ready.run))))
+        slots, why = min(hosts.gather(fit_rolls(ready.run)), key=lambda fit: fit[0])
         say(why)
         ready = dataclasses.replace(ready, run=dataclasses.replace(ready.run, draws=draws(slots)))
     interrupts.doing("evaluating the untrained model")
@@ -209,14 +209,6 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     return hosts.first(status)
 
 
-def _check_hosts(hosts: Hosts, options: Options, settings: Mapping[str, Any], earlier: Earlier | None) -> None:
-    """Raises UserError, on all hosts, where one was started otherwise or reads other files."""
-    own = ("name", "rolls", "folds", "repeat", "keep", "resume", "whole")
-    asked = {f"the flag {name}": getattr(options, name) for name in own}
-    before = {"the roll to go on from": sha256_of(earlier.path)[:12] if earlier else None}
-    hosts.check(asked | settings | before, "start the same command on all hosts, with the same recipe and files")
-
-
 def _keep_state(state: State, save: Callable[[State], None], out: Outputs) -> str:
     """Saves what was trained before anything else is tried; in words, where it is."""
     try:
@@ -286,7 +278,7 @@ def prepare(
         check_room(outline(opened, recipe, data, inputs), sharding.places_for(slots, cards) // cards, free, say)
     model, params = load_opened(opened, is_gpu())
     if hosts:
-        hosts.check({"weights": f"{model.base.name} {model.base.hash}"}, "copy the same weights to all hosts")
+        hosts.check({"weights": f"{model.base.name} {model.base.hash}"}, together.SAME_WEIGHTS)
     if earlier:
         earlier.check(model, trees.shapes(params))
     plan = plan_for(model, trees.shapes(params), recipe, data.task)
