@@ -6,15 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
+from store import Store
 
 from rolltune.errors import UserError
 from rolltune.hosts import Hosts, Place
@@ -156,39 +155,12 @@ def test_a_host_that_goes_away_ends_the_other_with_advice(tmp_path):
     assert said[1].startswith("host 1: error: ended by signal 9")
 
 
-@pytest.mark.parametrize("host", [0, 1])
-def test_a_host_that_never_comes_is_said(tmp_path, host):
-    pair = Pair(tmp_path, ["-c", JOIN], (tmp_path, tmp_path), (host,), ROLLTUNE_JOIN_SECONDS="1")
-    statuses, said = pair.ended()
-    assert statuses == [5]
-    assert "error: not all hosts came within 1 s" in said[0]
-
-
-class Store:
-    """JAX's key-value store, in one process."""
-
-    def __init__(self):
-        self.kept: dict[str, str] = {}
-        self.changed = threading.Condition()
-
-    def key_value_set(self, key, value):
-        with self.changed:
-            self.kept[key] = value
-            self.changed.notify_all()
-
-    def blocking_key_value_get(self, key, milliseconds):
-        with self.changed:
-            if not self.changed.wait_for(lambda: key in self.kept, milliseconds / 1000):
-                raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: nobody said it")
-            return self.kept[key]
-
-    def key_value_dir_get(self, folder):
-        with self.changed:
-            return [(key, value) for key, value in self.kept.items() if key.startswith(folder)]
-
-    def key_value_delete(self, folder):
-        with self.changed:
-            self.kept = {key: value for key, value in self.kept.items() if not key.startswith(folder)}
+def test_a_host_that_never_comes_is_said(tmp_path):
+    waiting = [Pair(tmp_path, ["-c", JOIN], (tmp_path,) * 2, (host,), ROLLTUNE_JOIN_SECONDS="1") for host in (0, 1)]
+    for one in waiting:
+        (status,), (said,) = one.ended()
+        assert status == 5
+        assert "error: not all hosts came within 1 s" in said
 
 
 def on_three(work) -> list:

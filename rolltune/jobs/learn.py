@@ -89,7 +89,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     say = interrupts.say
     if hosts.writes:
         _check_name(options, out)
-    origin, slots = options.origin, _slots(options, hosts)
+    origin, slots = options.origin, asked_slots(options, hosts)
     keep_count(options.keep)  # a mistake is to be said before the work, not after
     earlier, recipe = (origin.earlier, recipe) if origin else second_pass(options, recipe, say)
     interrupts.doing("reading the data")
@@ -164,7 +164,8 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
         interrupts.say = log.say
 
         def judge(rolls: Any, slots: Sequence[int], final: bool) -> Any:
-            verdicts = judging(rolls, slots, final, [slot.draw for slot in state.slots])
+            found = judging(rolls, slots, final, [slot.draw for slot in state.slots])
+            verdicts = together.agreed(hosts, found)
             log.judged(state, verdicts, final)
             return verdicts
 
@@ -327,8 +328,10 @@ def _folds(options: Options, recipe: Recipe, data: Data, say: Say) -> list[int] 
     return folds
 
 
-def _slots(options: Options, hosts: Hosts) -> int:
-    slots = _asked_slots(options)
+def asked_slots(options: Options, hosts: Hosts) -> int:
+    """How many rolls are asked for at once; 1 for `auto`, which is seen to later. Raises UserError for no number, and
+    where a host would have none of them."""
+    slots = _slots(options)
     if options.rolls != "auto" and slots < hosts.place.hosts:
         raise UserError(
             f"{slots} {'roll' if slots == 1 else 'rolls'} at once on {hosts.place.hosts} hosts: one of them would have "
@@ -337,7 +340,7 @@ def _slots(options: Options, hosts: Hosts) -> int:
     return slots
 
 
-def _asked_slots(options: Options) -> int:
+def _slots(options: Options) -> int:
     repeat, rolls = options.repeat, options.rolls
     if repeat < 1:
         raise UserError(f"--repeat {repeat}: expected a number from 1")

@@ -1,4 +1,4 @@
-"""What all hosts of a run must have alike: checked before hours of work, and before anything is loaded."""
+"""What all hosts of a run must have alike: checked before anything is loaded; and how they judge alike."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +10,7 @@ from rolltune.errors import UserError
 from rolltune.hosts import Hosts
 from rolltune.jobs.outputs import Outputs
 from rolltune.jobs.second_pass import Earlier
+from rolltune.training.loop import Evaluation
 
 FLAGS = ("name", "rolls", "folds", "repeat", "keep", "resume", "whole")
 SAME_COMMAND = "start the same command on all hosts, with the same recipe and files"
@@ -44,3 +45,10 @@ def check_folder(hosts: Hosts, out: Outputs) -> None:
             f"host {seen.index(False)} has another {shown(mark.parent)} than host 0: the run's state is saved by all "
             "hosts together. Mount one folder there on all of them"
         )
+
+
+def agreed(hosts: Hosts, verdicts: dict[int, Evaluation]) -> dict[int, Evaluation]:
+    """The evaluations with the figures that host 0 has: of scores that are the same on all, processors of other kinds
+    make figures that differ in their last bit, and a roll would stop on one host and go on on another."""
+    figures = hosts.first({str(slot): [one.figure, one.collapsed] for slot, one in verdicts.items()})
+    return {slot: Evaluation(*figures[str(slot)], one.detail) for slot, one in verdicts.items()}
