@@ -22,6 +22,7 @@ from rolltune.errors import UserError
 # What a person may set: seconds that hosts wait for each other at the start, and of silence until one counts as gone.
 SECONDS = {"ROLLTUNE_JOIN_SECONDS": "300", "ROLLTUNE_HEARTBEAT_SECONDS": "30"}
 LEAVE_SECONDS = 30  # that a host waits for the others at its end
+TIDIED = 1000  # agreements, after which the store forgets them
 PATIENCE = 1000  # milliseconds of waiting, between two looks at whether another host has ended
 SAID = "said/"
 STOP, END = f"{SAID}stop/", f"{SAID}end/"
@@ -89,6 +90,8 @@ class Hosts:
         """What host 0 has, which must be plain JSON."""
         if self._client is None:
             return value
+        if self._count % TIDIED == 0:
+            self.gather(None)
         self._count += 1
         if self.writes:
             self._client.key_value_set(f"first/{self._count}", json.dumps(value))
@@ -103,7 +106,7 @@ class Hosts:
         self._client.key_value_set(f"each/{self._count}/{self.place.host}", json.dumps(value))
         found = [json.loads(self._wait(f"each/{self._count}/{host}")) for host in range(self.place.hosts)]
         if self.writes:
-            self._client.key_value_delete("first/")  # nobody asks for what came before
+            self._client.key_value_delete("first/")  # all have come here: nobody asks for what was before
         return found
 
     def stop(self, asked: bool) -> bool:

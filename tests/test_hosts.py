@@ -163,9 +163,9 @@ def test_a_host_that_never_comes_is_said(tmp_path):
         assert "error: not all hosts came within 1 s" in said
 
 
-def on_three(work) -> list:
+def on_three(work, store: Store | None = None) -> list:
     """What `work(hosts)` gives, or raises, on each of three hosts."""
-    store = Store()
+    store = store or Store()
     with ThreadPoolExecutor(3) as pool:
         done = [pool.submit(work, Hosts(Place(host, 3), store)) for host in range(3)]
         return [one.exception() or one.result() for one in done]
@@ -187,6 +187,13 @@ def test_a_stop_that_is_asked_for_on_one_host_comes_at_the_same_step_on_all():
 
     steps = on_three(work)
     assert len(set(steps)) == 1 and steps[0] >= 3
+
+
+def test_the_store_forgets_what_all_have_read(monkeypatch):
+    monkeypatch.setattr("rolltune.hosts.TIDIED", 10)
+    store = Store()
+    on_three(lambda hosts: [hosts.first(number) for number in range(95)], store)
+    assert len([key for key in store.kept if key.startswith("first/")]) <= 10
 
 
 def test_what_differs_is_named_with_both_values_on_all_hosts():

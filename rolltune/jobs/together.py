@@ -50,5 +50,6 @@ def check_folder(hosts: Hosts, out: Outputs) -> None:
 def agreed(hosts: Hosts, verdicts: dict[int, Evaluation]) -> dict[int, Evaluation]:
     """The evaluations with the figures that host 0 has: of scores that are the same on all, processors of other kinds
     make figures that differ in their last bit, and a roll would stop on one host and go on on another."""
-    figures = hosts.first({str(slot): [one.figure, one.collapsed] for slot, one in verdicts.items()})
-    return {slot: Evaluation(*figures[str(slot)], one.detail) for slot, one in verdicts.items()}
+    figures = hosts.first({str(slot): [float(one.figure), one.collapsed] for slot, one in verdicts.items()})
+    alike = lambda slot, one: Evaluation(figures[str(slot)][0], bool(figures[str(slot)][1]), one.detail)
+    return {slot: alike(slot, one) for slot, one in verdicts.items()}
