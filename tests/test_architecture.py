@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "rolltune"
 # The floors, upper ones first. A room may import from its own floor and from those below it.
 FLOORS = [
-    {"commands", "__main__", "hosts"},
+    {"commands", "__main__", "launch"},
     {"jobs"},
     {"memory"},
     {"training"},
@@ -26,6 +26,7 @@ FLOORS = [
         "blockwise",
         "rules",
         "sharding",
+        "hosts",
         "device",
         "tracking",
         "atomic",

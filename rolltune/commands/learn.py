@@ -1,12 +1,15 @@
 """Fine-tune on a split, evaluate before and after, save the roll (or the best of many) and a report."""
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
 
 from rolltune.commands.common import add_recipe_flags, command_parser, say, split_overrides
 from rolltune.commands.reading import add_reading_flags, reading_of
+from rolltune.errors import UserError
+from rolltune.hosts import joined, launched
 from rolltune.jobs.interrupts import GRACE, Interrupts
 from rolltune.typed import as_typed
 
@@ -82,6 +85,9 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = parser().parse_known_args(asked)
     overrides = split_overrides(rest, parser())
     _check_flags(args, overrides)
+    place = launched(os.environ)
+    if args.again and place.hosts > 1:
+        raise UserError(f"--again trains one roll, and this is one of {place.hosts} hosts: run it on one, by itself")
     with Interrupts(say, args.grace) as interrupts:  # before JAX is imported, in which Ctrl-C may be lost
         from rolltune import recipe as recipes
 
@@ -110,7 +116,8 @@ def main(argv: list[str] | None = None) -> int:
             command=as_typed(" ".join(["./03-do_learn.py", *asked])),
             **{name: getattr(args, name) for name in own},
         )
-        return learn(options, recipe, interrupts, began)
+        with joined(place) as hosts:
+            return learn(options, recipe, interrupts, began, hosts)
 
 
 def _check_flags(args: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -198,26 +198,29 @@ class Loader:
 
 
 def joint_batch(
-    loaders: Sequence[Loader], steps: Sequence[int], accumulate: int, groups: int = 1
+    loaders: Sequence[Loader], steps: Sequence[int], accumulate: int, groups: int = 1, own: range | None = None
 ) -> tuple[Batch, Source]:
     """Every roll's own rows at its own step, in one shape: leaves [R, A, B, ...], and one source for all.
 
     Of several groups of rolls, one a card, each has a part of the source to itself, as long as any other's, and points
-    into that: a card is sent the rows of its own rolls alone. A table stays what it is.
+    into that: a card is sent the rows of its own rolls alone. A table stays what it is. With `own`, only these groups'
+    parts are made, in the shape that holds the others', too: the rest is another host's.
     """
     data, picked = loaders[0].data, [loader.rows(step) for loader, step in zip(loaders, steps, strict=True)]
     rows = [row for some, _ in picked for row in some]
     shape, size = data.shape_for(rows), len(rows) // groups
-    parts = [data.feed.make(rows[begin : begin + size], shape, size) for begin in range(0, len(rows), size)]
+    mine = range(groups) if own is None else own
+    parts = [data.feed.make(rows[group * size : (group + 1) * size], shape, size) for group in mine]
     batch, source = parts[0]
-    if groups > 1:
-        batch = Batch(*(np.concatenate(leaves) for leaves in zip(*(own for own, _ in parts), strict=True)))
-        if any(own is not source for _, own in parts):
-            source = Source(np.concatenate([own.rows for _, own in parts]))
-    weights = np.concatenate([some for _, some in picked])
+    if len(mine) > 1:
+        batch = Batch(*(np.concatenate(leaves) for leaves in zip(*(some for some, _ in parts), strict=True)))
+        if any(some is not source for _, some in parts):
+            source = Source(np.concatenate([some.rows for _, some in parts]))
+    weights = np.concatenate([some for _, some in picked])[mine.start * size : mine.stop * size]
     batch = batch._replace(weights=batch.weights * weights[:, None])
     each = len(rows) // len(loaders) // accumulate
-    split = lambda leaf: leaf.reshape(len(loaders), accumulate, each, *leaf.shape[1:])
+    rolls = len(loaders) // groups * len(mine)
+    split = lambda leaf: leaf.reshape(rolls, accumulate, each, *leaf.shape[1:])
     return Batch(*map(split, batch)), source
 
 

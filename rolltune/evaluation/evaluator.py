@@ -15,7 +15,7 @@ from rolltune.evaluation.metrics import Prediction
 from rolltune.evaluation.scoring import predictions, score_rows
 from rolltune.evaluation.tasks import WRITE, Task, accepted
 from rolltune.evaluation.written import Written
-from rolltune.sharding import size_of
+from rolltune.sharding import fetched, size_of
 
 KEPT = 2**30  # bytes of keys and values that rolls which write side by side may keep on a card
 
@@ -81,7 +81,7 @@ class Evaluator:
         for places, some, source in evaluation_batches(self.writer.prompts, self.batch):
             numbers = np.zeros(self.batch, np.uint32)  # of rows, for what is drawn: by their names, in any company
             numbers[: len(places)] = [zlib.crc32(self.examples[place].id.encode()) for place in places]
-            written = np.asarray(self.writer.write(self.base, source, trainables, scales, some, numbers))
+            written = fetched(self.writer.write(self.base, source, trainables, scales, some, numbers))
             for own, answers in zip(texts, written, strict=True):
                 for place, ids in zip(places, answers, strict=False):
                     own[place] = self.writer.text(ids.tolist())

@@ -9,6 +9,7 @@ import numpy as np
 
 from rolltune.data.batches import Encoded, evaluation_batches
 from rolltune.evaluation.metrics import Prediction
+from rolltune.sharding import fetched
 
 
 def score_rows(
@@ -30,7 +31,7 @@ def score_rows(
 
     def collect() -> None:
         places, scores = pending.pop(0)
-        found[:, places] = np.asarray(scores)[:, : len(places)]
+        found[:, places] = fetched(scores)[:, : len(places)]
 
     for places, some, source in evaluation_batches(encoded, batch):
         pending.append((places, score(base, source, trainables, scales, some)))

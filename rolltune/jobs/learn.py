@@ -1,5 +1,6 @@
 """Fine-tune on a split, evaluate before and after, save the roll (or the best of many) and a report."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,8 @@ from rolltune.evaluation.evaluator import Evaluator
 from rolltune.evaluation.figures import check_name, default_metric
 from rolltune.evaluation.leaderboard import keep_count
 from rolltune.evaluation.tasks import CLASSIFY
+from rolltune.hosts import Hosts
+from rolltune.jobs import together
 from rolltune.jobs.cards import decided_by
 from rolltune.jobs.conclude import Finished, Passes, card_of, conclude, print_results
 from rolltune.jobs.interrupts import EVALUATING, TRAINING, Interrupts
@@ -73,22 +76,27 @@ class Options:
     origin: Origin | None = None  # of a roll that is trained again: its recipe, fold and earlier pass count
 
 
-def learn(options: Options, recipe: Recipe, interrupts: Interrupts, began: float | None = None) -> int:
-    """The exit status: 0 saved, 3 every roll diverged, 130 interrupted."""
-    out = Outputs(options.name)
-    with out.held():
-        return _learn(options, recipe, interrupts, out, time.perf_counter() if began is None else began)
+def learn(
+    options: Options, recipe: Recipe, interrupts: Interrupts, began: float | None = None, hosts: Hosts | None = None
+) -> int:
+    """The exit status: 0 saved, 3 every roll diverged, 130 interrupted. Of several hosts, all call this."""
+    out, hosts = Outputs(options.name), hosts or Hosts()
+    with out.held() if hosts.writes else contextlib.nullcontext():
+        return _learn(options, recipe, interrupts, out, time.perf_counter() if began is None else began, hosts)
 
 
-def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Outputs, began: float) -> int:
+def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Outputs, began: float, hosts: Hosts) -> int:
+    if not hosts.writes:
+        interrupts.say = lambda text: None
     say = interrupts.say
     if options.resume == "auto":
         options = dataclasses.replace(options, resume=checkpoints.exists(out.state))
     pace = pace_of(options.state_every)
     if options.state_keep < 1:
         raise UserError(f"--state-keep {options.state_keep}: expected a number from 1")
-    _check_name(options, out)
-    origin, slots = options.origin, _slots(options)
+    if hosts.writes:
+        _check_name(options, out)
+    origin, slots = options.origin, asked_slots(options, hosts)
     keep_count(options.keep)  # a mistake is to be said before the work, not after
     earlier, recipe = (origin.earlier, recipe) if origin else second_pass(options, recipe, say)
     interrupts.doing("reading the data")
@@ -109,25 +117,27 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     trained = len(data.spans["train"]) if folds is None else len(folds) - len(folds) // (options.folds or 1)
     recipe = recipes.with_steps(recipe, trained)
     settings = dataclasses.asdict(recipe) | {shown(file): data.digest(split) for split, file in data.files.items()}
+    together.check_alike(hosts, options, settings, earlier, out)
     if options.resume:  # what is wrong is said before anything is loaded
         checkpoints.check(out.state, settings, None if options.rolls == "auto" else slots, ("base",), say)
     draws = lambda slots: max(slots, recipe.draws) * options.repeat
     interrupts.doing("loading the model")
     mesh = sharding.mesh_of(None if options.rolls == "auto" else slots)
-    ready = prepare(recipe, data, draws(slots), folds, options.folds, earlier, say, options.whole, slots, mesh)
+    ready = prepare(recipe, data, draws(slots), folds, options.folds, earlier, say, options.whole, slots, mesh, hosts)
     if origin:
         check_base(origin.path, origin.card, ready.model.base)
         ready = dataclasses.replace(ready, run=dataclasses.replace(ready.run, first_fold=origin.run["fold"] or 0))
     if options.rolls == "auto":
-        slots, why = fit_rolls(ready.run)
+        slots, why = min(hosts.gather(fit_rolls(ready.run)), key=lambda fit: fit[0])
         say(why)
         ready = dataclasses.replace(ready, run=dataclasses.replace(ready.run, draws=draws(slots)))
     interrupts.doing("evaluating the untrained model")
     if used := sharding.told(slots, ready.run.mesh):
         say(used)
     state = new_state(ready.run, slots)
-    out.check_room(room_for(state, options))
-    note("compiling the evaluation ...")
+    if hosts.writes:
+        out.check_room(room_for(state, options))
+        note("compiling the evaluation ...")
     before = ready.evaluator.predict(state.rolls.trainable, state.rolls.scale)[0]  # all alike as yet
     passes, known = (earlier.passes, earlier.learned) if earlier else (0, frozenset())
     known |= learned_in(recipe.model)
@@ -144,29 +154,35 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     ready_after = time.perf_counter() - began
     sinks = Sinks(options.tensorboard, options.wandb, dataclasses.asdict(recipe))
     interrupts.doing(TRAINING)
-    note("compiling the step ...")
+    if hosts.writes:
+        note("compiling the step ...")
     pack = lambda kept: kept and _pack(kept)
     there = state if options.resume else None
-    with Saves(out.state, settings, pack, options.state_keep, pace, there) as saves:
+    agreed = hosts.first if hosts.place.hosts > 1 else None
+    with Saves(out.state, settings, pack, options.state_keep, pace, there, agreed) as saves:
         keeping = Keeping(saves, interrupts)
-        with Log(out, sinks, recipe.metric, recipe.steps, state, fresh=not options.resume) as log:
+        with Log(out, sinks, recipe.metric, recipe.steps, state, not options.resume, hosts.writes) as log:
             interrupts.say = log.say
 
             def judge(rolls: Any, slots: Sequence[int], final: bool) -> Any:
                 # Where several processes evaluate together none leaves off alone: the others would wait for it.
                 with interrupts.at(EVALUATING if jax.process_count() == 1 else TRAINING):
-                    verdicts = judging(rolls, slots, final, [slot.draw for slot in state.slots])
+                    found = judging(rolls, slots, final, [slot.draw for slot in state.slots])
+                verdicts = together.agreed(hosts, found)
                 log.judged(state, verdicts, final)
                 return verdicts
 
             def snapshot(draw: Draw, step: int, trainable: dict[str, Any]) -> None:
+                if not hosts.writes:
+                    return
                 number = draw.roll if state.width > 1 else None
                 card = card_of(recipe, ready.model.base, data, draw, trained_by)
                 save_roll(out.at_step(step, number), trainable, card)
                 if recipe.keep_last:
                     out.drop_steps(recipe.keep_last, number)
 
-            ways = (interrupts.asked, keeping.at_a_stop, keeping.passing, snapshot)
+            stop = lambda: hosts.stop(interrupts.asked())
+            ways = (stop, keeping.at_a_stop, keeping.passing, snapshot)
             finished, spent = train(ready.run, state, judge, log.step, log.say, *ways)
         interrupts.say = say
         if not finished:
@@ -180,6 +196,8 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     } | _device_facts()
     say("  ".join(f"{name}: {value}" for name, value in facts.items()))
     made = Finished(state.ended, decided.apply(before), trained_by, log.curves, facts)
+    if not hosts.writes:
+        return hosts.first(0)
     try:
         with interrupts.at("saving the rolls"), interrupts.saving():
             status = conclude(options, recipe, ready.model, data, made, out, say)
@@ -189,7 +207,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
             "with --resume saves the rolls without training them again"
         ) from error
     checkpoints.remove(out.state)  # where every roll diverged, too: there is nothing to go on with
-    return status
+    return hosts.first(status)
 
 
 def room_for(state: State, options: Options) -> int:
@@ -233,6 +251,7 @@ def prepare(
     whole: bool = False,
     slots: int = 0,
     mesh: Mesh | None = None,
+    hosts: Hosts | None = None,
 ) -> Ready:
     """The five steps of setting up, on the cards of a mesh. What so many `slots` need there is checked before the
     weights come."""
@@ -246,6 +265,8 @@ def prepare(
         cards = sharding.size_of(mesh)
         check_room(outline(opened, recipe, data, inputs), sharding.places_for(slots, cards) // cards, free, say)
     model, params = load_opened(opened, is_gpu())
+    if hosts:
+        hosts.check({"weights": f"{model.base.name} {model.base.hash}"}, together.SAME_WEIGHTS)
     if earlier:
         earlier.check(model, trees.shapes(params))
     plan = plan_for(model, trees.shapes(params), recipe, data.task)
@@ -292,6 +313,18 @@ def _folds(options: Options, recipe: Recipe, data: Data, say: Say) -> list[int] 
     if torn:
         say(f"groups of rows are torn apart by id % {options.folds}: a roll is judged on what it nearly saw")
     return folds
+
+
+def asked_slots(options: Options, hosts: Hosts) -> int:
+    """How many rolls are asked for at once; 1 for `auto`, which is seen to later. Raises UserError for no number, and
+    where a host would have none of them."""
+    slots = _slots(options)
+    if options.rolls != "auto" and slots < hosts.place.hosts:
+        raise UserError(
+            f"{slots} {'roll' if slots == 1 else 'rolls'} at once on {hosts.place.hosts} hosts: one of them would have "
+            "nothing to train. Ask for more (--rolls 16, or auto for what fits), or start fewer hosts"
+        )
+    return slots
 
 
 def _slots(options: Options) -> int:

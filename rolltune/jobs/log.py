@@ -5,11 +5,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+from rich.console import Console
 
 from rolltune import tracking
 from rolltune.evaluation.metrics import rounded
 from rolltune.jobs.outputs import Outputs
+from rolltune.sharding import fetched
 from rolltune.tracking import by_roll
 from rolltune.training.step import ALIVE, REASONS
 
@@ -24,9 +25,22 @@ class Sinks:
 
 
 class Log:
-    """The logged steps: shown, written to metrics.jsonl, and kept for the report's curves."""
+    """The logged steps: shown, written to metrics.jsonl, and kept for the report's curves. One that does not write
+    keeps them only: another host's."""
 
-    def __init__(self, out: Outputs, sinks: Sinks, metric: str, steps: int, state: Any, fresh: bool):
+    def __init__(
+        self, out: Outputs, sinks: Sinks, metric: str, steps: int, state: Any, fresh: bool, writes: bool = True
+    ):
+        numbers = [slot.draw.roll for slot in state.slots if slot.draw is not None]
+        self._metric = metric
+        self.curves: dict[int, tuple[list[int], list[float]]] = {}
+        self._figures: dict[int, float] = {}  # of the latest evaluation, higher is better
+        console = None if writes else Console(quiet=True)
+        self._live = tracking.LiveRolls(steps, numbers, console, several=state.width > 1)
+        self.say = self._live.say
+        if not writes:
+            self._opened = tracking.open_sinks([])
+            return
         out.metrics.parent.mkdir(parents=True, exist_ok=True)
         opened: list[Any] = [tracking.MetricsFile(out.metrics, None if fresh else state.step)]
         if sinks.tensorboard:
@@ -34,12 +48,6 @@ class Log:
         if sinks.wandb:
             opened.append(tracking.WeightsAndBiases(out.wandb, sinks.wandb, out.name, sinks.settings))
         self._opened = tracking.open_sinks(opened)
-        numbers = [slot.draw.roll for slot in state.slots if slot.draw is not None]
-        self._live = tracking.LiveRolls(steps, numbers, several=state.width > 1)
-        self._metric = metric
-        self.curves: dict[int, tuple[list[int], list[float]]] = {}
-        self._figures: dict[int, float] = {}  # of the latest evaluation, higher is better
-        self.say = self._live.say
 
     def __enter__(self) -> "Log":
         self._sinks = self._opened.__enter__()
@@ -51,9 +59,9 @@ class Log:
         self._opened.__exit__(*error)
 
     def step(self, state: Any, report: Any) -> None:
-        states = np.asarray(state.rolls.state)
+        states = fetched(state.rolls.state)
         here = [n for n, slot in enumerate(state.slots) if slot.draw is not None]
-        losses, rates = np.asarray(report.loss)[here].tolist(), np.asarray(report.rate)[here].tolist()
+        losses, rates = fetched(report.loss)[here].tolist(), fetched(report.rate)[here].tolist()
         numbers = [state.slots[n].draw.roll for n in here]
         self._live.rolls = numbers
         words = ["alive" if states[n] == ALIVE else REASONS[states[n]] for n in here]

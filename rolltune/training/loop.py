@@ -2,15 +2,16 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from rolltune.batch import NOTHING, Batch, Source
 from rolltune.data.batches import Loader, bytes_of, joint_batch, prefetch
-from rolltune.sharding import cards_of, places_for, size_of
+from rolltune.sharding import cards_of, fetched, joined, own_cards, places_for, size_of
 from rolltune.training import rolls as tickets
 from rolltune.training.rolls import Draw, InitialWeights, Lottery
 from rolltune.training.step import ALIVE, REASONS, STOPPED, Roll, StepConfig
@@ -151,7 +152,8 @@ def train(
 
     `judge(rolls, slots, final)` evaluates the rolls of these slots; `log` is called at every logged step; `save`, where
     given, at a stop, and where an evaluation breaks off: it says whether all is kept; `passing` after every step, with
-    what can be saved there; `snapshot` with what one roll trained, as often as the looks say.
+    what can be saved there; `snapshot` with what one roll trained, as often as the looks say. Of several hosts, each
+    calls all of these at the same steps, and `stop()` is the same on all.
     """
 
     def judging(rolls: Roll, slots: Sequence[int], final: bool) -> dict[int, Evaluation]:
@@ -220,20 +222,25 @@ def _rung_steps(looks: Looks) -> list[int]:
     return [max(1, round(share * looks.steps)) for share in looks.rungs]
 
 
-def _batches(run: Run, state: State, length: int):
-    """The next `length` joint batches [R, A, B, ...], made ahead. An empty slot gets some roll's rows: it is masked."""
+def _batches(run: Run, state: State, length: int) -> Generator[tuple[Batch, Source], None, None]:
+    """The next `length` joint batches [R, A, B, ...], made ahead. An empty slot gets some roll's rows: it is masked.
+
+    Of several hosts, each reads the rows of the rolls on its own cards.
+    """
     last = next(slot.draw for slot in state.slots if slot.draw is not None)
     loaders = [run.loader(slot.draw or last) for slot in state.slots]
     steps = [slot.step for slot in state.slots]
-    groups = size_of(run.mesh)
-    make = lambda ahead: joint_batch(loaders, [step + ahead for step in steps], run.accumulate, groups)
-    return prefetch(make, range(length), size_of=bytes_of)
+    groups, own = size_of(run.mesh), own_cards(run.mesh)
+    make = lambda ahead: joint_batch(loaders, [step + ahead for step in steps], run.accumulate, groups, own)
+    for batch, source in prefetch(make, range(length), size_of=bytes_of):
+        each_card = isinstance(source.rows, np.ndarray) and source is not NOTHING
+        yield joined(batch, run.mesh), joined(source, run.mesh) if each_card else source
 
 
 def _look(run, state, judge, log, say, report) -> None:
     """What is due at this step: the log, deaths, rungs, ends, and new draws for the slots that became free."""
     looks = run.looks
-    states = np.array(state.rolls.state)
+    states = np.array(fetched(state.rolls.state))
     here = [number for number, slot in enumerate(state.slots) if slot.draw is not None]
     done = {number for number in here if state.slots[number].step >= looks.steps}
     if report is not None and (state.step % looks.log_every == 0 or len(done) == len(here)):
@@ -303,7 +310,7 @@ def _stalled(run: Run, state: State, here: Sequence[int], states: np.ndarray) ->
     looks = run.looks
     if not looks.stall_steps:
         return []
-    counts = np.asarray(state.rolls.stalled)
+    counts = fetched(state.rolls.stalled)
     over = lambda number: states[number] == ALIVE and counts[number] >= looks.stall_steps
     return [number for number in here if over(number) and state.slots[number].step < looks.steps]
 
@@ -343,7 +350,7 @@ def _end(run, state, number, reason, say, trainable=None, judged=None) -> None:
     old, died = slot.draw, bool(reason) and reason != REASONS[STOPPED]
     again = died and state.width > 1 and state.redraws < looks.redraws
     # Where a roll died, the device's count is what it did: the slot's goes on until the next look.
-    step = int(np.asarray(state.rolls.step)[number]) if died and reason != COLLAPSED else slot.step
+    step = int(fetched(state.rolls.step)[number]) if died and reason != COLLAPSED else slot.step
     state.ended.append(FinishedRoll(old, step, reason, again, trainable, judged))
     new = None
     if again:

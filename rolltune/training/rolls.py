@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array
 
 from rolltune import adapters
 from rolltune.optim import Optimizer
-from rolltune.sharding import SPLIT, WHOLE, by_rolls, cards_of
+from rolltune.sharding import SPLIT, WHOLE, by_rolls, cards_of, fetched, from_one, placed
 from rolltune.training.step import ALIVE, STOPPED, Roll, StepConfig
 
 
@@ -77,7 +77,10 @@ def begin(
     numbers = [[one.rate, scale(one), one.weight_decay] for one in draws]
     fresh = Fresh(lottery.rank, tuple(sorted(start.lora.items())), tuple(sorted(start.heads.items())))
     started = _beginning(fresh, config.optimizer, mesh)
-    return started(start.full, start.adapters, seeds, np.asarray(numbers, np.float32))
+    own: tuple[Any, Any] = (seeds, np.asarray(numbers, np.float32))
+    if mesh is not None:
+        own = jax.tree.map(lambda array: placed(array, NamedSharding(mesh, SPLIT)), own)
+    return started(start.full, start.adapters, *own)
 
 
 class Fresh(NamedTuple):
@@ -151,18 +154,23 @@ def moved(rolls: Roll, slots: np.ndarray, full: int) -> Roll:
     if cards_of(rolls.step) == 1:
         rolls = take(rolls, slots)
     else:
-        rolls = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[slots], leaf.sharding), rolls)
+        rolls = jax.tree.map(lambda leaf: placed(fetched(leaf)[slots], leaf.sharding), rolls)
     for slot in range(full, len(slots)):
         rolls = mark(rolls, slot, STOPPED)
     return rolls
 
 
 def trainable_of(rolls: Roll, slot: int) -> dict[str, Any]:
-    """What one roll trained, on the host: from the card that has it."""
+    """What one roll trained, in the memory of every host: from the card that has it."""
     each = len(rolls.step) // cards_of(rolls.step)
     begins = lambda shard: shard.index[0].start or 0
-    there = lambda leaf: next(one.data for one in leaf.addressable_shards if begins(one) == slot - slot % each)
-    return jax.tree.map(np.asarray, _one_of(jax.tree.map(there, rolls.trainable), slot % each))
+    here = lambda leaf: [one.data for one in leaf.addressable_shards if begins(one) == slot - slot % each]
+    has_it = bool(here(rolls.step))
+    if has_it:
+        own = _one_of(jax.tree.map(lambda leaf: here(leaf)[0], rolls.trainable), slot % each)
+    else:
+        own = jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), rolls.trainable)
+    return from_one(jax.tree.map(np.asarray, own), has_it)
 
 
 @jax.jit  # outside of it, every shape would be a program of its own to compile

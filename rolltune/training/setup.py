@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from rolltune import base, optim, sharding, trees
 from rolltune.adapters import CLASSES
@@ -135,14 +135,13 @@ def on_cards(cached: Cached, mesh: Mesh | None) -> Cached:
         return cached
     sharding.whole_on_each(cached.base, mesh)
     moved: dict[int, Any] = {}  # a table that several share is still one
-    whole = NamedSharding(mesh, sharding.WHOLE)
 
     def placed(encoded: Encoded | None) -> Any:
         if encoded is None or not isinstance(encoded.feed, TableFeed):
             return encoded
         feed = encoded.feed
         if id(feed) not in moved:
-            moved[id(feed)] = dataclasses.replace(feed, source=jax.device_put(feed.source, whole))
+            moved[id(feed)] = dataclasses.replace(feed, source=sharding.whole(feed.source, mesh))
         return dataclasses.replace(encoded, feed=moved[id(feed)])
 
     training, scoring, prompts = map(placed, (cached.training, cached.scoring, cached.prompts))

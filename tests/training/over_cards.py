@@ -173,14 +173,21 @@ def on_disk(rows, tmp_path_factory):
         yield dataclasses.replace(rows, feed=feed, shapes=shapes_for([feed.shape(row) for row in rows.rows]))
 
 
-def test_each_card_is_sent_its_own_rolls_rows(make_run, alone, closing, on_disk):
+def test_each_card_is_sent_its_own_rolls_rows(make_run, alone, closing, on_disk, monkeypatch):
     run = make_run(sharding.mesh_of(5), on_disk)
     near(go(run), alone)
     loaders = [run.loader(run.lottery.draw(number)) for number in range(6)]
     whole, _ = joint_batch(loaders, [0] * 6, 2)
     batch, source = joint_batch(loaders, [0] * 6, 2, groups=3)
     same(batch._replace(slots=0), whole._replace(slots=0))
+    made = []
+    count = DiskFeed.make
+    monkeypatch.setattr(DiskFeed, "make", lambda *args: made.append(len(args[1])) or count(*args))
+    part, their_source = joint_batch(loaders, [0] * 6, 2, groups=3, own=range(1, 3))  # of a host with two of the cards
+    assert made == [4, 4]  # the other host's rows are not looked at
     own = source.rows.shape[0] // 3
+    same(part, jax.tree.map(lambda leaf: leaf[2:], batch))
+    same(their_source.rows, source.rows[own:])
     assert batch.slots.max() < own  # each group's slots point into its own part
 
 

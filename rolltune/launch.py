@@ -1,0 +1,99 @@
+"""Start a command on one of several hosts, and say in plain words what ended it.
+
+    python3 -m rolltune.launch ./03-do_learn.py -d set1 -w best-set1 --rolls 16
+
+The launch examples in docker/launch run this line on every host. It hands the host's number on, gives what hosts other
+than the first write their name, and watches: JAX ends a process whose partner is gone, from within and without advice.
+"""
+
+import collections
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from typing import IO
+
+from rolltune.errors import UserError
+from rolltune.hosts import Place, find_place, seconds
+
+GONE = 5  # exit status: another host went away
+KEPT = 200  # lines of what was written to standard error, in which JAX names who is gone
+UNHEALTHY = re.compile(r"stopped sending heartbeats\):\s*(\d+)|[Tt]ask:? (\d+) heartbeat timeout")
+NO_LEADER = "Failed to send RPC to coordination service"
+NEVER_CAME = "RegisterTask"
+
+
+def launch(command: list[str], place: Place, environment: Mapping[str, str]) -> int:
+    """Runs the command as that host; its exit status, or GONE."""
+    handed = {"ROLLTUNE_HOSTS": str(place.hosts), "ROLLTUNE_HOST": str(place.host)}
+    first = place.host == 0
+    piped = not (first and sys.stderr.isatty())  # a progress bar needs the terminal itself
+    process = subprocess.Popen(
+        command,
+        env={**environment, **handed},
+        stdout=None if first else subprocess.DEVNULL,
+        stderr=subprocess.PIPE if piped else None,
+        text=True,
+        errors="backslashreplace",
+    )
+    # A scheduler stops who it started: that is handed on. A terminal's Ctrl-C comes to all that run in it.
+    signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    lines: collections.deque[str] = collections.deque(maxlen=KEPT)
+    name = "" if first else f"host {place.host}: "
+    if process.stderr is not None:
+        copy(process.stderr, lines, name)
+    status = process.wait()
+    if status == -signal.SIGABRT:
+        print(f"{name}error: {advice(lines)}", file=sys.stderr, flush=True)
+        return GONE
+    if status < 0:
+        print(f"{name}error: ended by signal {-status}{HINTS.get(-status, '')}", file=sys.stderr, flush=True)
+    return status if status >= 0 else 128 - status
+
+
+HINTS: Mapping[int, str] = {signal.SIGKILL: ": by a person, the scheduler, or for want of the host's memory"}
+
+
+def copy(stream: IO[str], lines: collections.deque[str], name: str) -> None:
+    for line in stream:
+        lines.append(line)
+        sys.stderr.write(name + line)  # in one piece: several hosts may write into one pipe
+        sys.stderr.flush()
+
+
+def advice(lines: Iterable[str]) -> str:
+    """What to do after JAX ended the process, by what it wrote."""
+    text = "".join(lines)
+    if NEVER_CAME in text:
+        return (
+            f"not all hosts came within {seconds('ROLLTUNE_JOIN_SECONDS')} s. Each must be started with the same "
+            "ROLLTUNE_HOSTS and its own ROLLTUNE_HOST, and reach host 0 at JAX_COORDINATOR_ADDRESS: look for a host "
+            "that did not start, a firewall, a name that only one of them knows, variables of a proxy"
+        )
+    found = UNHEALTHY.search(text)
+    gone = next(filter(None, found.groups())) if found else "0" if NO_LEADER in text else None
+    who = "another host" if gone is None else f"host {gone}"
+    return (
+        f"{who} went away, or lost the network (its own last lines say more). What was saved is whole: the same "
+        "command with --resume, on all hosts, goes on from there"
+    )
+
+
+def main(argv: list[str]) -> int:
+    if not argv:
+        raise UserError("name the command to run: python3 -m rolltune.launch ./03-do_learn.py -d set1 -w best-set1")
+    place = find_place(os.environ)
+    if place.hosts == 1:
+        os.execvp(argv[0], argv)
+    return launch(argv, place, os.environ)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        sys.exit(f"error: {error}")
