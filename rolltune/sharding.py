@@ -1,8 +1,11 @@
-"""Rolls over cards: the K axis is cut over a mesh of one axis, and each card holds the whole frozen base.
+"""Rolls over cards: the K axis is cut over a mesh's first axis, and each card holds the whole frozen base.
 
 No roll needs anything of another one, so the cards exchange nothing while they train: a program of K rolls is, on each
 card, the program of its own few (`jax.shard_map`: there is nothing for XLA to infer, and so no gather that it could
 come to insert). With one card there is no mesh (None), and every program is what it is without this file.
+
+Where a base is too large for that, a mesh has a second axis: a group of cards shares a base that is cut over them (see
+`models.cut`), and the rows of each micro-batch.
 """
 
 from collections.abc import Callable
@@ -12,8 +15,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-ROLLS = "rolls"  # the mesh's one axis
+from rolltune.errors import UserError
+
+ROLLS = "rolls"  # the mesh's first axis, most often its only one
+CARDS = "cards"  # its second axis, where there are groups: the cards of one
 SPLIT, WHOLE = PartitionSpec(ROLLS), PartitionSpec()  # a leading axis R over the cards | the same on every card
+# How a leaf of the base may lie: whole on each card of a group | cut over the group | whole, and there are no groups.
+REPLICATE, FSDP = "replicate", "fsdp"
+WORDS = (REPLICATE, FSDP, ROLLS)
 
 
 def cards_here() -> list[Any]:
@@ -43,23 +52,47 @@ def mesh_of(rolls: int | None) -> Mesh | None:
     return Mesh(np.array(here[:count]), (ROLLS,)) if count > 1 else None
 
 
+def groups_of(rolls: int, size: int) -> Mesh:
+    """Groups of `size` cards, each with a base of its own, over which so many rolls are laid.
+
+    Raises UserError where there are fewer cards, or where they make no whole groups.
+    """
+    here = cards_here()
+    if size < 2 or len(here) % size:
+        raise UserError(
+            f"sharding_group: {size} of {len(here)} cards; expected a number of 2 or more that divides them"
+        )
+    count = cards_for(rolls, len(here) // size)
+    return Mesh(np.array(here[: count * size]).reshape(count, size), (ROLLS, CARDS))
+
+
 def size_of(mesh: Mesh | None) -> int:
-    return 1 if mesh is None else mesh.size
+    """Over how many cards, or groups of cards, the rolls are laid."""
+    return 1 if mesh is None else mesh.shape[ROLLS]
+
+
+def cards_in_group(mesh: Mesh | None) -> int:
+    """How many cards share a base, and the rows of a batch."""
+    return 1 if mesh is None else mesh.shape.get(CARDS, 1)
 
 
 def cards_of(leaf: Any) -> int:
-    """How many cards a leaf of rolls lies on."""
-    return len(leaf.sharding.device_set)
+    """Over how many cards, or groups of cards, a leaf of rolls is laid."""
+    return size_of(leaf.sharding.mesh) if isinstance(leaf.sharding, NamedSharding) else 1
 
 
 def told(rolls: int, mesh: Mesh | None) -> str:
     """What is used, in words; empty where there is one card only."""
-    here, cards = len(cards_here()), size_of(mesh)
+    here, cards, group = len(cards_here()), size_of(mesh), cards_in_group(mesh)
     if here == 1:
         return ""
     places = places_for(rolls, cards)
     empty = f", {places - rolls} of these places empty" if places > rolls else ""
-    return f"cards: {cards} of {here}, {places // cards} {'roll' if places == cards else 'rolls'} on each{empty}"
+    each = f"{places // cards} {'roll' if places == cards else 'rolls'} on each{empty}"
+    if group > 1:
+        groups = f"{cards} groups of {group} cards share a base each" if cards > 1 else "they share one base"
+        return f"cards: {cards * group} of {here}, {groups} and its batches' rows, {each}"
+    return f"cards: {cards} of {here}, {each}"
 
 
 def whole_on_each(tree: Any, mesh: Mesh) -> None:
@@ -71,15 +104,39 @@ def whole_on_each(tree: Any, mesh: Mesh) -> None:
     for key, leaf in list(tree.items() if isinstance(tree, dict) else enumerate(tree)):
         if isinstance(leaf, dict | list):
             whole_on_each(leaf, mesh)
+        elif _lies_on(leaf, mesh):
+            continue
         else:
             tree[key] = jax.device_put(leaf, places)  # a packed matrix is a tree of its own, and goes as one
 
 
-def by_rolls(program: Callable[..., Any], mesh: Mesh | None, specs: tuple[PartitionSpec, ...], **options: Any) -> Any:
+def _lies_on(leaf: Any, mesh: Mesh) -> bool:
+    """Whether a leaf was put on these cards before, whole or cut."""
+    return all(set(mesh.devices.flat) == one.sharding.device_set for one in jax.tree.leaves(leaf))
+
+
+def by_rolls(
+    program: Callable[..., Any],
+    mesh: Mesh | None,
+    specs: tuple[PartitionSpec, ...],
+    in_groups: Callable[..., tuple[tuple[Any, ...], Any]] | None = None,
+    **options: Any,
+) -> Any:
     """The jitted program, each card working on what lies there. `specs` say of each argument whether it is SPLIT by
-    rolls or WHOLE on every card; results are split. What comes from the host goes to the cards that need it alone."""
+    rolls or WHOLE on every card; results are split. What comes from the host goes to the cards that need it alone.
+
+    Where the cards are in groups, `in_groups` says it, of the arguments: (trees of specs, those of the results).
+    """
     if mesh is None:
         return jax.jit(program, **options)
+    if CARDS in mesh.axis_names:
+        assert in_groups is not None
+
+        def grouped(*args: Any) -> Any:
+            into, out = in_groups(*args)
+            return jax.shard_map(program, mesh=mesh, in_specs=into, out_specs=out, check_vma=False)(*args)
+
+        return jax.jit(grouped, **options)
     # The check of what differs from card to card wants marks at every loop's beginning; nothing here is ever reduced.
     cut = jax.shard_map(program, mesh=mesh, in_specs=specs, out_specs=SPLIT, check_vma=False)
     return jax.jit(cut, in_shardings=tuple(NamedSharding(mesh, spec) for spec in specs), **options)

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from rolltune.data.batches import Encoded, evaluation_batches
+from rolltune.data.batches import Encoded, evaluation_batches, over_cards
 from rolltune.data.examples import Example
 from rolltune.evaluation.compiled import picked
 from rolltune.evaluation.metrics import Prediction
 from rolltune.evaluation.scoring import predictions, score_rows
 from rolltune.evaluation.tasks import WRITE, Task, accepted
 from rolltune.evaluation.written import Written
-from rolltune.sharding import size_of
+from rolltune.sharding import cards_in_group, size_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Evaluator:
         """A prediction of all rows for each roll: leaves [R, ...], scales [R]. With `writes` False no answer of
         `write` is written out: its log-loss alone is cheap."""
         candidates = self.candidates or candidates_of(self.task, self.examples)
-        found = score_rows(self.score, self.base, trainables, scales, self.encoded, candidates, self.batch)
+        cards = cards_in_group(self.mesh)
+        found = score_rows(self.score, self.base, trainables, scales, self.encoded, candidates, self.batch, cards)
         ids = tuple(one.id for one in self.examples)
         if self.task.kind != WRITE:
             return list(predictions(found, ids, self.task.answers, [one.answer for one in self.examples]))
@@ -63,6 +64,7 @@ class Evaluator:
         assert self.writer
         texts = [[""] * len(self.examples) for _ in range(len(scales))]
         for places, some, source in evaluation_batches(self.writer.prompts, self.batch):
+            some = over_cards(some, cards_in_group(self.mesh), 0)
             written = np.asarray(self.writer.write(self.base, source, trainables, scales, some))
             for own, answers in zip(texts, written, strict=True):
                 for place, ids in zip(places, answers, strict=False):

@@ -11,6 +11,7 @@ from rolltune.batch import Batch, Source
 from rolltune.models import decoder, forward
 from rolltune.models import layers as nn
 from rolltune.models.forward import Network
+from rolltune.sharding import CARDS
 
 
 def generate(
@@ -57,7 +58,12 @@ def generate(
             grown.append(kv)
         return i + 1, _best(net, params, x), done, grown, written.at[:, i].set(out)
 
-    going = lambda state: (state[0] < steps) & ~jnp.all(state[2])
+    def going(state):
+        left = ~jnp.all(state[2])
+        if net.cut is not None:  # the cards of a group go on together: each layer needs parts of all
+            left = jax.lax.pmax(left.astype(jnp.int32), CARDS) > 0
+        return (state[0] < steps) & left
+
     blank = jnp.full((len(lengths), steps), stop[0], jnp.int32)
     start = (jnp.asarray(0), _best(net, params, x), jnp.zeros(len(lengths), bool), cache, blank)
     return jax.lax.while_loop(going, step, start)[-1]

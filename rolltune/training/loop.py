@@ -9,8 +9,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from rolltune.data.batches import Loader, bytes_of, joint_batch, prefetch
-from rolltune.sharding import cards_of, places_for, size_of
+from rolltune.batch import Batch, Source
+from rolltune.data.batches import Loader, bytes_of, joint_batch, over_cards, prefetch
+from rolltune.sharding import cards_in_group, cards_of, places_for, size_of
 from rolltune.training import rolls as tickets
 from rolltune.training.rolls import Draw, InitialWeights, Lottery
 from rolltune.training.step import ALIVE, REASONS, STOPPED, Roll, StepConfig
@@ -223,8 +224,12 @@ def _batches(run: Run, state: State, length: int):
     last = next(slot.draw for slot in state.slots if slot.draw is not None)
     loaders = [run.loader(slot.draw or last) for slot in state.slots]
     steps = [slot.step for slot in state.slots]
-    groups = size_of(run.mesh)
-    make = lambda ahead: joint_batch(loaders, [step + ahead for step in steps], run.accumulate, groups)
+    groups, cards = size_of(run.mesh), cards_in_group(run.mesh)
+
+    def make(ahead: int) -> tuple[Batch, Source]:
+        batch, source = joint_batch(loaders, [step + ahead for step in steps], run.accumulate, groups)
+        return over_cards(batch, cards, 2), source
+
     return prefetch(make, range(length), size_of=bytes_of)
 
 
@@ -358,4 +363,5 @@ def _end(run, state, number, reason, say, trainable=None, judged=None) -> None:
     if new is None:
         state.rolls = tickets.mark(state.rolls, number, STOPPED)
     else:
-        state.rolls = tickets.replace(state.rolls, number, tickets.begin(run.lottery, run.config, run.start, [new]))
+        fresh = tickets.begin_one(run.lottery, run.config, run.start, new, run.mesh)
+        state.rolls = tickets.replace(state.rolls, number, fresh)

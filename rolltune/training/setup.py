@@ -6,6 +6,7 @@ before hours of work, not after.
 
 import collections
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rolltune import base, optim, sharding, trees
 from rolltune.adapters import CLASSES
@@ -30,6 +31,7 @@ from rolltune.inputs import features, rows, states
 from rolltune.inputs.feeds import DiskFeed, TableFeed, TileFeed
 from rolltune.inputs.pictures import Pictures, read_pictures, with_views
 from rolltune.inputs.rows import Asking
+from rolltune.models.cut import is_cut, uncut
 from rolltune.models.forward import Network
 from rolltune.quantize import Quantized
 from rolltune.recipe import Recipe
@@ -168,8 +170,9 @@ def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, in
         for tower in model.family.towers:
             params.pop(tower)  # its work is done; the memory is the rolls'
     start = initial_weights(model, params, plan, recipe.trained_dtype)
+    cut = trained_in_parts(params, plan)
     frozen = trees.arrange(params, model.stacks, plan.first, is_gpu(), plan.paths("full"))
-    network = whole = network_of(model, plan, recipe, data.task)
+    network = whole = dataclasses.replace(network_of(model, plan, recipe, data.task), cut=cut)
     if plan.first:
         keep = lambda encoded: states.keep(
             model, network, frozen, encoded, plan.first, recipe.evaluate_batch, recipe.table_gib
@@ -181,6 +184,13 @@ def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, in
             if prompts is None:
                 frozen["text"].pop("lower")
     return Cached(frozen, network, whole, training, scoring, prompts, start)
+
+
+def trained_in_parts(params: dict, plan: Plan) -> frozenset[str] | None:
+    """The paths of the weights that are trained in parts, over the cards of a group; None where nothing is cut."""
+    flat = trees.flatten(params)
+    in_parts = {path for path, leaf in flat.items() if is_cut(leaf[0] if isinstance(leaf, list) else leaf)}
+    return frozenset(in_parts & set(plan.paths("full"))) if in_parts else None
 
 
 def network_of(model: Model, plan: Plan, recipe: Recipe, task: Task) -> Network:
@@ -205,14 +215,24 @@ def initial_weights(model: Model, params: dict, plan: Plan, dtype: str = "float3
 
 
 def is_quantized(leaf: Any) -> bool:
-    return isinstance(leaf[0] if isinstance(leaf, list) else leaf, Quantized)
+    return isinstance(uncut(leaf[0] if isinstance(leaf, list) else leaf), Quantized)
 
 
 def copied(leaf: Any, dtype: str) -> jax.Array:
-    """A leaf's own copy, stacked where its layers are a list."""
+    """A leaf's own copy, stacked where its layers are a list; of one that is cut each card copies its own part."""
     if isinstance(leaf, list):
+        if is_cut(leaf[0]):
+            part = leaf[0].values.sharding
+            stacked = NamedSharding(part.mesh, PartitionSpec(None, *part.spec))
+            return _stacked(stacked)([layer.values for layer in leaf], dtype)
         return jnp.stack([layer.astype(dtype) for layer in leaf])
-    return jnp.array(leaf, dtype)
+    return jnp.array(uncut(leaf), dtype)
+
+
+@functools.cache
+def _stacked(places: NamedSharding) -> Callable[..., jax.Array]:
+    stack = lambda layers, dtype: jnp.stack([layer.astype(dtype) for layer in layers])
+    return jax.jit(stack, static_argnums=1, out_shardings=places)
 
 
 def going_on(start: InitialWeights, continued: Mapping[str, Any]) -> InitialWeights:
@@ -249,7 +269,9 @@ def compile(
         cached.network,
         plan.stacks,
         optim.Schedule(recipe.schedule, recipe.steps, recipe.warmup),
-        optim.Optimizer(recipe.optimizer, recipe.clip or None, recipe.momentum, matrices),
+        optim.Optimizer(
+            recipe.optimizer, recipe.clip or None, recipe.momentum, matrices, cached.network.cut or frozenset()
+        ),
         dropout=recipe.dropout,
         average=recipe.average,
         explosion_factor=recipe.explosion_factor,
