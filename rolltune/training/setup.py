@@ -31,7 +31,7 @@ from rolltune.inputs import features, rows, states
 from rolltune.inputs.feeds import DiskFeed, TableFeed, TileFeed
 from rolltune.inputs.pictures import Pictures, read_pictures, with_views
 from rolltune.inputs.rows import Asking
-from rolltune.models.cut import is_cut, uncut
+from rolltune.models.cut import Places, is_cut, uncut
 from rolltune.models.forward import Network
 from rolltune.quantize import Quantized
 from rolltune.recipe import Recipe
@@ -149,8 +149,11 @@ def on_cards(cached: Cached, mesh: Mesh | None) -> Cached:
     return dataclasses.replace(cached, training=training, scoring=scoring, prompts=prompts, mesh=mesh)
 
 
-def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, inputs: Inputs) -> Cached:
-    """Runs all that is frozen once, and takes what is done with from the device. `params` are emptied.
+def cache(
+    model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, inputs: Inputs, places: Places | None = None
+) -> Cached:
+    """Runs all that is frozen once, and takes what is done with from the device. `params` are emptied; `places` says
+    where they lie, if on cards in groups.
 
     Raises UserError where a weight that is to be trained itself is quantized.
     """
@@ -170,7 +173,7 @@ def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, in
         for tower in model.family.towers:
             params.pop(tower)  # its work is done; the memory is the rolls'
     start = initial_weights(model, params, plan, recipe.trained_dtype)
-    cut = trained_in_parts(params, plan)
+    cut = None if places is None else places.paths.intersection(plan.paths("full"))
     frozen = trees.arrange(params, model.stacks, plan.first, is_gpu(), plan.paths("full"))
     network = whole = dataclasses.replace(network_of(model, plan, recipe, data.task), cut=cut)
     if plan.first:
@@ -184,13 +187,6 @@ def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, in
             if prompts is None:
                 frozen["text"].pop("lower")
     return Cached(frozen, network, whole, training, scoring, prompts, start)
-
-
-def trained_in_parts(params: dict, plan: Plan) -> frozenset[str] | None:
-    """The paths of the weights that are trained in parts, over the cards of a group; None where nothing is cut."""
-    flat = trees.flatten(params)
-    in_parts = {path for path, leaf in flat.items() if is_cut(leaf[0] if isinstance(leaf, list) else leaf)}
-    return frozenset(in_parts & set(plan.paths("full"))) if in_parts else None
 
 
 def network_of(model: Model, plan: Plan, recipe: Recipe, task: Task) -> Network:

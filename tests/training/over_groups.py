@@ -11,7 +11,7 @@ import pytest
 from small_families import FAMILIES, PALIGEMMA, name_of
 from small_model import make_example
 
-from rolltune import optim, quantize, sharding, trees
+from rolltune import adapters, optim, quantize, sharding, trees
 from rolltune.data.batches import Encoded, Loader, joint_batch, over_cards
 from rolltune.data.shapes import shapes_for
 from rolltune.evaluation import compiled
@@ -41,6 +41,7 @@ def made_on(small, mesh, rules, first=0, listed=False, dtype="float32", packed=(
         params = quantize.quantize_tree(params, packed)
     flat = trees.flatten(params)
     plan = plan_of(small.model, dict(zip(flat, words(rules, flat), strict=True)), first)
+    places = None
     if mesh is not None:
         places = cut.places_for(mesh, dict.fromkeys(flat, "fsdp"), flat)
         split = lambda path, leaf: list(leaf) if listed and trees.stack_of(path, small.model.stacks) else leaf
@@ -50,7 +51,7 @@ def made_on(small, mesh, rules, first=0, listed=False, dtype="float32", packed=(
         params = trees.unflatten({path: put(path, split(path, leaf)) for path, leaf in flat.items()})
     feed = small.tiles if plan.in_step else features.table(small.model, params, small.pictures, plan.projected)
     start = setup.initial_weights(small.model, params, plan, dtype)
-    in_parts = setup.trained_in_parts(params, plan)
+    in_parts = None if places is None else places.paths.intersection(plan.paths("full"))
     base = trees.arrange(params, small.model.stacks, first, listed, plan.paths("full"))
     if mesh is not None:
         sharding.whole_on_each(base, mesh)
@@ -59,8 +60,6 @@ def made_on(small, mesh, rules, first=0, listed=False, dtype="float32", packed=(
 
 
 def words(rules, paths):
-    from rolltune import adapters
-
     return adapters.trainability(rules, list(paths)).values()
 
 
