@@ -340,7 +340,8 @@ def norm(gradients: Any) -> Float[Array, ""]:
 
 
 def _squares(gradients: Any) -> Float[Array, ""]:
-    return sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(gradients))
+    total: Any = sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(gradients))
+    return total
 
 
 @dataclasses.dataclass(frozen=True)

@@ -78,7 +78,7 @@ def cards_in_group(mesh: Mesh | None) -> int:
 
 def cards_of(leaf: Any) -> int:
     """Over how many cards, or groups of cards, a leaf of rolls is laid."""
-    return size_of(leaf.sharding.mesh) if isinstance(leaf.sharding, NamedSharding) else 1
+    return leaf.sharding.mesh.shape[ROLLS] if isinstance(leaf.sharding, NamedSharding) else 1
 
 
 def told(rolls: int, mesh: Mesh | None) -> str:
@@ -93,6 +93,11 @@ def told(rolls: int, mesh: Mesh | None) -> str:
         groups = f"{cards} groups of {group} cards share a base each" if cards > 1 else "they share one base"
         return f"cards: {cards * group} of {here}, {groups} and its batches' rows, {each}"
     return f"cards: {cards} of {here}, {each}"
+
+
+def on_all(table: Any, mesh: Mesh | None) -> Any:
+    """A table of the host's on every card; without a mesh on the first."""
+    return jax.device_put(table, None if mesh is None else NamedSharding(mesh, WHOLE))
 
 
 def whole_on_each(tree: Any, mesh: Mesh) -> None:
@@ -120,12 +125,14 @@ def by_rolls(
     mesh: Mesh | None,
     specs: tuple[PartitionSpec, ...],
     in_groups: Callable[..., tuple[tuple[Any, ...], Any]] | None = None,
+    rows: PartitionSpec = WHOLE,
     **options: Any,
 ) -> Any:
     """The jitted program, each card working on what lies there. `specs` say of each argument whether it is SPLIT by
     rolls or WHOLE on every card; results are split. What comes from the host goes to the cards that need it alone.
 
-    Where the cards are in groups, `in_groups` says it, of the arguments: (trees of specs, those of the results).
+    Where the cards are in groups, `in_groups` says it, of the arguments: (trees of specs, those of the results), and
+    `rows` of the last argument, which comes from the host.
     """
     if mesh is None:
         return jax.jit(program, **options)
@@ -136,7 +143,7 @@ def by_rolls(
             into, out = in_groups(*args)
             return jax.shard_map(program, mesh=mesh, in_specs=into, out_specs=out, check_vma=False)(*args)
 
-        return jax.jit(grouped, **options)
+        return jax.jit(grouped, in_shardings=(*[None] * (len(specs) - 1), NamedSharding(mesh, rows)), **options)
     # The check of what differs from card to card wants marks at every loop's beginning; nothing here is ever reduced.
     cut = jax.shard_map(program, mesh=mesh, in_specs=specs, out_specs=SPLIT, check_vma=False)
     return jax.jit(cut, in_shardings=tuple(NamedSharding(mesh, spec) for spec in specs), **options)

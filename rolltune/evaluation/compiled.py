@@ -33,10 +33,11 @@ def compile_score(
         return sum_by_candidate(log_probs, batch.candidates, candidates)
 
     rolls = jax.vmap(one, in_axes=(None, None, 0, 0, None))
-    return by_rolls(rolls, mesh, SPECS, _in_groups(net), compiler_options=compiler_options())
+    return by_rolls(rolls, mesh, SPECS, _in_groups(net), ROWS, compiler_options=compiler_options())
 
 
 SPECS = (WHOLE, WHOLE, SPLIT, SPLIT, WHOLE)  # of a base, a source, what is trained, its scales, a batch
+ROWS = PartitionSpec(CARDS)  # of a batch, over the cards of each group
 
 
 def _in_groups(net: Network) -> Callable[..., Any]:
@@ -44,7 +45,7 @@ def _in_groups(net: Network) -> Callable[..., Any]:
 
     def specs(base, source, trainable, scale, batch):
         trained = trained_specs(trainable, net.cut or frozenset(), (ROLLS,))
-        return (specs_of(base), WHOLE, trained, SPLIT, PartitionSpec(CARDS)), PartitionSpec(ROLLS, CARDS)
+        return (specs_of(base), WHOLE, trained, SPLIT, ROWS), PartitionSpec(ROLLS, CARDS)
 
     return specs
 
@@ -68,7 +69,7 @@ def compile_write(
         params = adapters.combine(base, trainable, stacks, scale, cut=net.cut)
         return generate.generate(net, params, batch, source, tokens, stops)[None]
 
-    return by_rolls(one, mesh, SPECS, _in_groups(net), compiler_options=compiler_options())
+    return by_rolls(one, mesh, SPECS, _in_groups(net), ROWS, compiler_options=compiler_options())
 
 
 @functools.cache

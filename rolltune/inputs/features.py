@@ -22,7 +22,7 @@ from rolltune.inputs.pictures import Key, Pictures
 from rolltune.models import forward
 from rolltune.models.cut import mesh_in, specs_of
 from rolltune.models.forward import Network
-from rolltune.sharding import CARDS, by_rolls, cards_in_group
+from rolltune.sharding import CARDS, WHOLE, by_rolls, cards_in_group, on_all
 from rolltune.tracking import progress
 
 VERSION = 2  # to be raised when opening, resizing or the tower change what comes out for the same picture
@@ -67,7 +67,7 @@ def _program(net: Network, projected: bool, mesh: Mesh | None) -> Callable[..., 
         return net.family.project(net.config, params, rows) if projected and net.family.project else rows
 
     own = PartitionSpec(CARDS)
-    return by_rolls(run, mesh, (), lambda params, tiles, aspect: ((specs_of(params), own, own), own))
+    return by_rolls(run, mesh, (WHOLE,) * 3, lambda params, tiles, aspect: ((specs_of(params), own, own), own), own)
 
 
 def at_once(tiles: int) -> int:
@@ -85,7 +85,7 @@ def table(model: Model, params: dict, pictures: Pictures, projected: bool) -> Ta
         compute(model, params, pictures, list(lengths), projected), "image features", len(lengths)
     ):
         values[starts[key] : starts[key] + len(own)] = own
-    return TableFeed(model.family.learned_count, Source(jnp.asarray(values)), starts)
+    return TableFeed(model.family.learned_count, Source(on_all(values, mesh_in(params))), starts)
 
 
 def files(model: Model, params: dict, pictures: Pictures, projected: bool) -> Files | None:

@@ -19,7 +19,7 @@ from rolltune.inputs.feeds import DiskFeed, TableFeed
 from rolltune.models import forward
 from rolltune.models.cut import mesh_in, specs_of
 from rolltune.models.forward import Network
-from rolltune.sharding import CARDS, WHOLE, by_rolls, cards_in_group
+from rolltune.sharding import CARDS, WHOLE, by_rolls, cards_in_group, on_all
 from rolltune.tracking import note, progress
 from rolltune.trees import CROSS
 
@@ -64,7 +64,7 @@ def keep(
         values = np.zeros((sum(lengths.values()), width), dtype)
         for name, own in progress(compute(list(lengths)), "states of lower layers", len(lengths)):
             values[starts[name] : starts[name] + len(own)] = own
-        feed = TableFeed(learned, Source(jnp.asarray(values)), starts)
+        feed = TableFeed(learned, Source(on_all(values, mesh)), starts)
     else:
         made_by = features.made_by(model, net.projected) | {"text": repr(model.config.text), "first_layer": first}
         about = disk.About("states", "states of lower layers", model.base.name, made_by)
@@ -103,7 +103,9 @@ def program(net: Network, mesh: Mesh | None = None) -> Callable[..., Any]:
     """The jitted layers below the first trained one. Where the base is cut over cards, so are the rows of a batch."""
     own = PartitionSpec(CARDS)
     in_groups = lambda base, some, source: ((specs_of(base), own, WHOLE), own)
-    return by_rolls(lambda base, some, source: forward.lower_states(net, base, some, source), mesh, (), in_groups)
+    return by_rolls(
+        lambda base, some, source: forward.lower_states(net, base, some, source), mesh, (WHOLE,) * 3, in_groups
+    )
 
 
 def _beside(states: TableFeed | DiskFeed, pictures: Any) -> TableFeed | DiskFeed:

@@ -7,7 +7,7 @@ cards, so a gradient of the whole matrix is a sum over cards of which each keeps
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from rolltune import rules as path_rules
 from rolltune.errors import UserError
 from rolltune.quantize import NF4, DoubleScales, Int8Rows
 from rolltune.sharding import CARDS, WHOLE, WORDS, cards_in_group
+from rolltune.trees import Either
 
 EMBEDDING = "text/embed/embedding"
 
@@ -55,14 +56,14 @@ def is_cut(leaf: Any) -> bool:
 
 def axes_of(values: Any) -> Any:
     """The axis along which each array of a matrix is cut, counted from its end; 0: it is whole on every card."""
+    like: Callable[..., Any] = type(values)
     if isinstance(values, NF4):
         scales: Any = -2
         if isinstance(values.scales, DoubleScales):  # the scales of the scales are a sixteen-thousandth of the matrix
-            scales = DoubleScales(codes=-1, code=0, absmax=0, offset=0)
-        return NF4(packed=-2, scales=scales, block=values.block)
-    if isinstance(values, Int8Rows):
-        return Int8Rows(values=-2, scales=-1)
-    return -2
+            double: Callable[..., Any] = DoubleScales
+            scales = double(codes=-1, code=0, absmax=0, offset=0)
+        return like(packed=-2, scales=scales, block=values.block)
+    return like(values=-2, scales=-1) if isinstance(values, Int8Rows) else -2
 
 
 def _spec(leaf: Any, axis: int) -> PartitionSpec:
@@ -186,7 +187,7 @@ def scattered(slope: Float[Array, "i2 o"]) -> Float[Array, "i o"]:
     return jax.lax.psum_scatter(slope.astype(jnp.float32), CARDS, scatter_dimension=slope.ndim - 2, tiled=True)
 
 
-def lookup(table: Any, tokens: Int[Array, "b *t"]) -> Shaped[Array, "b *t d"]:
+def lookup(table: Any, tokens: Int[Either, "b *t"]) -> Shaped[Array, "b *t d"]:
     """`table[tokens]`. Of a cut table each card looks up all cards' tokens in its own rows: tokens and what is found
     travel, the table does not."""
     if not is_cut(table):

@@ -179,14 +179,15 @@ def compile_step(
 
     def in_groups(base, source, rolls, batch):
         own = roll_specs(config.optimizer, rolls.trainable, (ROLLS,))
-        return (specs_of(base), specs[1], own, PartitionSpec(ROLLS, None, CARDS)), (own, SPLIT)
+        return (specs_of(base), specs[1], own, rows), (own, SPLIT)
 
-    return by_rolls(rolls, mesh, specs, in_groups, donate_argnums=2, compiler_options=compiler_options())
+    rows = PartitionSpec(ROLLS, None, CARDS)
+    return by_rolls(rolls, mesh, specs, in_groups, rows, donate_argnums=2, compiler_options=compiler_options())
 
 
 def roll_specs(optimizer: Optimizer, trainable: dict[str, Any], lead: tuple[str, ...]) -> Roll:
     """How rolls lie on cards in groups, whose leaves in `trainable` have axes along `lead` before their own."""
     found = trained_specs(trainable, optimizer.cut, lead)
     own = {path: PartitionSpec(ROLLS, *spec[len(lead) :]) for path, spec in found.items()}
-    alike = Roll(*[SPLIT] * len(Roll._fields))
-    return alike._replace(trainable=own, optimizer=own if optimizer.keeps_rows else SPLIT)
+    alike: dict[str, Any] = dict.fromkeys(Roll._fields, SPLIT)
+    return Roll(**alike | {"trainable": own, "optimizer": own if optimizer.keeps_rows else SPLIT})
