@@ -33,7 +33,7 @@ def groups_for(
     if here == 1:
         say("sharding: there is one card, which has all")
         return None
-    made = cut.places_for(sharding.groups_of(slots, recipe.sharding_group or here), words, shapes)
+    made = cut.places_for(sharding.groups_of(max(slots, 1), recipe.sharding_group or here), words, shapes)
     size, parts = size_of(shapes), size_of([shapes[path] for path in made.paths])
     cards = sharding.cards_in_group(made.mesh)
     say(

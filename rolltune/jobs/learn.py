@@ -262,7 +262,7 @@ def prepare(
         say(f"{inputs.cut} of {len(data.seen)} rows were cut to {recipe.max_tokens} tokens, on their right")
     free, cards = free_bytes(), sharding.size_of(mesh)
     each = sharding.places_for(slots, cards) // cards
-    fits = lambda: free is None or fits_whole(outline(opened, recipe, data, inputs), each, free)
+    fits = lambda: free is None or not slots or fits_whole(outline(opened, recipe, data, inputs), each, free)
     places = groups_for(recipe, opened, slots, fits, say)
     if places is not None:
         mesh = places.mesh
