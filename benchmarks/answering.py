@@ -78,11 +78,11 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     noise = lambda leaf: leaf + 0.02 * jax.random.normal(jax.random.key(2), leaf.shape, leaf.dtype)
     trainable, scale = jax.tree.map(noise, rolls.trainable), rolls.scale  # a fresh adapter adds nothing
     batch = jax.device_put(asked(random_batch(net, (args.batch,), lengths, args.cached), args.task))
-    program, numbers = compiled.compile_score(net, stacks, 2), []
+    program, asking = compiled.compile_score(net, stacks, 2), batch
     if args.task == "write":
         program = compiled.compile_write(net, stacks, args.tokens, (-1,))  # no such token: all is written out
-        numbers = [np.arange(args.batch, dtype=np.uint32)]
-    arguments = (base, source, trainable, scale, batch, *numbers)
+        asking = (batch, np.arange(args.batch, dtype=np.uint32))
+    arguments = (base, source, trainable, scale, asking)
     jax.block_until_ready(arguments)
     began = time.perf_counter()
     compiled_program = program.lower(*arguments).compile()

@@ -4,8 +4,8 @@
 LoRA (Hu et al. 2021, arXiv:2106.09685), or a plain array, the weight itself in float32.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from rolltune import rules as path_rules
 from rolltune.errors import UserError
+from rolltune.models.cut import Cut
 from rolltune.models.layers import LoRA
 from rolltune.trees import Stacks, cut_of, flatten, per_layer, stack_of, unflatten
 
@@ -50,11 +51,18 @@ def init_lora(key: Array, shapes: dict[str, tuple[int, ...]], rank: int) -> dict
 
 
 def combine(
-    base: dict, trainable: dict[str, Any], stacks: Stacks, scale: Any = 1.0, key: Any = None, dropout: float = 0.0
+    base: dict,
+    trainable: dict[str, Any],
+    stacks: Stacks,
+    scale: Any = 1.0,
+    key: Any = None,
+    dropout: float = 0.0,
+    cut: Collection[str] | None = None,
 ) -> dict:
     """One parameter tree out of the two. `base` is arranged (`trees.arrange`), `stacks` are of the layers it runs.
 
-    `scale` is alpha/rank (or alpha/sqrt(rank): rsLoRA, arXiv:2312.03732); with `key`, LoRA inputs drop out.
+    `scale` is alpha/rank (or alpha/sqrt(rank): rsLoRA, arXiv:2312.03732); with `key`, LoRA inputs drop out. `cut` are
+    the paths of what is trained in parts over the cards of a group; None: there is no group.
     """
     prepared = {}
     for number, (path, leaf) in enumerate(sorted(trainable.items())):
@@ -63,27 +71,35 @@ def combine(
             if key is not None and dropout:
                 one, stack = jax.random.fold_in(key, number), stack_of(path, stacks)
                 leaf["key"] = one if stack is None else jax.random.split(one, len(stacks[stack]))
+        elif cut is not None and path in cut:
+            leaf = jax.tree.map(lambda own: Cut(own, trained=True), leaf)
         prepared[path] = leaf
-    layers = base["text"]["layers"]
+    layers, drops = base["text"]["layers"], Drops(dropout, cut is not None)
     if not isinstance(layers, list):
-        return _graft(base, unflatten(prepared), dropout)
+        return _graft(base, unflatten(prepared), drops)
     stacked = {path: leaf for path, leaf in prepared.items() if stack_of(path, stacks)}
     rest = {path: leaf for path, leaf in prepared.items() if path not in stacked}
     joined = [
-        _graft(own, unflatten(trained), dropout)
-        for own, trained in zip(layers, per_layer(stacked, stacks), strict=True)
+        _graft(own, unflatten(trained), drops) for own, trained in zip(layers, per_layer(stacked, stacks), strict=True)
     ]
-    return _graft(base | {"text": base["text"] | {"layers": joined}}, unflatten(rest), dropout)
+    return _graft(base | {"text": base["text"] | {"layers": joined}}, unflatten(rest), drops)
 
 
-def _graft(base: Any, trained: Any, dropout: float) -> Any:
+class Drops(NamedTuple):
+    """What of a LoRA's inputs drops out."""
+
+    share: float
+    over_cards: bool  # the rows of a batch are over the cards of a group
+
+
+def _graft(base: Any, trained: Any, drops: Drops) -> Any:
     if trained is None:
         return base
     if base is None:
         return trained
     if isinstance(base, dict):
-        return {name: _graft(base.get(name), trained.get(name), dropout) for name in base | trained}
-    return LoRA(base, trained["a"], trained["b"], trained.get("key"), dropout)
+        return {name: _graft(base.get(name), trained.get(name), drops) for name in base | trained}
+    return LoRA(base, trained["a"], trained["b"], trained.get("key"), drops.share, drops.over_cards)
 
 
 def merge(base: dict, trainable: dict[str, Any], stacks: Stacks, scale: float, first_layer: int = 0) -> dict:

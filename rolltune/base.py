@@ -1,7 +1,6 @@
 """A base model, ready to use: its family, sizes, tokenizer and identity; and its parameters on the device."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from rolltune import trees
 from rolltune.device import choose_dtype
 from rolltune.errors import UserError
 from rolltune.families import catalogue
+from rolltune.models.cut import uncut
 from rolltune.models.family import Family
 from rolltune.text import encode
 from rolltune.text import tokenizer as text
@@ -129,8 +129,10 @@ def open_model(
     return Opened(Model(family, config, opened, Base(name, "")), checkpoint, table, words)
 
 
-def load_opened(opened: Opened, listed: bool = False) -> tuple[Model, dict]:
-    """Puts an opened checkpoint on the device leaf by leaf.
+def load_opened(
+    opened: Opened, listed: bool = False, put: Callable[[str, Any], Any] = lambda path, leaf: jax.device_put(leaf)
+) -> tuple[Model, dict]:
+    """Puts an opened checkpoint on the device leaf by leaf: `put(path, leaf)`, of a list layer by layer.
 
     The weights are digested while they are read: whoever saves a roll later knows what it belongs to. What is quantized
     here is kept on the disk for the next time. `listed`: the decoder's layers come as lists of their own arrays, not
@@ -144,9 +146,7 @@ def load_opened(opened: Opened, listed: bool = False) -> tuple[Model, dict]:
     quantizes, shapes = set(opened.words.values()) - {packing.KEEP}, opened.shapes()
     said = packed.made_of(checkpoint.path, opened.words, shapes) if quantizes else {}
     on_device = lambda path, leaf: (
-        [jax.device_put(trees.layer_of(leaf, n)) for n in range(shapes[path].shape[0])]
-        if in_list(path)
-        else jax.device_put(leaf)
+        [put(path, trees.layer_of(leaf, n)) for n in range(shapes[path].shape[0])] if in_list(path) else put(path, leaf)
     )
     if quantizes and (kept := packed.read(said, shapes, on_device)):
         return _identified(opened, kept[0]), trees.unflatten(kept[1])
@@ -161,15 +161,15 @@ def load_opened(opened: Opened, listed: bool = False) -> tuple[Model, dict]:
         else:  # four bits are weights of their own, digested as they lie there
             for number, part in enumerate(jax.tree.leaves(array)):
                 digest.add(f"{leaf}/{number}", part)
-        put = jax.device_put if word == packing.KEEP else functools.partial(packing.quantized, word=word)
+        made = lambda part, word=word: part if word == packing.KEEP else packing.quantized(part, word)
         if in_list(leaf):
-            params[leaf] = [put(layer) for layer in array]
+            params[leaf] = [put(leaf, made(layer)) for layer in array]
         else:
-            params[leaf] = put(array if rows[leaf] is None else array[: rows[leaf]])
+            params[leaf] = put(leaf, made(array if rows[leaf] is None else array[: rows[leaf]]))
     digests = {"hash": digest.hexdigest(), "exact": digest.exact()}
     identified = _identified(opened, digests)
     if quantizes:
-        packed.keep(said, shapes, params, digests)
+        packed.keep(said, shapes, {path: uncut(leaf) for path, leaf in params.items()}, digests)
     return identified, trees.unflatten(params)
 
 

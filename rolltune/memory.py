@@ -183,7 +183,7 @@ def write_of(made: Outline, slots: int) -> Wanted:
     copied = size_of(some) if count < slots else 0
     batch, source = outline.batch_of(data.feed, data.shapes[-1], (made.recipe.evaluate_batch,))
     numbers = Shaped((made.recipe.evaluate_batch,), "uint32")
-    args = (run.base, source, *some, batch, numbers)
+    args = (run.base, source, *some, (batch, numbers))
     return Wanted(evaluator.writer.write, args, _fresh(batch, source, data) + copied)
 
 

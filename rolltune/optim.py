@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 from rolltune import blockwise
 from rolltune.blockwise import Blocks
 from rolltune.errors import UserError
+from rolltune.sharding import CARDS
 
 SCHEDULES = ("cosine", "linear", "constant")
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # of Adam, in eight bits, too
@@ -138,6 +139,9 @@ class Optimizer:
     clip: float | None = None  # of the norm of the whole gradient
     momentum: float = 0.0  # of sgd
     stacks: tuple[str, ...] = ()
+    # Paths of leaves that are cut over the cards of a group: each card moves its own rows, as they would move within
+    # their matrix. What a rule that needs a whole matrix remembers is the same on every card.
+    cut: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.name not in RULES:
@@ -147,70 +151,152 @@ class Optimizer:
         """What is remembered of each leaf, zero: a tree of the trained leaves, each a rule's state."""
 
         def begin(path, weight):
-            shape = self._matrices(path, weight)
-            return jax.vmap(self._rule.init)(weight.reshape(shape)) if shape else self._rule.init(weight)
+            if self._is_cut(path) and not self.keeps_rows:
+                weight = jnp.zeros(self._whole_shape(path, weight), weight.dtype)
+            return jax.vmap(self._rule.init)(weight) if self._is_stacked(path) else self._rule.init(weight)
 
         return jax.tree.map_with_path(begin, trainable)
 
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether what is remembered of a leaf lies as the leaf does, row by row."""
+        return self._rule.by_parts
+
     def update(self, update: Update, gradients: Any, state: Any, trainable: dict[str, Any]) -> tuple[Any, Any]:
         """(the weights, the state) after one step. Weights in bfloat16 are rounded up or down at random."""
-        rule = self._rule
         weights, tree = jax.tree.flatten_with_path(trainable)
         up_to = tree.flatten_up_to  # type: ignore[attr-defined]  # not in the stubs
         found, kept = up_to(gradients), up_to(state)
         moved = []
         for leaf, ((path, weight), gradient, own) in enumerate(zip(weights, found, kept, strict=True)):
-            shape = self._matrices(path, weight)
             here = update._replace(key=jax.random.fold_in(update.key, leaf))
-            decay = update.decay if _is_matrix(path) else jnp.zeros(())
-            one = lambda number, *matrix, here=here, decay=decay: _move(rule, here, decay, number, *matrix)
-            if shape:
-                run = _in_turn if self._is_large(weight) else _at_once
-                new, own = run(one, gradient.reshape(shape), own, weight.reshape(shape))
-                new = new.reshape(weight.shape)
-            else:
-                new, own = one(jnp.zeros((), jnp.int32), gradient, own, weight)
-            moved.append((new, own))
+            moved.append(self._moved(path, here, gradient, own, weight))
         built = lambda leaves: jax.tree.unflatten(tree, leaves)
         return built([new for new, _ in moved]), built([own for _, own in moved])
+
+    def _moved(self, path: tuple, update: Update, gradient: Array, state: Any, weight: Array) -> tuple[Array, Any]:
+        """One leaf and its state after the update, matrix by matrix, of a large one part by part."""
+        decay = update.decay if _is_matrix(path) else jnp.zeros(())
+        window = self._window(path, weight)
+        one = lambda number, *matrix: _move(self._rule, update, decay, window, number, *matrix)
+        shape = self._matrices(path, weight)
+        if not shape:
+            return one(jnp.zeros((), jnp.int32), gradient, state, weight)
+        run = _in_turn if self._is_large(math.prod(self._whole_shape(path, weight)), weight.dtype) else _at_once
+        at = int(self._is_stacked(path))  # the axis of a matrix's rows, or blocks
+        parts = shape[0] // (weight.shape[0] if at else 1)
+        apart = lambda leaf: leaf.reshape(shape[0], leaf.shape[at] // parts, *leaf.shape[at + 1 :])
+        cut = state if parts == 1 else jax.tree.map(apart, state)
+        new, own = run(one, gradient.reshape(shape), cut, weight.reshape(shape))
+        return new.reshape(weight.shape), jax.tree.map(lambda leaf, old: leaf.reshape(old.shape), own, state)
+
+    def norm(self, gradients: dict[str, Any]) -> Float[Array, ""]:
+        """Over all leaves, whole ones and the parts that other cards have, summed in float32 whatever they are in."""
+        if not self.cut:
+            return norm(gradients)
+        own = {path: leaf for path, leaf in gradients.items() if path in self.cut}
+        whole = {path: leaf for path, leaf in gradients.items() if path not in self.cut}
+        return jnp.sqrt(_squares(whole) + jax.lax.psum(_squares(own), CARDS))
 
     def clipping(self, norm: Float[Array, ""]) -> Float[Array, ""]:
         """What gradients of this norm are multiplied by."""
         return jnp.minimum(1, self.clip / jnp.maximum(norm, 1e-30)) if self.clip else jnp.ones(())
 
-    def _is_large(self, weight: Array) -> bool:
-        """Whether updating the leaf at once would take too much memory beside it."""
-        return weight.size > LARGE and (self._rule.works_aside or weight.dtype != jnp.float32)
+    def _is_large(self, size: int, dtype: Any) -> bool:
+        """Whether updating so many numbers at once would take too much memory beside them."""
+        return size > LARGE and (self._rule.works_aside or dtype != jnp.float32)
+
+    def _is_stacked(self, path: tuple) -> bool:
+        return _names(path)[0].startswith(tuple(f"{stack}/" for stack in self.stacks))
+
+    def _is_cut(self, path: tuple) -> bool:
+        return _names(path)[0] in self.cut
+
+    def _whole_shape(self, path: tuple, weight: Array) -> tuple[int, ...]:
+        """A leaf's shape with the rows of all cards."""
+        if not self._is_cut(path):
+            return weight.shape
+        *stack, rows, width = weight.shape
+        return (*stack, rows * jax.lax.axis_size(CARDS), width)
+
+    def _parts(self, path: tuple, weight: Array) -> int:
+        """Into how many parts of their rows the matrices of a leaf, whole ones, are cut for an update."""
+        shape = self._whole_shape(path, weight)
+        matrix = shape[1:] if self._is_stacked(path) else shape
+        if not self._rule.by_parts or not self._is_large(math.prod(shape), weight.dtype):
+            return 1
+        rows, size = matrix[0], math.prod(matrix)
+        whole = lambda parts: rows % parts == 0 and size // parts % blockwise.BLOCK == 0
+        least = -(-size // PART)
+        return next((n for n in range(least, min(rows, 64 * least) + 1) if whole(n)), 1)
 
     def _matrices(self, path: tuple, weight: Array) -> tuple[int, ...]:
         """A leaf's shape as [n, ...], the matrices of a stack's layers, or of a large leaf parts of their rows; empty
         where the leaf is one matrix that is updated as it is."""
-        stacked = _names(path)[0].startswith(tuple(f"{stack}/" for stack in self.stacks))
+        stacked = self._is_stacked(path)
         count, matrix = (weight.shape[0], weight.shape[1:]) if stacked else (1, weight.shape)
-        parts = 1
-        if self._rule.by_parts and self._is_large(weight):
-            rows, size = matrix[0], math.prod(matrix)
-            whole = lambda parts: rows % parts == 0 and size // parts % blockwise.BLOCK == 0
-            least = -(-size // PART)
-            parts = next((n for n in range(least, min(rows, 64 * least) + 1) if whole(n)), 1)
+        parts = self._parts(path, weight)
+        if self._is_cut(path):
+            parts = max(1, parts // jax.lax.axis_size(CARDS))
         if not stacked and parts == 1:
             return ()
         return (count, *matrix) if parts == 1 else (count * parts, matrix[0] // parts, *matrix[1:])
+
+    def _window(self, path: tuple, weight: Array) -> "Window | None":
+        """Which rows of each matrix this card has; None: all."""
+        if not self._is_cut(path):
+            return None
+        cards, card, parts = jax.lax.axis_size(CARDS), jax.lax.axis_index(CARDS), self._parts(path, weight)
+        rows = weight.shape[-2]
+        if parts % cards == 0:  # whole parts
+            own = parts // cards
+            return Window(card * rows, own, parts, card * own, rows // own, jnp.zeros((), jnp.int32))
+        each = max(1, cards // parts)  # cards that have a part between them
+        return Window(card * rows, 1, parts, card // each, rows * each, card % each * rows)
 
     @property
     def _rule(self) -> Rule:
         return RULES[self.name](self.momentum)
 
 
+class Window(NamedTuple):
+    """Which rows of a matrix a card has, and which of the parts that the matrix is updated in."""
+
+    start: Array  # the card's first row
+    own: int  # parts, or pieces of one, that the card goes through
+    parts: int  # of the whole matrix
+    first: Array  # the part that the card's first row lies in
+    part_rows: int  # of a part
+    within: Array  # where in it the card's first row is
+
+    def number(self, number: Array) -> Array:
+        """That of the whole leaf's part, for the card's own."""
+        return number // self.own * self.parts + self.first + number % self.own
+
+
 def _move(
-    rule: Rule, update: Update, decay: Array, number: Array, gradient: Array, state: Any, weight: Array
+    rule: Rule,
+    update: Update,
+    decay: Array,
+    window: Window | None,
+    number: Array,
+    gradient: Array,
+    state: Any,
+    weight: Array,
 ) -> tuple[Array, Any]:
     """One matrix and its state after the update; `number` tells it from the others of its leaf."""
     old = weight.astype(jnp.float32)
-    direction, new_state = rule.direct(gradient.astype(jnp.float32) * update.factor, state, old, update.number)
+    gradient = gradient.astype(jnp.float32) * update.factor
+    if window is None or rule.by_parts:
+        direction, new_state = rule.direct(gradient, state, old, update.number)
+    else:
+        whole = lambda rows: jax.lax.all_gather(rows, CARDS, axis=0, tiled=True)
+        direction, new_state = rule.direct(whole(gradient), state, whole(old), update.number)
+        direction = jax.lax.dynamic_slice_in_dim(direction, window.start, len(gradient), 0)
     new = old - update.rate * (direction + decay * old)
     if weight.dtype == jnp.bfloat16:
-        new = round_at_random(jax.random.fold_in(update.key, number), new)
+        key = jax.random.fold_in(update.key, number if window is None else window.number(number))
+        new = round_at_random(key, new) if window is None else round_at_random(key, new, window)
     keep = lambda after, before: jnp.where(update.going, after, before)
     return keep(new, weight), jax.tree.map(keep, new_state, state)
 
@@ -231,20 +317,31 @@ def _in_turn(one: Callable, gradient: Array, state: Any, weight: Array) -> tuple
     return jax.lax.fori_loop(0, weight.shape[0], at, (weight, state))
 
 
-def round_at_random(key: Array, values: Float[Array, "*s"]) -> Float[Array, "*s"]:
+def round_at_random(key: Array, values: Float[Array, "*s"], window: Window | None = None) -> Float[Array, "*s"]:
     """bfloat16 of float32, up or down with the chance that makes the mean right; what bfloat16 holds stays as it is.
 
     Of a float32's bits the upper 16 are a bfloat16: 16 random bits are added to the lower ones, then these are cut off.
+    A card that has some rows of a matrix takes the bits that they have within it.
     """
     bits = jax.lax.bitcast_convert_type(values, jnp.uint32)
-    carried = (bits + jax.random.bits(key, values.shape, jnp.uint16)) >> 16
+    if window is None or window.part_rows == values.shape[0]:
+        drawn = jax.random.bits(key, values.shape, jnp.uint16)
+    else:
+        drawn = jax.random.bits(key, (window.part_rows, *values.shape[1:]), jnp.uint16)
+        drawn = jax.lax.dynamic_slice_in_dim(drawn, window.within, values.shape[0], 0)
+    carried = (bits + drawn) >> 16
     rounded = jax.lax.bitcast_convert_type(carried.astype(jnp.uint16), jnp.bfloat16)
     return jnp.where(jnp.isfinite(values), rounded, values.astype(jnp.bfloat16))
 
 
 def norm(gradients: Any) -> Float[Array, ""]:
     """Over all leaves, summed in float32 whatever they are in."""
-    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(gradients)))
+    return jnp.sqrt(_squares(gradients))
+
+
+def _squares(gradients: Any) -> Float[Array, ""]:
+    total: Any = sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(gradients))
+    return total
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rolltune import adapters, optim, quantize, rules
+from rolltune import adapters, optim, quantize, rules, sharding
 from rolltune.data.views import WORDS
 from rolltune.errors import UserError
 from rolltune.evaluation.tasks import AUTO, KINDS
@@ -46,6 +46,12 @@ class Recipe:
     rslora: bool = False  # scale by alpha / sqrt(rank) instead of alpha / rank
     quantize: str = ""  # the frozen decoder layers: nf4, nf4-double, int8, or "rules"; empty: as the file has them
     quantize_rules: tuple[tuple[str, str], ...] = ()  # for "rules": (path regex, nf4 | nf4-double | int8 | keep)
+    # Over several cards: rolls alone (rolls), each card with the whole base; the base cut over a group of cards (fsdp),
+    # or whole on each (replicate), where a group has the rows of each batch between it; auto: rolls, or fsdp where the
+    # base does not fit a card. Or "rules".
+    sharding: str = "auto"
+    sharding_rules: tuple[tuple[str, str], ...] = ()  # for "rules": (path regex, replicate | fsdp | rolls)
+    sharding_group: int = 0  # cards of a group; 0: all
     dropout: float = 0.0
     first_layer: int = 0  # decoder layers below it are left alone, and their states kept
     optimizer: str = "adamw"  # adamw, adamw8bit (its states in 8 bits), adafactor or sgd
@@ -113,6 +119,13 @@ class Recipe:
         if self.quantize == "rules":
             return [(path, word) for path, word in self.quantize_rules]
         return [(quantize.DECODER, self.quantize), (".*", quantize.KEEP)] if self.quantize else []
+
+    @property
+    def laying(self) -> list[tuple[str, str]]:
+        """How the base lies on several cards, as rules over parameter paths; "auto" is no word of theirs."""
+        if self.sharding == "rules":
+            return [(path, word) for path, word in self.sharding_rules]
+        return [(".*", self.sharding)]
 
     @property
     def scale(self) -> float:
@@ -289,7 +302,7 @@ RANGES = {  # of whole numbers: from, to. What lies beyond is a slip of the fing
     **dict.fromkeys(("rank", "batch", "accumulate", "evaluate_batch", "answer_tokens"), (1, 65_536)),
     **dict.fromkeys(("steps", "log_every"), (1, MOST_STEPS)),
     **dict.fromkeys(("save_every", "keep_last", "evaluate_every"), (0, MOST_STEPS)),
-    **dict.fromkeys(("first_layer", "redraws", "draws"), (0, 65_536)),
+    **dict.fromkeys(("first_layer", "redraws", "draws", "sharding_group"), (0, 65_536)),
     "max_tokens": (1, 2**24),
     "views": (2, 1024),
     "seed": (0, SEEDS - 1),
@@ -321,6 +334,12 @@ def check(r: Recipe, where: Callable[[str], str] = str) -> None:
     for rule in r.quantize_rules:
         need(len(rule) == 2 and rule[1] in kinds, "quantize_rules", f"(path regex, {' | '.join(kinds)}) each")
         rules.compiled(rule[0], where("quantize_rules"))
+    need(r.sharding in ("auto", *sharding.WORDS, "rules"), "sharding", f"auto, {', '.join(sharding.WORDS)} or rules")
+    pair = f"(path regex, {' | '.join(sharding.WORDS)})"
+    need(bool(r.sharding_rules) == (r.sharding == "rules"), "sharding_rules", f'a list of {pair} with "rules"')
+    for rule in r.sharding_rules:
+        need(len(rule) == 2 and rule[1] in sharding.WORDS, "sharding_rules", f"{pair} each")
+        rules.compiled(rule[0], where("sharding_rules"))
     need(r.optimizer in optim.OPTIMIZERS, "optimizer", f"one of {', '.join(optim.OPTIMIZERS)}")
     need(0 <= r.momentum < 1, "momentum", "a share from 0, below 1")
     need(not r.momentum or r.optimizer == "sgd", "momentum", f"0: it is sgd's, and the optimizer is {r.optimizer}")

@@ -1,4 +1,4 @@
-"""Rolls over cards: the K axis is cut over a mesh of one axis, and each card holds the whole frozen base.
+"""Rolls over cards: the K axis is cut over a mesh's first axis, and each card holds the whole frozen base.
 
 No roll needs anything of another one, so the cards exchange nothing while they train: a program of K rolls is, on each
 card, the program of its own few (`jax.shard_map`: there is nothing for XLA to infer, and so no gather that it could
@@ -6,6 +6,9 @@ come to insert). With one card there is no mesh (None), and every program is wha
 
 The cards may be those of several hosts, as many on each, host after host. Then an array over them has only a part on
 this host: `placed`, `joined` and `whole` make such arrays; `fetched` and `from_one` bring them to all hosts at once.
+
+Where a base is too large for that, a mesh has a second axis: a group of cards shares a base that is cut over them (see
+`models.cut`), and the rows of each micro-batch.
 """
 
 from collections.abc import Callable
@@ -16,8 +19,14 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-ROLLS = "rolls"  # the mesh's one axis
+from rolltune.errors import UserError
+
+ROLLS = "rolls"  # the mesh's first axis, most often its only one
+CARDS = "cards"  # its second axis, where there are groups: the cards of one
 SPLIT, WHOLE = PartitionSpec(ROLLS), PartitionSpec()  # a leading axis R over the cards | the same on every card
+# How a leaf of the base may lie: whole on each card of a group | cut over the group | whole, and there are no groups.
+REPLICATE, FSDP = "replicate", "fsdp"
+WORDS = (REPLICATE, FSDP, ROLLS)
 
 
 def cards_here() -> list[Any]:
@@ -59,25 +68,53 @@ def mesh_of(rolls: int | None) -> Mesh | None:
     return Mesh(np.array(used), (ROLLS,)) if len(used) > 1 else None
 
 
+def groups_of(rolls: int, size: int) -> Mesh:
+    """Groups of `size` cards, each with a base of its own, over which so many rolls are laid.
+
+    Raises UserError where there are fewer cards, or where they make no whole groups.
+    """
+    here = cards_here()
+    if size < 2 or len(here) % size:
+        raise UserError(
+            f"sharding_group: {size} of {len(here)} cards; expected a number of 2 or more that divides them"
+        )
+    count = cards_for(rolls, len(here) // size)
+    return Mesh(np.array(here[: count * size]).reshape(count, size), (ROLLS, CARDS))
+
+
 def size_of(mesh: Mesh | None) -> int:
-    return 1 if mesh is None else mesh.size
+    """Over how many cards, or groups of cards, the rolls are laid."""
+    return 1 if mesh is None else mesh.shape[ROLLS]
+
+
+def cards_in_group(mesh: Mesh | None) -> int:
+    """How many cards share a base, and the rows of a batch."""
+    return 1 if mesh is None else mesh.shape.get(CARDS, 1)
 
 
 def cards_of(leaf: Any) -> int:
-    """How many cards a leaf of rolls lies on."""
-    return len(leaf.sharding.device_set)
+    """Over how many cards, or groups of cards, a leaf of rolls is laid."""
+    return leaf.sharding.mesh.shape[ROLLS] if isinstance(leaf.sharding, NamedSharding) else 1
 
 
 def told(rolls: int, mesh: Mesh | None) -> str:
     """What is used, in words; empty where there is one card only."""
-    there, cards = len(all_cards()), size_of(mesh)
+    there, cards, group = len(all_cards()), size_of(mesh), cards_in_group(mesh)
     if there == 1:
         return ""
     places = places_for(rolls, cards)
     empty = f", {places - rolls} of these places empty" if places > rolls else ""
     hosts = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
-    each = f"{places // cards} {'roll' if places == cards else 'rolls'} on each"
-    return f"cards: {cards} of {there}{hosts}, {each}{empty}"
+    each = f"{places // cards} {'roll' if places == cards else 'rolls'} on each{empty}"
+    if group > 1:
+        groups = f"{cards} groups of {group} cards share a base each" if cards > 1 else "they share one base"
+        return f"cards: {cards * group} of {there}, {groups} and its batches' rows, {each}"
+    return f"cards: {cards} of {there}{hosts}, {each}"
+
+
+def on_all(table: Any, mesh: Mesh | None) -> Any:
+    """A table of the host's on every card; without a mesh on the first."""
+    return jax.device_put(table, None if mesh is None else NamedSharding(mesh, WHOLE))
 
 
 def whole_on_each(tree: Any, mesh: Mesh) -> None:
@@ -88,6 +125,8 @@ def whole_on_each(tree: Any, mesh: Mesh) -> None:
     for key, leaf in list(tree.items() if isinstance(tree, dict) else enumerate(tree)):
         if isinstance(leaf, dict | list):
             whole_on_each(leaf, mesh)
+        elif _lies_on(leaf, mesh):
+            continue
         else:
             tree[key] = whole(leaf, mesh)  # a packed matrix is a tree of its own, and goes as one
 
@@ -142,11 +181,35 @@ def from_one(tree: Any, has_it: bool) -> Any:
     return jax.tree.map(lambda own, like: np.asarray(own).view(like.dtype), found, tree)
 
 
-def by_rolls(program: Callable[..., Any], mesh: Mesh | None, specs: tuple[PartitionSpec, ...], **options: Any) -> Any:
+def _lies_on(leaf: Any, mesh: Mesh) -> bool:
+    """Whether a leaf was put on these cards before, whole or cut."""
+    return all(set(mesh.devices.flat) == one.sharding.device_set for one in jax.tree.leaves(leaf))
+
+
+def by_rolls(
+    program: Callable[..., Any],
+    mesh: Mesh | None,
+    specs: tuple[PartitionSpec, ...],
+    in_groups: Callable[..., tuple[tuple[Any, ...], Any]] | None = None,
+    rows: PartitionSpec = WHOLE,
+    **options: Any,
+) -> Any:
     """The jitted program, each card working on what lies there. `specs` say of each argument whether it is SPLIT by
-    rolls or WHOLE on every card; results are split. What comes from the host goes to the cards that need it alone."""
+    rolls or WHOLE on every card; results are split. What comes from the host goes to the cards that need it alone.
+
+    Where the cards are in groups, `in_groups` says it, of the arguments: (trees of specs, those of the results), and
+    `rows` of the last argument, which comes from the host.
+    """
     if mesh is None:
         return jax.jit(program, **options)
+    if CARDS in mesh.axis_names:
+        assert in_groups is not None
+
+        def grouped(*args: Any) -> Any:
+            into, out = in_groups(*args)
+            return jax.shard_map(program, mesh=mesh, in_specs=into, out_specs=out, check_vma=False)(*args)
+
+        return jax.jit(grouped, in_shardings=(*[None] * (len(specs) - 1), NamedSharding(mesh, rows)), **options)
     # The check of what differs from card to card wants marks at every loop's beginning; nothing here is ever reduced.
     cut = jax.shard_map(program, mesh=mesh, in_specs=specs, out_specs=SPLIT, check_vma=False)
     return jax.jit(cut, in_shardings=tuple(NamedSharding(mesh, spec) for spec in specs), **options)

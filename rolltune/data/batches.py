@@ -224,6 +224,22 @@ def joint_batch(
     return Batch(*map(split, batch)), source
 
 
+def over_cards(batch: Batch, cards: int, axis: int) -> Batch:
+    """The batch with rows, along this axis, that so many cards divide: the last one is repeated, and counts nothing."""
+    more = -batch.valid.shape[axis] % cards
+    if not more:
+        return batch
+
+    def filled(leaf: np.ndarray) -> np.ndarray:
+        last = np.take(leaf, [-1], axis)
+        return np.concatenate([leaf, np.repeat(last, more, axis)], axis)
+
+    full = Batch(*map(filled, batch))
+    rows = np.arange(full.valid.shape[axis]) < batch.valid.shape[axis]
+    real = lambda leaf: leaf * rows.reshape(-1, *[1] * (leaf.ndim - axis - 1)).astype(leaf.dtype)
+    return full._replace(weights=real(full.weights), valid=real(full.valid))
+
+
 def evaluation_batches(data: Encoded, batch: int) -> Iterator[tuple[np.ndarray, Batch, Source]]:
     """(places in `rows`, batch, source) until every row came once: rows of one shape together, the last filled up.
 

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from rolltune.data.batches import Encoded, evaluation_batches
+from rolltune.data.batches import Encoded, evaluation_batches, over_cards
 from rolltune.data.examples import Example
 from rolltune.evaluation.compiled import picked
 from rolltune.evaluation.metrics import Prediction
 from rolltune.evaluation.scoring import predictions, score_rows
 from rolltune.evaluation.tasks import WRITE, Task, accepted
 from rolltune.evaluation.written import Written
-from rolltune.sharding import fetched, size_of
+from rolltune.sharding import cards_in_group, fetched, size_of
 
 KEPT = 2**30  # bytes of keys and values that rolls which write side by side may keep on a card
 
@@ -25,7 +25,7 @@ class Writer:
     """How answers are written: the prompts alone, the compiled program, and what makes text of its ids."""
 
     prompts: Encoded
-    write: Callable[..., Any]  # (base, source, trainables [R, ...], scales [R], batch, numbers [B]) -> ids [R, B, N]
+    write: Callable[..., Any]  # (base, source, trainables [R, ...], scales [R], (batch, numbers [B])) -> ids [R, B, N]
     text: Callable[[Sequence[int]], str]
     tokens: int  # N, of an answer at most
     kept: int  # bytes that a token's keys and values take
@@ -56,7 +56,8 @@ class Evaluator:
         """A prediction of all rows for each roll: leaves [R, ...], scales [R]. With `writes` False no answer of
         `write` is written out: its log-loss alone is cheap."""
         candidates = self.candidates or candidates_of(self.task, self.examples)
-        found = score_rows(self.score, self.base, trainables, scales, self.encoded, candidates, self.batch)
+        cards = cards_in_group(self.mesh)
+        found = score_rows(self.score, self.base, trainables, scales, self.encoded, candidates, self.batch, cards)
         ids = tuple(one.id for one in self.examples)
         if self.task.kind != WRITE:
             return list(predictions(found, ids, self.task.answers, [one.answer for one in self.examples]))
@@ -79,9 +80,10 @@ class Evaluator:
         assert self.writer
         texts = [[""] * len(self.examples) for _ in range(len(scales))]
         for places, some, source in evaluation_batches(self.writer.prompts, self.batch):
-            numbers = np.zeros(self.batch, np.uint32)  # of rows, for what is drawn: by their names, in any company
+            some = over_cards(some, cards_in_group(self.mesh), 0)
+            numbers = np.zeros(len(some.label), np.uint32)  # of rows, for what is drawn: by their names, in any company
             numbers[: len(places)] = [zlib.crc32(self.examples[place].id.encode()) for place in places]
-            written = fetched(self.writer.write(self.base, source, trainables, scales, some, numbers))
+            written = fetched(self.writer.write(self.base, source, trainables, scales, (some, numbers)))
             for own, answers in zip(texts, written, strict=True):
                 for place, ids in zip(places, answers, strict=False):
                     own[place] = self.writer.text(ids.tolist())

@@ -6,9 +6,9 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from rolltune.base import Model
 from rolltune.batch import NOTHING, Source
@@ -20,7 +20,9 @@ from rolltune.inputs.disk import Files
 from rolltune.inputs.feeds import DiskFeed, TableFeed, TileFeed
 from rolltune.inputs.pictures import Key, Pictures
 from rolltune.models import forward
+from rolltune.models.cut import mesh_in, specs_of
 from rolltune.models.forward import Network
+from rolltune.sharding import CARDS, WHOLE, by_rolls, cards_in_group, on_all
 from rolltune.tracking import progress
 
 VERSION = 2  # to be raised when opening, resizing or the tower change what comes out for the same picture
@@ -32,14 +34,15 @@ def compute(
     model: Model, params: dict, pictures: Pictures, keys: Sequence[Key], projected: bool
 ) -> Iterator[tuple[Key, np.ndarray]]:
     """(key, its rows that are used [u, C], or [u, D] past the projector); a few pictures of as many tiles at once."""
-    run = program(model, projected)
+    mesh = mesh_in(params)
+    run, cards = program(model, projected, mesh), cards_in_group(mesh)
     by_tiles: dict[int, list[Key]] = collections.defaultdict(list)
     for key in keys:
         by_tiles[pictures.tiles(key)].append(key)
 
     needed = {name: part for name, part in params.items() if name != "text"}
     for count, some in by_tiles.items():
-        size = at_once(count)
+        size = -(-at_once(count) // cards) * cards
         opened = prefetch(pictures.open, some)
         for begin in range(0, len(some), size):
             now = some[begin : begin + size]
@@ -51,19 +54,20 @@ def compute(
                 yield key, own[pictures.places[key].used]
 
 
-def program(model: Model, projected: bool) -> Callable[..., Any]:
-    """The jitted tower: (parameters without the decoder's, tiles [B, N, h, w, 3], aspect [B, 1]) -> rows."""
-    return _program(Network(model.family, model.config), projected)
+def program(model: Model, projected: bool, mesh: Mesh | None = None) -> Callable[..., Any]:
+    """The jitted tower: (parameters without the decoder's, tiles [B, N, h, w, 3], aspect [B, 1]) -> rows. Where the
+    parameters are cut over cards, so is B."""
+    return _program(Network(model.family, model.config), projected, mesh)
 
 
 @functools.cache  # once for all calls: a page asks for a picture or two at a time
-def _program(net: Network, projected: bool) -> Callable[..., Any]:
-    @jax.jit
+def _program(net: Network, projected: bool, mesh: Mesh | None) -> Callable[..., Any]:
     def run(params: dict, tiles: Any, aspect: Any) -> Any:
         rows = forward.feature_rows(net, params, tiles, aspect)
         return net.family.project(net.config, params, rows) if projected and net.family.project else rows
 
-    return run
+    own = PartitionSpec(CARDS)
+    return by_rolls(run, mesh, (WHOLE,) * 3, lambda params, tiles, aspect: ((specs_of(params), own, own), own), own)
 
 
 def at_once(tiles: int) -> int:
@@ -81,7 +85,7 @@ def table(model: Model, params: dict, pictures: Pictures, projected: bool) -> Ta
         compute(model, params, pictures, list(lengths), projected), "image features", len(lengths)
     ):
         values[starts[key] : starts[key] + len(own)] = own
-    return TableFeed(model.family.learned_count, Source(jnp.asarray(values)), starts)
+    return TableFeed(model.family.learned_count, Source(on_all(values, mesh_in(params))), starts)
 
 
 def files(model: Model, params: dict, pictures: Pictures, projected: bool) -> Files | None:

@@ -5,19 +5,21 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from rolltune.base import Model
 from rolltune.batch import Row, Source
-from rolltune.data.batches import Encoded, evaluation_batches
+from rolltune.data.batches import Encoded, evaluation_batches, over_cards
 from rolltune.data.shapes import shapes_for
 from rolltune.inputs import disk, features
 from rolltune.inputs.disk import Files
 from rolltune.inputs.feeds import DiskFeed, TableFeed
 from rolltune.models import forward
+from rolltune.models.cut import mesh_in, specs_of
 from rolltune.models.forward import Network
+from rolltune.sharding import CARDS, WHOLE, by_rolls, cards_in_group, on_all
 from rolltune.tracking import note, progress
 from rolltune.trees import CROSS
 
@@ -45,12 +47,13 @@ def keep(
     names = list(map(str, places)) if in_memory else row_names(encoded.rows)
     lengths = {name: len(row.tokens) for name, row in zip(names, encoded.rows, strict=True)}
     place_of = {name: place for place, name in enumerate(names)}
-    run = program(net)
+    mesh = mesh_in(base)
+    run, cards = program(net, mesh), cards_in_group(mesh)
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
         some = dataclasses.replace(encoded, rows=[encoded.rows[place_of[name]] for name in missing], labels=())
         for numbers, inputs, source in evaluation_batches(some, batch):
-            states = np.asarray(run(base, inputs, source))
+            states = np.asarray(run(base, over_cards(inputs, cards, 0), source))
             for number, own in zip(numbers, states, strict=False):  # more states than numbers: the batch was filled up
                 yield missing[number], own[: lengths[missing[number]]]
 
@@ -61,7 +64,7 @@ def keep(
         values = np.zeros((sum(lengths.values()), width), dtype)
         for name, own in progress(compute(list(lengths)), "states of lower layers", len(lengths)):
             values[starts[name] : starts[name] + len(own)] = own
-        feed = TableFeed(learned, Source(jnp.asarray(values)), starts)
+        feed = TableFeed(learned, Source(on_all(values, mesh)), starts)
     else:
         made_by = features.made_by(model, net.projected) | {"text": repr(model.config.text), "first_layer": first}
         about = disk.About("states", "states of lower layers", model.base.name, made_by)
@@ -96,8 +99,13 @@ def _first_places(encoded: Encoded) -> list[int]:
     return [first_of.setdefault(id(row), place) for place, row in enumerate(encoded.rows)]
 
 
-def program(net: Network) -> Callable[..., Any]:
-    return jax.jit(lambda base, some, source: forward.lower_states(net, base, some, source))
+def program(net: Network, mesh: Mesh | None = None) -> Callable[..., Any]:
+    """The jitted layers below the first trained one. Where the base is cut over cards, so are the rows of a batch."""
+    own = PartitionSpec(CARDS)
+    in_groups = lambda base, some, source: ((specs_of(base), own, WHOLE), own)
+    return by_rolls(
+        lambda base, some, source: forward.lower_states(net, base, some, source), mesh, (WHOLE,) * 3, in_groups
+    )
 
 
 def _beside(states: TableFeed | DiskFeed, pictures: Any) -> TableFeed | DiskFeed:

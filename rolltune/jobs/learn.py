@@ -24,12 +24,13 @@ from rolltune.evaluation.figures import check_name, default_metric
 from rolltune.evaluation.leaderboard import keep_count
 from rolltune.evaluation.tasks import CLASSIFY
 from rolltune.hosts import Hosts
-from rolltune.jobs import together
+from rolltune.jobs import laying, together
 from rolltune.jobs.cards import decided_by
 from rolltune.jobs.conclude import Finished, Passes, card_of, conclude, print_results
 from rolltune.jobs.interrupts import EVALUATING, TRAINING, Interrupts
 from rolltune.jobs.judge import judge_of
 from rolltune.jobs.keeping import Keeping
+from rolltune.jobs.laying import check_slots, fits_whole, groups_for
 from rolltune.jobs.log import Log, Sinks
 from rolltune.jobs.origin import Origin, run_facts
 from rolltune.jobs.outputs import Outputs
@@ -98,6 +99,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
         _check_name(options, out)
     origin, slots = options.origin, asked_slots(options, hosts)
     keep_count(options.keep)  # a mistake is to be said before the work, not after
+    check_slots(recipe.sharding not in (laying.AUTO, sharding.ROLLS), options.rolls)
     earlier, recipe = (origin.earlier, recipe) if origin else second_pass(options, recipe, say)
     interrupts.doing("reading the data")
     wanted = Wanted(recipe.task, recipe.answers, recipe.positive, recipe.frames)
@@ -116,7 +118,9 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     folds = _folds(options, recipe, data, say)
     trained = len(data.spans["train"]) if folds is None else len(folds) - len(folds) // (options.folds or 1)
     recipe = recipes.with_steps(recipe, trained)
-    settings = dataclasses.asdict(recipe) | {shown(file): data.digest(split) for split, file in data.files.items()}
+    settings = {name: value for name, value in dataclasses.asdict(recipe).items() if name not in laying.ENTRIES} | {
+        shown(file): data.digest(split) for split, file in data.files.items()
+    }
     together.check_alike(hosts, options, settings, earlier, out)
     if options.resume:  # what is wrong is said before anything is loaded
         checkpoints.check(out.state, settings, None if options.rolls == "auto" else slots, ("base",), say)
@@ -127,6 +131,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     if origin:
         check_base(origin.path, origin.card, ready.model.base)
         ready = dataclasses.replace(ready, run=dataclasses.replace(ready.run, first_fold=origin.run["fold"] or 0))
+    check_slots(sharding.cards_in_group(ready.run.mesh) > 1, options.rolls)
     if options.rolls == "auto":
         slots, why = min(hosts.gather(fit_rolls(ready.run)), key=lambda fit: fit[0])
         say(why)
@@ -261,10 +266,15 @@ def prepare(
     inputs = setup.encode(opened.model, recipe, data, folds)
     if inputs.cut:
         say(f"{inputs.cut} of {len(data.seen)} rows were cut to {recipe.max_tokens} tokens, on their right")
-    if slots and (free := free_bytes()) is not None:
-        cards = sharding.size_of(mesh)
-        check_room(outline(opened, recipe, data, inputs), sharding.places_for(slots, cards) // cards, free, say)
-    model, params = load_opened(opened, is_gpu())
+    free, cards = free_bytes(), sharding.size_of(mesh)
+    each = sharding.places_for(slots, cards) // cards
+    fits = lambda: free is None or not slots or fits_whole(outline(opened, recipe, data, inputs), each, free)
+    places = groups_for(recipe, opened, slots, fits, say)
+    if places is not None:
+        mesh = places.mesh
+    elif slots and free is not None:
+        check_room(outline(opened, recipe, data, inputs), each, free, say)
+    model, params = load_opened(opened, is_gpu(), *([places.put] if places else []))
     if hosts:
         hosts.check({"weights": f"{model.base.name} {model.base.hash}"}, together.SAME_WEIGHTS)
     if earlier:
@@ -272,7 +282,7 @@ def prepare(
     plan = plan_for(model, trees.shapes(params), recipe, data.task)
     if price := setup.price_of_views(model, plan, recipe, inputs):
         say(price)
-    cached = setup.on_cards(setup.cache(model, params, plan, recipe, data, inputs), mesh)
+    cached = setup.on_cards(setup.cache(model, params, plan, recipe, data, inputs, places), mesh)
     if earlier:
         cached = dataclasses.replace(cached, start=setup.going_on(cached.start, earlier.trained))
     loaders = setup.loaders(recipe, cached.training, data, folds)

@@ -9,10 +9,11 @@ import jax
 from rich import box
 from rich.table import Table
 
-from rolltune import base, device, gpus, memory
+from rolltune import base, device, gpus, memory, sharding
 from rolltune.base import Opened
 from rolltune.data.sets import find_dataset
 from rolltune.errors import UserError
+from rolltune.jobs import laying
 from rolltune.jobs.plan_choices import Choice, changes, difference, flags_of, tried
 from rolltune.memory import CONTEXT, Need, gib, most_rolls, needs_of, peak
 from rolltune.recipe import Recipe
@@ -87,6 +88,8 @@ def plan_memory(options: Options, recipe: Recipe, say: Say) -> int:
     """The exit status: 0 something fits (or nothing was said about room), 1 nothing does."""
     place = find_place(options)
     say(f"planned for: {place.words}")
+    if recipe.sharding not in (laying.AUTO, sharding.ROLLS):
+        say("as if each card held the whole base: what is left to a card of one that is cut is not planned")
     if options.card is not None and recipe.dtype == "auto":
         recipe = dataclasses.replace(recipe, dtype="bfloat16")
     if place.sharding is not None:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from rolltune.models import layers as nn
+from rolltune.models.cut import held, lookup, whole
 from rolltune.models.layers import Rope
 from rolltune.trees import Either
 
@@ -214,7 +215,7 @@ def run(
         return x, kv if keep_kv else None
 
     n, plain = depth(layers), block
-    block = jax.checkpoint(block) if remat else block
+    block = jax.checkpoint(lambda x, p, *more: plain(x, held(p), *more)) if remat else block
     sliding = (jnp.arange(n) + first) % 2 == 0
     if isinstance(layers, list | tuple):
         kept = []
@@ -235,7 +236,7 @@ def run(
 
 def embed(config: Config, p: dict, tokens: Int[Either, "b t"], dtype: Any) -> Float[Array, "b t d"]:
     """Token embeddings; Gemma's times sqrt(width), the factor rounded to the embedding's dtype as published."""
-    found = p["embed"]["embedding"][tokens].astype(dtype)
+    found = lookup(p["embed"]["embedding"], tokens).astype(dtype)
     return found * jnp.asarray(config.width**0.5, dtype) if config.scaled_embedding else found
 
 
@@ -246,8 +247,8 @@ def logits(config: Config, p: dict, x: Float[Array, "*b d"]) -> Float[Array, "*b
     if "classes" in p:  # few columns, newly trained: in float32
         return nn.product(y.astype(jnp.float32), p["classes"]["kernel"])
     if "head" not in p:
-        out = nn.tied_logits(y, p["embed"]["embedding"])
-    elif isinstance(head := p["head"]["kernel"], jax.Array):
+        out = nn.tied_logits(y, whole(p["embed"]["embedding"], y.dtype))
+    elif isinstance(head := whole(p["head"]["kernel"], y.dtype), jax.Array):
         out = nn.tied_logits(y, head.T)
     else:
         out = nn.product(y, head).astype(jnp.float32)

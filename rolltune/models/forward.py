@@ -22,6 +22,9 @@ class Network:
     first: int = 0  # the lowest layer that is run; above 0 the source's rows are states of the layers below it
     remat: bool = False
     causal: bool = False  # rows are one causal text each: no candidates side by side, no prompt seen both ways
+    # The paths of what is trained in parts over the cards of a group, which has a batch's rows between it, too; None:
+    # no group, one card has all.
+    cut: frozenset[str] | None = None
 
     @property
     def text(self) -> decoder.Config:

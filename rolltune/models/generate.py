@@ -12,6 +12,7 @@ from rolltune.batch import Batch, Source
 from rolltune.models import decoder, forward
 from rolltune.models import layers as nn
 from rolltune.models.forward import Network
+from rolltune.sharding import CARDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +68,10 @@ def generate(
 
     def going(done):
         some = jnp.any(~done)
-        # One end for all: were each row of a vmap to end by itself, every step would copy the caches to mask them.
-        return some if axis is None else jax.lax.pmax(some, axis)
+        # One end for all: were each row of a vmap to end by itself, every step would copy the caches to mask them; and
+        # of a group of cards, each needs parts of every layer from all.
+        together = [name for name in (axis, None if net.cut is None else CARDS) if name]
+        return jax.lax.pmax(some.astype(jnp.int32), tuple(together)) > 0 if together else some
 
     def step(state):
         i, token, done, _, cache, written = state

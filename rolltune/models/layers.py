@@ -18,7 +18,9 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from rolltune.device import is_gpu
+from rolltune.models.cut import Cut, scattered, whole
 from rolltune.quantize import Quantized, decode
+from rolltune.sharding import CARDS
 
 NEVER = (
     -2.3819763e38
@@ -39,6 +41,7 @@ class LoRA:
     b: Float[Array, "*l r o"]
     key: Any = None
     dropout: float = struct.field(pytree_node=False, default=0.0)
+    over_cards: bool = struct.field(pytree_node=False, default=False)  # x has a card's own rows of a batch
 
 
 def product(x: Float[Array, "*b i"], w: Any) -> Float[Array, "*b o"]:
@@ -61,15 +64,45 @@ def products(x: Float[Array, "*b i"], weights: Sequence[Any]) -> list[Float[Arra
     out = []
     for w in weights:
         if not isinstance(w, LoRA):
-            y = quantized_product(rows, w) if isinstance(w, Quantized) else rows @ w.astype(x.dtype)
+            y = _frozen_or_full(rows, w)
         elif w.key is None:
             y = product(rows, w.base) + next(inner) @ w.b.astype(x.dtype)
         else:
-            keep = _kept_entries(w.key, w.dropout, x.shape).reshape(rows.shape)
+            keep = _kept_entries(w.key, w.dropout, x.shape, w.over_cards).reshape(rows.shape)
             dropped = jnp.where(keep, rows / (1 - w.dropout), 0).astype(x.dtype)
             y = product(rows, w.base) + dropped @ w.a.astype(x.dtype) @ w.b.astype(x.dtype)
         out.append(y.reshape(*x.shape[:-1], -1))
     return out
+
+
+def _frozen_or_full(x: Float[Array, "b i"], w: Any) -> Float[Array, "b o"]:
+    if isinstance(w, Cut):
+        return _frozen_or_full(x, whole(w, x.dtype)) if w.kept else cut_product(x, w)
+    return quantized_product(x, w) if isinstance(w, Quantized) else x @ w.astype(x.dtype)
+
+
+@jax.custom_vjp
+def cut_product(x: Float[Array, "b i"], w: Cut) -> Float[Array, "b o"]:
+    """`x @ w` for a matrix that is cut over cards. It comes together where it is used, each way anew: nothing of it is
+    kept but the card's own rows."""
+    return _frozen_or_full(x, whole(w, x.dtype))
+
+
+def _cut_product_forward(x, w):
+    return cut_product(x, w), (x if w.trained else None, w)
+
+
+def _cut_product_backward(saved, dy):
+    # Without the barrier XLA would find that both ways gather the same, and keep what the first one did.
+    (x, w), dy = jax.lax.optimization_barrier((saved, dy))
+    matrix = whole(w, dy.dtype)
+    dx = dy @ decode(matrix, dy.dtype) if isinstance(matrix, Quantized) else dy @ matrix.T
+    if x is None:
+        return dx, None
+    return dx, dataclasses.replace(w, values=scattered(x.T @ dy).astype(w.values.dtype))
+
+
+cut_product.defvjp(_cut_product_forward, _cut_product_backward)
 
 
 @jax.custom_vjp
@@ -93,12 +126,16 @@ def _quantized_product_backward(w, dy):
 quantized_product.defvjp(_quantized_product_forward, _quantized_product_backward)
 
 
-def _kept_entries(key: Array, dropout: float, shape: Sequence[int]) -> Bool[Array, "..."]:
-    """What of an array [B, T, D] is kept. An entry's fate is its row's and place's own: T may grow by padding."""
+def _kept_entries(key: Array, dropout: float, shape: Sequence[int], over_cards: bool = False) -> Bool[Array, "..."]:
+    """What of an array [B, T, D] is kept. An entry's fate is its row's and place's own: T may grow by padding, and B
+    be a card's part of the batch."""
     *outer, width = shape
     keys = key[None]
-    for size in outer:
-        keys = jax.vmap(lambda one, size=size: jax.vmap(jax.random.fold_in, (None, 0))(one, jnp.arange(size)))(keys)
+    for axis, size in enumerate(outer):
+        numbers = jnp.arange(size)
+        if over_cards and axis == 0:
+            numbers += jax.lax.axis_index(CARDS) * size
+        keys = jax.vmap(lambda one, numbers=numbers: jax.vmap(jax.random.fold_in, (None, 0))(one, numbers))(keys)
         keys = keys.reshape(-1, *key.shape)
     return jax.vmap(lambda one: jax.random.bernoulli(one, 1 - dropout, (width,)))(keys)
 

@@ -10,8 +10,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rolltune.batch import NOTHING, Batch, Source
-from rolltune.data.batches import Loader, bytes_of, joint_batch, prefetch
-from rolltune.sharding import cards_of, fetched, joined, own_cards, places_for, size_of
+from rolltune.data.batches import Loader, bytes_of, joint_batch, over_cards, prefetch
+from rolltune.sharding import cards_in_group, cards_of, fetched, joined, own_cards, places_for, size_of
 from rolltune.training import rolls as tickets
 from rolltune.training.rolls import Draw, InitialWeights, Lottery
 from rolltune.training.step import ALIVE, REASONS, STOPPED, Roll, StepConfig
@@ -230,8 +230,12 @@ def _batches(run: Run, state: State, length: int) -> Generator[tuple[Batch, Sour
     last = next(slot.draw for slot in state.slots if slot.draw is not None)
     loaders = [run.loader(slot.draw or last) for slot in state.slots]
     steps = [slot.step for slot in state.slots]
-    groups, own = size_of(run.mesh), own_cards(run.mesh)
-    make = lambda ahead: joint_batch(loaders, [step + ahead for step in steps], run.accumulate, groups, own)
+    groups, cards, own = size_of(run.mesh), cards_in_group(run.mesh), own_cards(run.mesh)
+
+    def make(ahead: int) -> tuple[Batch, Source]:
+        batch, source = joint_batch(loaders, [step + ahead for step in steps], run.accumulate, groups, own)
+        return over_cards(batch, cards, 2), source
+
     for batch, source in prefetch(make, range(length), size_of=bytes_of):
         each_card = isinstance(source.rows, np.ndarray) and source is not NOTHING
         yield joined(batch, run.mesh), joined(source, run.mesh) if each_card else source
@@ -369,4 +373,5 @@ def _end(run, state, number, reason, say, trainable=None, judged=None) -> None:
     if new is None:
         state.rolls = tickets.mark(state.rolls, number, STOPPED)
     else:
-        state.rolls = tickets.replace(state.rolls, number, tickets.begin(run.lottery, run.config, run.start, [new]))
+        fresh = tickets.begin_one(run.lottery, run.config, run.start, new, run.mesh)
+        state.rolls = tickets.replace(state.rolls, number, fresh)

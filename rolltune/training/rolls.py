@@ -13,9 +13,10 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array
 
 from rolltune import adapters
+from rolltune.models.cut import trained_specs
 from rolltune.optim import Optimizer
-from rolltune.sharding import SPLIT, WHOLE, by_rolls, cards_of, fetched, from_one, placed
-from rolltune.training.step import ALIVE, STOPPED, Roll, StepConfig
+from rolltune.sharding import SPLIT, WHOLE, by_rolls, cards_in_group, fetched, from_one, placed, size_of
+from rolltune.training.step import ALIVE, STOPPED, Roll, StepConfig, roll_specs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,15 @@ def begin(
     return started(start.full, start.adapters, *own)
 
 
+def begin_one(
+    lottery: Lottery, config: StepConfig, start: InitialWeights, draw: Draw, mesh: Mesh | None = None
+) -> Roll:
+    """One fresh roll, for `replace`."""
+    if cards_in_group(mesh) == 1:
+        return begin(lottery, config, start, [draw])
+    return begin(lottery, config, start, [draw] * size_of(mesh), mesh)
+
+
 class Fresh(NamedTuple):
     """Shapes of what each roll draws for itself."""
 
@@ -119,13 +129,26 @@ def _beginning(fresh: Fresh, optimizer: Optimizer, mesh: Mesh | None) -> Callabl
             state=number(ALIVE, jnp.int32),
         )
 
-    return by_rolls(jax.vmap(one, in_axes=(None, None, 0, 0)), mesh, (WHOLE, WHOLE, SPLIT, SPLIT))
+    def in_groups(full, trained, seeds, numbers):
+        into, own = trained_specs(full, optimizer.cut, ()), roll_specs(optimizer, full, ())
+        drawn = dict.fromkeys((*trained, *dict(fresh.lora), *dict(fresh.heads)), SPLIT)
+        kept = own.optimizer | drawn if optimizer.keeps_rows else SPLIT
+        return (into, WHOLE, SPLIT, SPLIT), own._replace(trainable=own.trainable | drawn, optimizer=kept)
+
+    return by_rolls(jax.vmap(one, in_axes=(None, None, 0, 0)), mesh, (WHOLE, WHOLE, SPLIT, SPLIT), in_groups)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def replace(rolls: Roll, slot: Any, fresh: Roll) -> Roll:
-    """`rolls` with the one roll of `fresh` in `slot`."""
-    return jax.tree.map(lambda old, new: jnp.where(_is(slot, old), new, old), rolls, fresh)
+    """`rolls` with the one roll of `fresh` in `slot`; of cards in groups each group brings its own copy of it."""
+
+    def put(old: Array, new: Array) -> Array:
+        if len(new) == 1:
+            return jnp.where(_is(slot, old), new, old)
+        by_group = lambda leaf: leaf.reshape(len(new), -1, *leaf.shape[1:])
+        return jnp.where(by_group(_is(slot, old)), by_group(new), by_group(old)).reshape(old.shape)
+
+    return jax.tree.map(put, rolls, fresh)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -151,7 +174,7 @@ def moved(rolls: Roll, slots: np.ndarray, full: int) -> Roll:
     Over several cards they go through the host, leaf by leaf: rolls change cards, and on no card would there be room
     for all of them.
     """
-    if cards_of(rolls.step) == 1:
+    if len(rolls.step.sharding.device_set) == 1:
         rolls = take(rolls, slots)
     else:
         rolls = jax.tree.map(lambda leaf: placed(fetched(leaf)[slots], leaf.sharding), rolls)
@@ -161,16 +184,18 @@ def moved(rolls: Roll, slots: np.ndarray, full: int) -> Roll:
 
 
 def trainable_of(rolls: Roll, slot: int) -> dict[str, Any]:
-    """What one roll trained, in the memory of every host: from the card that has it."""
-    each = len(rolls.step) // cards_of(rolls.step)
-    begins = lambda shard: shard.index[0].start or 0
-    here = lambda leaf: [one.data for one in leaf.addressable_shards if begins(one) == slot - slot % each]
-    has_it = bool(here(rolls.step))
-    if has_it:
-        own = _one_of(jax.tree.map(lambda leaf: here(leaf)[0], rolls.trainable), slot % each)
-    else:
-        own = jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), rolls.trainable)
-    return from_one(jax.tree.map(np.asarray, own), has_it)
+    """What one roll trained, in the memory of every host: from the card that has it, or those that have parts of it."""
+    leaves, tree = jax.tree.flatten(rolls.trainable)
+    found, has_it = [np.zeros(leaf.shape[1:], leaf.dtype) for leaf in leaves], False
+    for card in zip(*(leaf.addressable_shards for leaf in leaves), strict=True):
+        first, end, _ = card[0].index[0].indices(len(leaves[0]))
+        if first <= slot < end:
+            has_it = True
+            own = _one_of([shard.data for shard in card], slot - first)
+            for place, shard, leaf in zip(found, card, own, strict=True):
+                if shard.replica_id == 0:
+                    place[shard.index[1:]] = leaf
+    return from_one(jax.tree.unflatten(tree, found), has_it)
 
 
 @jax.jit  # outside of it, every shape would be a program of its own to compile

@@ -6,6 +6,7 @@ before hours of work, not after.
 
 import collections
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rolltune import base, optim, sharding, trees
 from rolltune.adapters import CLASSES
@@ -31,6 +32,7 @@ from rolltune.inputs.feeds import DiskFeed, TableFeed, TileFeed
 from rolltune.inputs.pictures import Pictures, read_pictures, with_views
 from rolltune.inputs.rows import Asking
 from rolltune.models import generate
+from rolltune.models.cut import Places, is_cut, uncut
 from rolltune.models.forward import Network
 from rolltune.models.generate import Sampling
 from rolltune.quantize import Quantized
@@ -148,8 +150,11 @@ def on_cards(cached: Cached, mesh: Mesh | None) -> Cached:
     return dataclasses.replace(cached, training=training, scoring=scoring, prompts=prompts, mesh=mesh)
 
 
-def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, inputs: Inputs) -> Cached:
-    """Runs all that is frozen once, and takes what is done with from the device. `params` are emptied.
+def cache(
+    model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, inputs: Inputs, places: Places | None = None
+) -> Cached:
+    """Runs all that is frozen once, and takes what is done with from the device. `params` are emptied; `places` says
+    where they lie, if on cards in groups.
 
     Raises UserError where a weight that is to be trained itself is quantized.
     """
@@ -169,8 +174,9 @@ def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, in
         for tower in model.family.towers:
             params.pop(tower)  # its work is done; the memory is the rolls'
     start = initial_weights(model, params, plan, recipe.trained_dtype)
+    cut = None if places is None else places.paths.intersection(plan.paths("full"))
     frozen = trees.arrange(params, model.stacks, plan.first, is_gpu(), plan.paths("full"))
-    network = whole = network_of(model, plan, recipe, data.task)
+    network = whole = dataclasses.replace(network_of(model, plan, recipe, data.task), cut=cut)
     if plan.first:
         keep = lambda encoded: states.keep(
             model, network, frozen, encoded, plan.first, recipe.evaluate_batch, recipe.table_gib
@@ -206,14 +212,24 @@ def initial_weights(model: Model, params: dict, plan: Plan, dtype: str = "float3
 
 
 def is_quantized(leaf: Any) -> bool:
-    return isinstance(leaf[0] if isinstance(leaf, list) else leaf, Quantized)
+    return isinstance(uncut(leaf[0] if isinstance(leaf, list) else leaf), Quantized)
 
 
 def copied(leaf: Any, dtype: str) -> jax.Array:
-    """A leaf's own copy, stacked where its layers are a list."""
+    """A leaf's own copy, stacked where its layers are a list; of one that is cut each card copies its own part."""
     if isinstance(leaf, list):
+        if is_cut(leaf[0]):
+            part = leaf[0].values.sharding
+            stacked = NamedSharding(part.mesh, PartitionSpec(None, *part.spec))
+            return _stacked(stacked)([layer.values for layer in leaf], dtype)
         return jnp.stack([layer.astype(dtype) for layer in leaf])
-    return jnp.array(leaf, dtype)
+    return jnp.array(uncut(leaf), dtype)
+
+
+@functools.cache
+def _stacked(places: NamedSharding) -> Callable[..., jax.Array]:
+    stack = lambda layers, dtype: jnp.stack([layer.astype(dtype) for layer in layers])
+    return jax.jit(stack, static_argnums=1, out_shardings=places)
 
 
 def going_on(start: InitialWeights, continued: Mapping[str, Any]) -> InitialWeights:
@@ -250,7 +266,9 @@ def compile(
         cached.network,
         plan.stacks,
         optim.Schedule(recipe.schedule, recipe.steps, recipe.warmup),
-        optim.Optimizer(recipe.optimizer, recipe.clip or None, recipe.momentum, matrices),
+        optim.Optimizer(
+            recipe.optimizer, recipe.clip or None, recipe.momentum, matrices, cached.network.cut or frozenset()
+        ),
         dropout=recipe.dropout,
         average=recipe.average,
         explosion_factor=recipe.explosion_factor,

@@ -6,16 +6,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from rolltune import adapters, optim, trees
 from rolltune.batch import Batch, Source
 from rolltune.device import compiler_options
 from rolltune.models import forward
+from rolltune.models.cut import specs_of, trained_specs
 from rolltune.models.forward import Network
 from rolltune.optim import Optimizer, Schedule
-from rolltune.sharding import SPLIT, WHOLE, by_rolls
+from rolltune.sharding import CARDS, ROLLS, SPLIT, WHOLE, by_rolls
 from rolltune.trees import Stacks
 
 ALIVE, NOT_FINITE, EXPLODED, STOPPED = range(4)
@@ -80,12 +81,14 @@ def gradient(config: StepConfig, base: dict, source: Source, roll: Roll, batch: 
 def summed(config: StepConfig, base: dict, source: Source, roll: Roll, batch: Batch) -> tuple[Array, Array, Any]:
     """(loss, weight, gradient) as sums over all micro-batches, to be divided by the weight where they are used.
 
-    A gradient has its leaf's dtype where there is one micro-batch; over several, they are added up in float32.
+    A gradient has its leaf's dtype where there is one micro-batch; over several, they are added up in float32. In a
+    group of cards the sums are over the rows of all, and of a leaf that is cut each card has its own part's gradient.
     """
+    cut = config.network.cut
 
     def sum_of(trainable, micro, key):
         used = key if config.dropout else None
-        params = adapters.combine(base, trainable, config.stacks, roll.scale, used, config.dropout)
+        params = adapters.combine(base, trainable, config.stacks, roll.scale, used, config.dropout, cut)
         return targets_loss(config, forward.log_probs(config.network, params, micro, source), micro)
 
     step_key = jax.random.fold_in(roll.key, roll.step)
@@ -110,7 +113,14 @@ def summed(config: StepConfig, base: dict, source: Source, roll: Roll, batch: Ba
         (loss, weight, grads), _ = jax.lax.scan(add, zero, (batch, jnp.arange(count)))
     if listed:
         grads = jax.lax.optimization_barrier(trees.by_stack(grads))
+    if cut is not None:
+        loss, weight = jax.lax.psum((loss, weight), CARDS)
+        grads = {path: leaf if path in cut else jax.tree.map(_over_cards, leaf) for path, leaf in grads.items()}
     return loss, jnp.maximum(weight, 1e-8), grads
+
+
+def _over_cards(leaf: Array) -> Array:
+    return jax.lax.psum(leaf.astype(jnp.float32), CARDS).astype(leaf.dtype)
 
 
 def watch(config: StepConfig, roll: Roll, loss: Array, norm: Array) -> tuple[Array, Array, Array]:
@@ -130,7 +140,7 @@ def watch(config: StepConfig, roll: Roll, loss: Array, norm: Array) -> tuple[Arr
 def step(config: StepConfig, base: dict, source: Source, roll: Roll, batch: Batch) -> tuple[Roll, StepMetrics]:
     """One update of one roll. A roll that is not alive, or that is done, stays exactly as it is."""
     loss, weight, grads = summed(config, base, source, roll, batch)
-    loss, norm = loss / weight, optim.norm(grads) / weight
+    loss, norm = loss / weight, config.optimizer.norm(grads) / weight
     fast, best, state = watch(config, roll, loss, norm)
     # Of ten losses about a guess's, the level is under it every other time: only who is well above it counts on.
     stalled = jnp.where(fast < config.guess, 0, roll.stalled + 1)
@@ -160,9 +170,24 @@ def compile_step(
     """The jitted step of R rolls: (base, source, rolls [R, ...], batches [R, A, B, ...]). Reuses the rolls' buffers.
 
     Over the cards of a mesh, R is a multiple of their number. `own_source`: a step's source is no table but made for
-    it, each card's rows after the other's (see `joint_batch`).
+    it, each card's rows after the other's (see `joint_batch`). Over cards in groups, so many groups, and B is a
+    multiple of the cards of one.
     """
     one = lambda base, source, roll, batch: step(config, base, source, roll, batch)
     specs = (WHOLE, SPLIT if own_source else WHOLE, SPLIT, SPLIT)
     rolls = jax.vmap(one, in_axes=(None, None, 0, 0))
-    return by_rolls(rolls, mesh, specs, donate_argnums=2, compiler_options=compiler_options())
+
+    def in_groups(base, source, rolls, batch):
+        own = roll_specs(config.optimizer, rolls.trainable, (ROLLS,))
+        return (specs_of(base), specs[1], own, rows), (own, SPLIT)
+
+    rows = PartitionSpec(ROLLS, None, CARDS)
+    return by_rolls(rolls, mesh, specs, in_groups, rows, donate_argnums=2, compiler_options=compiler_options())
+
+
+def roll_specs(optimizer: Optimizer, trainable: dict[str, Any], lead: tuple[str, ...]) -> Roll:
+    """How rolls lie on cards in groups, whose leaves in `trainable` have axes along `lead` before their own."""
+    found = trained_specs(trainable, optimizer.cut, lead)
+    own = {path: PartitionSpec(ROLLS, *spec[len(lead) :]) for path, spec in found.items()}
+    alike: dict[str, Any] = dict.fromkeys(Roll._fields, SPLIT)
+    return Roll(**alike | {"trainable": own, "optimizer": own if optimizer.keeps_rows else SPLIT})

@@ -216,7 +216,7 @@ def test_no_card_waits_for_another(kind, config, prepared, rows, on_disk):
         if made.network.first == 0:
             chosen = compiled.picked(mesh, 1)((rolls.trainable, rolls.scale), 1)
             write = compiled.compile_write(made.network, made.stacks, 3, [1], mesh)
-            programs.append(write.lower(base, source, *chosen, some, np.zeros(len(some.label), np.uint32)))
+            programs.append(write.lower(base, source, *chosen, (some, np.zeros(len(some.label), np.uint32))))
     for program in programs:
         text = program.compile().as_text()
         assert "num_partitions=4" in text and not [word for word in COLLECTIVES if word in text]

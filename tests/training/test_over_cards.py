@@ -1,16 +1,18 @@
-"""The tests of over_cards.py, in a process of four virtual devices: JAX counts its devices once."""
+"""The tests of over_cards.py and over_groups.py, in processes of four virtual devices: JAX counts its devices once."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
-def test_rolls_over_four_virtual_cards():
+
+@pytest.mark.parametrize("name", ["over_cards.py", "over_groups.py"])
+def test_over_four_virtual_cards(name):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
-    here = Path(__file__).parent / "over_cards.py"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(here)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__).parent / name)],
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
