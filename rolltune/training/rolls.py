@@ -15,7 +15,7 @@ from jaxtyping import Array
 from rolltune import adapters
 from rolltune.models.cut import trained_specs
 from rolltune.optim import Optimizer
-from rolltune.sharding import SPLIT, WHOLE, by_rolls, cards_in_group, fetched, from_one, placed, size_of
+from rolltune.sharding import SPLIT, WHOLE, by_rolls, cards_in_group, fetched, from_one, own_cards, placed, size_of
 from rolltune.training.step import ALIVE, STOPPED, Roll, StepConfig, roll_specs
 
 
@@ -79,7 +79,7 @@ def begin(
     fresh = Fresh(lottery.rank, tuple(sorted(start.lora.items())), tuple(sorted(start.heads.items())))
     started = _beginning(fresh, config.optimizer, mesh)
     own: tuple[Any, Any] = (seeds, np.asarray(numbers, np.float32))
-    if mesh is not None:
+    if own_cards(mesh) is not None:
         own = jax.tree.map(lambda array: placed(array, NamedSharding(mesh, SPLIT)), own)
     return started(start.full, start.adapters, *own)
 
