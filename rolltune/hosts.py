@@ -13,6 +13,8 @@ import dataclasses
 import json
 import os
 import platform
+import re
+import time
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any, TypeVar
@@ -24,6 +26,8 @@ SECONDS = {"ROLLTUNE_JOIN_SECONDS": "300", "ROLLTUNE_HEARTBEAT_SECONDS": "30"}
 LEAVE_SECONDS = 30  # that a host waits for the others at its end
 TIDIED = 1000  # agreements, after which the store forgets them
 PATIENCE = 1000  # milliseconds of waiting, between two looks at whether another host has ended
+VERDICT_SECONDS = 10  # within which JAX ends a process after it said that another one is gone
+BROKEN = re.compile("gloo|nccl|coordination service", re.IGNORECASE)  # of errors over a connection, of any type
 SAID = "said/"
 STOP, END = f"{SAID}stop/", f"{SAID}end/"
 INSTALL = "install the same on all hosts"
@@ -140,9 +144,11 @@ class Hosts:
         UserError where another host said itself that it ends."""
         import jax
 
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
+        try:
             self._heard()
             self._client.wait_at_barrier("verdict", 2000 * seconds("ROLLTUNE_HEARTBEAT_SECONDS"))
+        except jax.errors.JaxRuntimeError:
+            time.sleep(VERDICT_SECONDS)
 
     def _wait(self, key: str) -> str:
         """What another host will say. Nobody who is there is hurried: JAX itself ends this process if one is gone."""
@@ -175,15 +181,13 @@ def joined(place: Place) -> Iterator[Hosts]:
     if place.hosts == 1:
         yield Hosts()
         return
-    import jax
-
     hosts = Hosts(place, _connect(place))
     try:
         hosts.check(versions() | {"cards": cards()}, INSTALL)
         yield hosts
     except BaseException as error:
         hosts.end(error)
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+        if BROKEN.search(str(error)):
             hosts.await_verdict()
         raise
 

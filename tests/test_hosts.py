@@ -31,6 +31,18 @@ with joined(launched(os.environ)) as hosts:
     while not hosts.stop(False):
         time.sleep(0.1)
 """
+# The second host goes away while the first one waits for its numbers.
+GATHER = """
+import os, signal
+import numpy as np
+from jax.experimental import multihost_utils
+from rolltune.hosts import joined, launched
+with joined(launched(os.environ)) as hosts:
+    for times in range(2):
+        if times and hosts.place.host == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        multihost_utils.process_allgather(np.ones(3))
+"""
 
 
 def surroundings(cards: int, cache: Path) -> dict[str, str]:
@@ -153,6 +165,12 @@ def test_a_host_that_goes_away_ends_the_other_with_advice(tmp_path):
     assert statuses == [5, 137]
     assert "error: host 1 went away" in said[0] and "--resume" in said[0]
     assert said[1].startswith("host 1: error: ended by signal 9")
+
+
+def test_a_broken_connection_is_no_traceback_but_advice(tmp_path):
+    statuses, said = Pair(tmp_path, ["-c", GATHER], (tmp_path,) * 2, ROLLTUNE_HEARTBEAT_SECONDS="4").ended()
+    assert statuses == [5, 137]
+    assert "error: host 1 went away" in said[0] and "Traceback" not in said[0]
 
 
 def test_a_host_that_never_comes_is_said(tmp_path):

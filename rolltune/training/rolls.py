@@ -79,7 +79,7 @@ def begin(
     fresh = Fresh(lottery.rank, tuple(sorted(start.lora.items())), tuple(sorted(start.heads.items())))
     started = _beginning(fresh, config.optimizer, mesh)
     own: tuple[Any, Any] = (seeds, np.asarray(numbers, np.float32))
-    if own_cards(mesh) is not None:
+    if mesh is not None and own_cards(mesh) is not None:
         own = jax.tree.map(lambda array: placed(array, NamedSharding(mesh, SPLIT)), own)
     return started(start.full, start.adapters, *own)
 
