@@ -27,6 +27,7 @@ FLOORS = [
         "rules",
         "sharding",
         "device",
+        "event_files",
         "tracking",
         "atomic",
         "plain_json",

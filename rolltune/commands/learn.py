@@ -46,7 +46,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same name")
     p.add_argument("--overwrite", action="store_true", help="replace what an earlier run of the same name left")
     p.add_argument("--whole", action="store_true", help="also save the whole model, as big_vision's npz")
-    p.add_argument("--tensorboard", action="store_true", help="also write event files for TensorBoard")
     p.add_argument("--wandb", metavar="PROJECT", help="also log to Weights & Biases (offline unless WANDB_MODE=online)")
     add_recipe_flags(p)
     add_reading_flags(p)
@@ -78,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
             command = as_typed(" ".join(["./03-do_learn.py", *asked]))
             options = Options("", name, resume=args.resume, overwrite=args.overwrite, command=command)
             return again(path, options, interrupts, began, args.model)
-        own = ("dataset", "second", "rolls", "folds", "repeat", "keep", "resume", "overwrite", "whole", "tensorboard")
+        own = ("dataset", "second", "rolls", "folds", "repeat", "keep", "resume", "overwrite", "whole")
         options = Options(
             name=args.write,
             wandb=args.wandb,

@@ -27,8 +27,8 @@ from rolltune.evaluation.tasks import CLASSIFY
 from rolltune.jobs.cards import decided_by
 from rolltune.jobs.conclude import Finished, Passes, card_of, conclude, print_results
 from rolltune.jobs.interrupts import Interrupts
-from rolltune.jobs.judge import judge_of
-from rolltune.jobs.log import Log, Sinks
+from rolltune.jobs.judge import judge_of, judged
+from rolltune.jobs.log import Log
 from rolltune.jobs.origin import Origin, run_facts
 from rolltune.jobs.outputs import Outputs
 from rolltune.jobs.plan_memory import check_room
@@ -63,7 +63,6 @@ class Options:
     resume: bool = False
     overwrite: bool = False
     whole: bool = False
-    tensorboard: bool = False
     wandb: str | None = None
     reading: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # columns, question, names of the data
     stated: frozenset[str] = frozenset()  # the recipe's entries that a person gave; others a second pass takes over
@@ -135,7 +134,6 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     trained_by = Passes(passes + 1, known, folds, run)
     judging = judge_of(ready.evaluator, data, recipe.metric, folds)
     ready_after = time.perf_counter() - began
-    sinks = Sinks(options.tensorboard, options.wandb, dataclasses.asdict(recipe))
     interrupts.doing("training")
     note("compiling the step ...")
 
@@ -149,8 +147,11 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
         except (OSError, ValueError) as error:  # orbax raises both; the training itself is not touched by it
             log.say(f"{shown(out.state)}: the state can't be saved ({error}); a stop now would lose the run. Make room")
 
-    with Log(out, sinks, recipe.metric, recipe.steps, state, fresh=not options.resume) as log:
+    with Log(out, recipe, state, fresh=not options.resume, wandb=options.wandb) as log:
         interrupts.say = log.say
+        if not options.resume:
+            going = {n: slot.draw for n, slot in enumerate(state.slots) if slot.draw is not None}
+            log.untrained(state, {n: judged(data, recipe.metric, folds, draw, before) for n, draw in going.items()})
 
         def judge(rolls: Any, slots: Sequence[int], final: bool) -> Any:
             verdicts = judging(rolls, slots, final, [slot.draw for slot in state.slots])
