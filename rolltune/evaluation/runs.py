@@ -85,7 +85,7 @@ class Standing:
     @property
     def title(self) -> str:
         what = {
-            "test": "pictures that neither training nor choosing has seen",
+            "test": "pictures, kept aside from training and choosing",
             "valid": "validation pictures",
             "train": "the pictures that were learned from",
         }[self.split]

@@ -111,8 +111,10 @@ def page(made: Comparison) -> str:
         below = f'<p class="soft below">{notes[4:]}</p>' if notes else ""
         parts.append(section(standing.title, _picture(made, standing) + _runs_table(made, standing) + below))
     if made.unjudged:
-        rows = "".join(f"<tr>{_facts(made, run)}{_values(made, run)}</tr>" for run in made.unjudged)
-        parts.append(section("No figures were saved with these", _wide(_heads(made, []), rows)))
+        rows = "".join(f"<tr>{_name(made, run)}{_rest(made, run)}</tr>" for run in made.unjudged)
+        parts.append(
+            section("No figures were saved with these", _wide(f'<th class="text">run</th>{_heads(made)}', rows))
+        )
     return document("Runs", "\n".join(parts))
 
 
@@ -132,43 +134,42 @@ def _runs_table(made: Comparison, standing: Standing) -> str:
         judged = run.judged
         assert judged is not None
         is_ranked = place < standing.ranked
-        cells = ""
+        cells = f"<td>{place + 1 if is_ranked else ''}</td>{_name(made, run)}"
         for name in standing.names:
             bounds = judged.interval(name)
             below = f"<br><small>{bounds}</small>" if bounds else ""
             cells += f"<td>{as_html(figure_text(judged, name))}{below}</td>"
         style = "out" if not is_ranked else "best" if place == 0 else ""
-        rank = f"<td>{place + 1 if is_ranked else ''}</td>"
-        rows.append(f'<tr class="{style}">{rank}{_facts(made, run)}{cells}{_values(made, run)}</tr>')
-    return _wide("<th></th>" + _heads(made, standing.names), "".join(rows))
+        rows.append(f'<tr class="{style}">{cells}{_rest(made, run)}</tr>')
+    heads = "".join(f"<th>{TITLES[name]}</th>" for name in standing.names)
+    return _wide(f'<th></th><th class="text">run</th>{heads}{_heads(made)}', "".join(rows))
 
 
-def _facts(made: Comparison, run: Run) -> str:
-    name, size = as_html(made.labels[run.name]), f"{run.size / 1e6:.1f} MB"
-    return f'<td class="text wrap">{name}</td><td>{as_html(run.date)}</td><td>{size}</td><td>{run.seed}</td>'
+def _name(made: Comparison, run: Run) -> str:
+    return f'<td class="text wrap">{as_html(made.labels[run.name])}</td>'
 
 
-def _heads(made: Comparison, names: Sequence[str]) -> str:
-    heads = '<th class="text">run</th><th>date</th><th>size</th><th>seed</th>'
-    heads += "".join(f"<th>{TITLES[name]}</th>" for name in names)
+def _heads(made: Comparison) -> str:
+    heads = "<th>seed</th><th>size</th><th>date</th>"
     for one in made.differing:
         most = "" if one.commonest is None else f"<br><small>mostly {as_html(one.commonest)}</small>"
-        heads += f'<th class="text wrap">{as_html(one.name)}{most}</th>'
+        heads += f'<th class="{_style(one)}">{as_html(one.name)}{most}</th>'
     return heads
 
 
-def _values(made: Comparison, run: Run) -> str:
-    """The entries that differ; what is the commonest is pale."""
-    cells = ""
+def _rest(made: Comparison, run: Run) -> str:
+    """What is known of a run beside its figures; of its recipe what differs, pale where it is the commonest."""
+    cells = f"<td>{run.seed}</td><td>{run.size / 1e6:.1f} MB</td><td>{as_html(run.date)}</td>"
     for one in made.differing:
         text = as_html(one.texts[run.name])
-        cells += '<td class="text wrap">' + (f'<span class="was">{text}</span>' if _is_common(one, run) else text)
-        cells += "</td>"
+        cells += f'<td class="{_style(one)}">'
+        cells += f'<span class="was">{text}</span></td>' if one.texts[run.name] == one.commonest else f"{text}</td>"
     return cells
 
 
-def _is_common(one: Difference, run: Run) -> bool:
-    return one.texts[run.name] == one.commonest
+def _style(one: Difference) -> str:
+    """Long values are broken over lines, in a column that is wide enough for it."""
+    return "text wrap" if max(map(len, one.texts.values())) > LONGEST // 2 else "text"
 
 
 def _wide(heads: str, rows: str) -> str:

@@ -99,6 +99,7 @@ def test_a_run_prints_saves_and_can_be_gone_on_with(here, capsys):
     roll = load_roll("checkpoints/first.npz")
     assert any(np.any(leaf) for path, leaf in flatten(roll.tree).items() if path.endswith("/b"))
     assert roll.card.prompt == ads.PROMPT and roll.card.answers == ["no", "yes"] and roll.card.metrics["passes"] == 1
+    assert roll.card.metrics["known"] == {"valid": 0}
 
     assert learn("-w", "second", "-2", "--config.rate=2e-5") == 0
     out = capsys.readouterr().out
