@@ -9,6 +9,7 @@ With --tower the tower runs in every step, as it does in other trainers; else it
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import re
@@ -23,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+from capped import hold_all_but
 from PIL import Image
 from published import CONFIGS, PICTURES
 
@@ -42,10 +44,11 @@ from rolltune.training import setup
 from rolltune.training.dataset import Data
 from rolltune.training.loop import new_state
 from rolltune.training.plan import plan_for
+from rolltune.training.rolls import trainable_of
 from rolltune.weights.checkpoint import open_checkpoint
 from rolltune.weights.hf import write_hf
 from rolltune.weights.names import CHUNK, Pieces, TensorMap, stream
-from rolltune.weights.roll_file import Base
+from rolltune.weights.roll_file import Base, RollCard, save_roll
 
 KIND = np.dtype(ml_dtypes.bfloat16)
 
@@ -140,8 +143,18 @@ def main() -> None:
     parser.add_argument("--write", type=int, default=8, help="tokens to write a row")
     parser.add_argument("--trace", help="folder for a profiler's trace of three steps")
     parser.add_argument("--folder", type=Path, default=Path("families-benchmark"))
+    parser.add_argument("--cap", type=float, default=0, help="GiB of device memory that may be used; 0: all")
     parser.add_argument("--tag", default="")
     args = parser.parse_args()
+    with contextlib.ExitStack() as after:
+        if args.cap:
+            other = hold_all_but(args.cap)
+            after.callback(other.wait)  # its memory must be back before the next one asks what is free
+            after.callback(other.kill)
+        measure(args)
+
+
+def measure(args: argparse.Namespace) -> None:
     set_up_jax()
     config = CONFIGS.get(args.model) or json.loads(Path(args.model).read_text())
     name = args.model if args.model in CONFIGS else config["model_type"]
@@ -209,6 +222,13 @@ def main() -> None:
         found = evaluator.predict(rolls.trainable, rolls.scale, writes)[0]
         record[f"{what}_rows_s"] = round(len(data.examples) / (time.perf_counter() - began), 2)
         record["finite"] = bool(np.isfinite(found.log_probs).all() and np.isfinite(losses).all())
+    began = time.perf_counter()
+    card = RollCard(model.base, recipe.method, dataclasses.asdict(recipe))
+    save_roll(args.folder / "roll.npz", trees.unflatten(trainable_of(rolls, 0)), card)
+    record |= {
+        "save_s": round(time.perf_counter() - began, 2),
+        "roll_mb": (args.folder / "roll.npz").stat().st_size >> 20,
+    }
     record |= {"peak_all_gib": peak(), "device": jax.devices()[0].device_kind}
     print(json.dumps(record), flush=True)
     assert jnp.isfinite(report.loss).all()

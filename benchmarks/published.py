@@ -17,8 +17,53 @@ CLIP = {
     "image_size": 336,
     "patch_size": 14,
 }
+SIGLIP = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 14,
+}
 
 CONFIGS: dict[str, dict[str, Any]] = {
+    "paligemma-3b": {
+        "model_type": "paligemma",
+        "image_token_index": 257152,
+        "projection_dim": 2048,
+        "vision_config": SIGLIP | {"projection_dim": 2048},
+        "text_config": {
+            "model_type": "gemma",
+            "vocab_size": 257216,
+            "hidden_size": 2048,
+            "num_hidden_layers": 18,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 1,
+            "intermediate_size": 16384,
+        },
+    },
+    "paligemma2-3b": {
+        "model_type": "paligemma",
+        "image_token_index": 257152,
+        "projection_dim": 2304,
+        "vision_config": SIGLIP | {"projection_dim": 2304},
+        "text_config": {
+            "model_type": "gemma2",
+            "vocab_size": 257216,
+            "hidden_size": 2304,
+            "num_hidden_layers": 26,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "intermediate_size": 9216,
+            "query_pre_attn_scalar": 256,
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+            "sliding_window": 4096,
+            "hidden_activation": "gelu_pytorch_tanh",
+        },
+    },
     "llava-v1.6-mistral-7b": {
         "model_type": "llava_next",
         "vision_config": CLIP,
@@ -93,4 +138,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 # Height and width of a picture that takes as many tokens as it can, of all that a family reads.
-PICTURES = {"llava-v1.6-mistral-7b": (672, 672), "phi-3.5-vision": (672, 672), "llama-3.2-11b-vision": (1120, 1120)}
+PICTURES = {
+    "paligemma-3b": (224, 224),
+    "paligemma2-3b": (224, 224),
+    "llava-v1.6-mistral-7b": (672, 672),
+    "phi-3.5-vision": (672, 672),
+    "llama-3.2-11b-vision": (1120, 1120),
+}

@@ -23,10 +23,11 @@ import sys
 import time
 from pathlib import Path
 
+from capped import hold_all_but
+
 ROOT = Path(__file__).resolve().parents[1]
 ROWS, STEPS, ANSWERS = 96, 256, 2
 COMPILING = 3  # the peer's steps that are no measure: the first compiles, the second warms up, the third records
-CONTEXT_MIB = 500  # what the other process's CUDA context takes beside its allocation
 
 
 def prepare(folder: Path) -> None:
@@ -47,25 +48,6 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
-def hold_all_but(gib: float) -> subprocess.Popen:
-    """Another process takes the device's memory but for so much: what no allocator can ignore."""
-    query = ["nvidia-smi", "--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits"]
-    printed = subprocess.run(query, capture_output=True, text=True, check=True).stdout
-    free, total = map(float, printed.splitlines()[0].split(","))
-    share = (free - CONTEXT_MIB - gib * 1024) / total
-    variables = environment() | {
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "true",
-        "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{share:.5f}",
-    }
-    program = "import jax, time; jax.numpy.zeros(1).block_until_ready(); print(flush=True); time.sleep(3600)"
-    process = subprocess.Popen([sys.executable, "-c", program], env=variables, stdout=subprocess.PIPE, text=True)
-    if not process.stdout.readline():
-        raise SystemExit(f"the process that was to take all but {gib} GiB ended with status {process.wait()}")
-    left = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0].split(",")[0]
-    print(f"left on the device: {float(left) / 1024:.2f} GiB", flush=True)
-    return process
-
-
 def ours(folder: Path, rolls: str, steps: int, cap: float | None, extra: list[str]) -> dict:
     """One run of the command."""
     name = f"job-{rolls}-{len(list(folder.glob('checkpoints/*.npz')))}"
@@ -76,7 +58,7 @@ def ours(folder: Path, rolls: str, steps: int, cap: float | None, extra: list[st
     variables = environment() | {"ROLLTUNE_CACHE": str(folder / "cache")}
     with (folder / f"{name}.log").open("w") as log, contextlib.ExitStack() as after:
         if cap:
-            other = hold_all_but(cap)
+            other = hold_all_but(cap, environment())
             after.callback(other.wait)  # its memory must be back before the next one asks what is free
             after.callback(other.kill)
         began = time.perf_counter()

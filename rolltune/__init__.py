@@ -19,14 +19,16 @@ if TYPE_CHECKING:
     from rolltune.errors import UserError
     from rolltune.jobs.api import learn, read, validate
     from rolltune.jobs.predict import load
+    from rolltune.models.generate import Sampling
     from rolltune.recipe import Recipe
 
     __version__: str
 
-__all__ = ["Recipe", "UserError", "__version__", "learn", "load", "read", "validate"]
+__all__ = ["Recipe", "Sampling", "UserError", "__version__", "learn", "load", "read", "validate"]
 
 _PLACES = {
     "Recipe": "rolltune.recipe",
+    "Sampling": "rolltune.models.generate",
     "UserError": "rolltune.errors",
     "learn": "rolltune.jobs.api",
     "load": "rolltune.jobs.predict",

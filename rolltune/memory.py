@@ -173,14 +173,18 @@ def score_of(made: Outline, slots: int) -> Wanted:
 
 
 def write_of(made: Outline, slots: int) -> Wanted:
-    """Answers are written roll by roll: a copy of the one's adapters is made for it."""
+    """Rolls write side by side, as many as may; where these are not all, a copy of their adapters is made for it."""
     run, evaluator = outline.programs(made)
     data = made.cached.prompts
     assert evaluator.writer and data
-    rolls = outline.rolls_of(run, 1)
-    one = (rolls.trainable, rolls.scale)
+    count = evaluator.writer.side_by_side(slots, made.recipe.evaluate_batch)
+    rolls = outline.rolls_of(run, count)
+    some = (rolls.trainable, rolls.scale)
+    copied = size_of(some) if count < slots else 0
     batch, source = outline.batch_of(data.feed, data.shapes[-1], (made.recipe.evaluate_batch,))
-    return Wanted(evaluator.writer.write, (run.base, source, *one, batch), _fresh(batch, source, data) + size_of(one))
+    numbers = Shaped((made.recipe.evaluate_batch,), "uint32")
+    args = (run.base, source, *some, batch, numbers)
+    return Wanted(evaluator.writer.write, args, _fresh(batch, source, data) + copied)
 
 
 def _fresh(batch: Any, source: Any, data: Encoded) -> int:

@@ -35,6 +35,7 @@ class Recipe:
     answers: tuple[str, ...] = ()  # the allowed answers; empty: those seen in the data
     task: str = "auto"  # choose among few answers, write open ones, classify by a head; auto looks at the data
     answer_tokens: int = 64  # of written answers, at most
+    length_normalized: bool = False  # allowed answers are scored by the mean of their tokens, not as a whole
     positive: str = ""  # the answer that counts as positive; empty: yes, true, or the rarer one
     frames: str = "middle"  # of animated images: first, middle, last, most-different, n:4, grid, expand, skip
     # how

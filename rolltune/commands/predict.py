@@ -12,6 +12,7 @@ EXAMPLES = """examples:
   ./07-predict.py -m best-set1 pictures/ --output answers.csv          in full, for a spreadsheet (.jsonl for programs)
   ./07-predict.py -m './checkpoints/best-set1*.npz' rows.jsonl         several rolls vote; rows may lack their answers
   ./07-predict.py -m docs pages/ --question "Who signed it?"           where the roll has no question of its own
+  ./07-predict.py -m captions pictures/ --generate 32 --sample 0.7     written answers, drawn, not the likeliest
   ./07-predict.py -m best-set1 --serve                                 a page in the browser to drop pictures on
 
 The prompt, the answers and the base model are those saved in the rolls. Exit status: 0, 1 where a file could not be
@@ -28,6 +29,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write .jsonl or .csv, in full, instead of a table")
     parser.add_argument("--near", type=float, default=0.1, help="how near the threshold is told (default 0.1)")
     parser.add_argument("--generate", type=int, metavar="N", help="write answers of up to N tokens instead of choosing")
+    parser.add_argument(
+        "--sample", type=float, metavar="TEMPERATURE", help="draw what is written, 1 as likely as it is"
+    )
+    parser.add_argument(
+        "--top-p", type=float, default=1.0, help="draw of the likeliest tokens with this share (1: all)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
     parser.add_argument("--model", help="the base model, where it is not where the roll was trained")
     parser.add_argument("--serve", action="store_true", help="a page in the browser, on this machine alone")
     parser.add_argument("--host", default="127.0.0.1", help="the address of --serve; 0.0.0.0 is everybody's")
@@ -42,13 +50,21 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--serve takes no data: drop it on the page" if data else "name pictures or data after the rolls")
     if not 0 <= args.near <= 0.5:
         raise UserError(f"--near {args.near}: expected a distance of probabilities from 0 to 0.5")
+    if args.sample is not None and not 0 < args.sample <= 100:
+        raise UserError(f"--sample {args.sample}: expected a temperature above 0, such as 0.7")
+    if not 0 < args.top_p <= 1:
+        raise UserError(f"--top-p {args.top_p}: expected a share above 0, up to 1")
+    if not 0 <= args.seed < 2**32:
+        raise UserError(f"--seed {args.seed}: expected a number from 0 to {2**32 - 1}")
     found = named_rolls(rolls)
     from rolltune.device import set_up_jax
 
     set_up_jax()
     from rolltune.jobs.predict import Options, predict
+    from rolltune.models.generate import Sampling
 
-    options = Options(args.output, args.near, args.generate, args.model, reading_of(args))
+    sampling = None if args.sample is None else Sampling(args.sample, args.top_p, args.seed)
+    options = Options(args.output, args.near, args.generate, sampling, args.model, reading_of(args))
     if not args.serve:
         return predict(found, data, options, say)
     try:

@@ -13,14 +13,16 @@ from rolltune import adapters
 from rolltune.device import compiler_options
 from rolltune.models import forward, generate
 from rolltune.models.forward import Network
+from rolltune.models.generate import Sampling
 from rolltune.sharding import SPLIT, WHOLE, by_rolls
 from rolltune.trees import Stacks
 
 
 def compile_score(
-    net: Network, stacks: Stacks, candidates: int, mesh: Mesh | None = None
+    net: Network, stacks: Stacks, candidates: int, mesh: Mesh | None = None, per_token: bool = False
 ) -> Callable[..., Float[Array, "r b c"]]:
-    """The jitted score of R rolls on one batch: log-probability of each candidate answer as a whole, [R, B, C].
+    """The jitted score of R rolls on one batch: log-probability of each candidate answer as a whole, [R, B, C], or
+    with `per_token` the mean of its tokens', the end among them.
 
     Over the cards of a mesh, each scores its own rolls.
     """
@@ -28,7 +30,10 @@ def compile_score(
     def one(base, source, trainable, scale, batch):
         params = adapters.combine(base, trainable, stacks, scale)
         log_probs = forward.log_probs(net, params, batch, source) * batch.weights
-        return sum_by_candidate(log_probs, batch.candidates, candidates)
+        whole = sum_by_candidate(log_probs, batch.candidates, candidates)
+        if not per_token:
+            return whole
+        return whole / jnp.maximum(sum_by_candidate(batch.weights, batch.candidates, candidates), 1)
 
     rolls = jax.vmap(one, in_axes=(None, None, 0, 0, None))
     return by_rolls(rolls, mesh, (WHOLE, WHOLE, SPLIT, SPLIT, WHOLE), compiler_options=compiler_options())
@@ -40,23 +45,36 @@ def sum_by_candidate(
     return jnp.einsum("bm,bmc->bc", log_probs, jax.nn.one_hot(candidate, candidates), precision="highest")
 
 
-def compile_write(
-    net: Network, stacks: Stacks, tokens: int, stops: Sequence[int], mesh: Mesh | None = None
-) -> Callable[..., Int[Array, "d b n"]]:
-    """The jitted greedy answers of one roll a card on one batch of prompts: [D, B, N] ids. All layers are run.
+WRITERS = "writers"
 
-    Trainables and scales have a leading axis D, see `picked`.
+
+def compile_write(
+    net: Network,
+    stacks: Stacks,
+    tokens: int,
+    stops: Sequence[int],
+    mesh: Mesh | None = None,
+    sampling: Sampling | None = None,
+) -> Callable[..., Int[Array, "r b n"]]:
+    """The jitted answers of R rolls to one batch of prompts, of rows with these numbers [B]: [R, B, N] ids. All layers
+    are run.
+
+    The rolls write side by side: a token reads the base once for all of them.
     """
 
-    def one(base: dict, source: Any, trainables: dict, scales: Any, batch: Any) -> Any:
-        trainable, scale = jax.tree.map(lambda leaf: leaf[0], (trainables, scales))
+    def one(base: dict, source: Any, trainable: dict, scale: Any, batch: Any, numbers: Any) -> Any:
         params = adapters.combine(base, trainable, stacks, scale)
-        return generate.generate(net, params, batch, source, tokens, stops)[None]
+        return generate.generate(net, params, batch, source, tokens, stops, WRITERS, sampling, numbers)
 
-    return by_rolls(one, mesh, (WHOLE, WHOLE, SPLIT, SPLIT, WHOLE), compiler_options=compiler_options())
+    rolls = jax.vmap(one, in_axes=(None, None, 0, 0, None, None), axis_name=WRITERS)
+    return by_rolls(rolls, mesh, (WHOLE, WHOLE, SPLIT, SPLIT, WHOLE, WHOLE), compiler_options=compiler_options())
 
 
 @functools.cache
-def picked(mesh: Mesh | None) -> Callable[..., Any]:
-    """The jitted choice of one roll of each card: (leaves [R, ...], its place on the card) -> leaves [D, ...]."""
-    return by_rolls(lambda rolls, place: jax.tree.map(lambda leaf: leaf[place][None], rolls), mesh, (SPLIT, WHOLE))
+def picked(mesh: Mesh | None, count: int) -> Callable[..., Any]:
+    """The jitted choice of `count` rolls of each card: (leaves [R, ...], the first one's place there) -> leaves."""
+
+    def some(rolls: Any, place: Any) -> Any:
+        return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, place, count), rolls)
+
+    return by_rolls(some, mesh, (SPLIT, WHOLE))

@@ -1,6 +1,7 @@
 """Rolls and rows in, predictions out: all that stays the same between two evaluations, and how it is done."""
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,14 +17,25 @@ from rolltune.evaluation.tasks import WRITE, Task, accepted
 from rolltune.evaluation.written import Written
 from rolltune.sharding import size_of
 
+KEPT = 2**30  # bytes of keys and values that rolls which write side by side may keep on a card
+
 
 @dataclasses.dataclass(frozen=True)
 class Writer:
     """How answers are written: the prompts alone, the compiled program, and what makes text of its ids."""
 
     prompts: Encoded
-    write: Callable[..., Any]  # (base, source, trainables [D, ...], scales [D], batch) -> ids [D, B, N] of D cards
+    write: Callable[..., Any]  # (base, source, trainables [R, ...], scales [R], batch, numbers [B]) -> ids [R, B, N]
     text: Callable[[Sequence[int]], str]
+    tokens: int  # N, of an answer at most
+    kept: int  # bytes that a token's keys and values take
+
+    def side_by_side(self, each: int, batch: int) -> int:
+        """How many of a card's `each` rolls write at once, `batch` rows each: all, or equal parts of them that KEPT
+        has room for. Together they read the base once a token."""
+        kept = self.kept * (self.prompts.shapes[-1].tokens + self.tokens) * batch
+        fits = lambda count: each % count == 0 and count * kept <= KEPT
+        return next((count for count in range(each, 1, -1) if fits(count)), 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,17 +65,23 @@ class Evaluator:
         best = np.where(there, found, -np.inf).max(-1)
         texts: list[Any] = [None] * len(scales)
         if writes and self.writer:
-            each = len(scales) // size_of(self.mesh)  # rolls on each card, which write one after the other
-            for place in range(each):
-                texts[place::each] = self._texts(*picked(self.mesh)((trainables, scales), place))
+            each = len(scales) // size_of(self.mesh)  # rolls on each card
+            count = self.writer.side_by_side(each, self.batch)
+            for place in range(0, each, count):
+                slots = [slot for slot in range(len(scales)) if place <= slot % each < place + count]
+                some = (trainables, scales) if count == each else picked(self.mesh, count)((trainables, scales), place)
+                for slot, own in zip(slots, self._texts(*some), strict=True):
+                    texts[slot] = own
         return [Written(ids, right, own, text) for own, text in zip(best, texts, strict=True)]
 
     def _texts(self, trainables: dict[str, Any], scales: Any) -> list[tuple[str, ...]]:
-        """One roll's greedy answers to all rows, on each card: leaves [D, ...], scales [D]."""
+        """The answers to all rows of rolls that write side by side: leaves [R, ...], scales [R]."""
         assert self.writer
         texts = [[""] * len(self.examples) for _ in range(len(scales))]
         for places, some, source in evaluation_batches(self.writer.prompts, self.batch):
-            written = np.asarray(self.writer.write(self.base, source, trainables, scales, some))
+            numbers = np.zeros(self.batch, np.uint32)  # of rows, for what is drawn: by their names, in any company
+            numbers[: len(places)] = [zlib.crc32(self.examples[place].id.encode()) for place in places]
+            written = np.asarray(self.writer.write(self.base, source, trainables, scales, some, numbers))
             for own, answers in zip(texts, written, strict=True):
                 for place, ids in zip(places, answers, strict=False):
                     own[place] = self.writer.text(ids.tolist())

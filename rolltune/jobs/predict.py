@@ -18,12 +18,14 @@ from rolltune.data.learned import learned, learned_text, marks_of
 from rolltune.data.sets import shown
 from rolltune.errors import UserError
 from rolltune.evaluation import predicted
+from rolltune.evaluation.figures import Scored
 from rolltune.evaluation.predicted import NEAR, Predicted
 from rolltune.evaluation.statistics import wilson
-from rolltune.evaluation.tasks import CLASSIFY
+from rolltune.evaluation.tasks import CLASSIFY, WRITE
 from rolltune.jobs.cards import decided_by
 from rolltune.jobs.outputs import named_rolls
 from rolltune.jobs.scorer import Bench, Saved, Scorer, check_alike, read_saved
+from rolltune.models.generate import Sampling
 from rolltune.tracking import print_table
 from rolltune.weights.roll_file import load_roll
 
@@ -39,6 +41,7 @@ class Options:
     output: Path | None = None  # .jsonl or .csv, instead of the table
     near: float = NEAR
     generate: int | None = None  # write answers of up to so many tokens instead of choosing
+    sampling: Sampling | None = None  # of what is written: drawn, not the likeliest
     model: str | None = None  # the base, where it is not where the rolls were trained
     reading: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # columns, question, names of the data
 
@@ -85,12 +88,15 @@ class Predictor:
                 )
         scorable = [_with_answer(example, self.answers) for example in rows]
         try:
-            scored = [scorer.predict(scorable, self.options.generate) for scorer in self._scorers] if rows else []
+            scored = [self._scored(scorer, scorable) for scorer in self._scorers] if rows else []
         finally:
             self._bench.forget()
         answers = () if self.options.generate is not None else self.answers
         found = predicted.predicted(rows, scored, answers, self.options.near) if rows else []
         return Answered(found, rows, problems)
+
+    def _scored(self, scorer: Scorer, examples: list[Example]) -> Scored:
+        return scorer.predict(examples, self.options.generate, self.options.sampling)
 
     def _example(self, group: Any, number: int, folder: Path, question: str) -> Example:
         shown_together: list[Any] = list(group) if isinstance(group, list | tuple) else [group]
@@ -110,17 +116,23 @@ class Answered:
     problems: list[Finding]
 
 
-def load(rolls: str | Path | Sequence[str | Path], model: str | None = None, generate: int | None = None) -> Predictor:
+def load(
+    rolls: str | Path | Sequence[str | Path],
+    model: str | None = None,
+    generate: int | None = None,
+    sampling: Sampling | None = None,
+) -> Predictor:
     """A roll, ready to answer: `load("best.npz").predict("new.jpg")`; several of one base vote.
 
     `rolls`: files, names in ./checkpoints, or patterns. `model` is the base, where it is not where the rolls were
-    trained. With `generate` answers of up to so many tokens are written instead of chosen.
+    trained. With `generate` answers of up to so many tokens are written instead of chosen; with `sampling` what is
+    written is drawn: the same seed draws the same for a picture.
 
     Raises UserError for rolls that are missing or damaged, or do not belong together.
     """
     named = [rolls] if isinstance(rolls, str | Path) else rolls
     saved = [read_saved(path) for path in named_rolls([str(one) for one in named])]
-    return Predictor(saved, Options(model=model, generate=generate))
+    return Predictor(saved, Options(model=model, generate=generate, sampling=sampling))
 
 
 def predict(rolls: Sequence[Path], data: Sequence[str], options: Options, say: Say) -> int:
@@ -176,6 +188,10 @@ def _alike(saved: Sequence[Saved], options: Options) -> Saved:
     first = saved[0]
     if options.generate is not None and first.recipe.task == CLASSIFY:
         raise UserError("a classifier tells its classes apart and writes no words: leave --generate away")
+    if options.sampling and options.generate is None and first.recipe.task != WRITE:
+        raise UserError(
+            "--sample is of written answers, and this roll chooses: add --generate N, or leave --sample away"
+        )
     check_alike(saved, options.model)
     return first
 

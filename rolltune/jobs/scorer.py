@@ -27,6 +27,7 @@ from rolltune.inputs import features, rows
 from rolltune.inputs.pictures import keys_of, read_pictures
 from rolltune.jobs.cards import check_trained, decided_by, recipe_of
 from rolltune.models.forward import Network
+from rolltune.models.generate import Sampling
 from rolltune.recipe import Recipe
 from rolltune.training import setup
 from rolltune.training.plan import Plan, plan_of
@@ -124,21 +125,25 @@ class Scorer:
     def task(self) -> Task:
         return Task(self.recipe.task, tuple(self.card.answers))
 
-    def predict(self, examples: Sequence[Example], tokens: int | None = None) -> Scored:
-        """A Prediction, decided as the roll's card says, or what is written with up to `tokens` tokens. Raises
-        UserError where a head can't write."""
+    def predict(
+        self, examples: Sequence[Example], tokens: int | None = None, sampling: Sampling | None = None
+    ) -> Scored:
+        """A Prediction, decided as the roll's card says, or what is written with up to `tokens` tokens, the likeliest
+        or drawn. Raises UserError where a head can't write."""
         if tokens is not None and self.task.kind == CLASSIFY:
             raise UserError("a classifier tells its classes apart and writes no words: leave --generate away")
         task = self.task if tokens is None else Task(WRITE, ())
         if task.kind != WRITE:
-            return self.decision.apply(self._predict(task, examples, tokens))
+            return self.decision.apply(self._predict(task, examples, tokens, sampling))
         # Rows that accept more answers are scored by another program, which no neighbour may choose.
         widths = np.array([(len(accepted(one)) - 1).bit_length() for one in examples])
         places = [np.flatnonzero(widths == width).tolist() for width in np.unique(widths)]
-        parts = [self._predict(task, [examples[place] for place in some], tokens) for some in places]
+        parts = [self._predict(task, [examples[place] for place in some], tokens, sampling) for some in places]
         return type(parts[0]).join(parts).at(np.argsort(np.concatenate(places)))  # type: ignore[arg-type]
 
-    def _predict(self, task: Task, examples: Sequence[Example], tokens: int | None) -> Scored:
+    def _predict(
+        self, task: Task, examples: Sequence[Example], tokens: int | None, sampling: Sampling | None
+    ) -> Scored:
         model, recipe = self.bench.model, self.recipe
         pictures, feed = self.bench.feed(examples, self.plan, recipe.table_gib)
         asked = dataclasses.replace(
@@ -154,16 +159,19 @@ class Scorer:
         candidates, stacks = candidates_of(task, examples), self.plan.stacks
         if task.kind == WRITE:
             candidates = 1 << (candidates - 1).bit_length()
+        mean = setup.per_token(recipe, task)
         score = self.bench.program(
-            (network, task.kind, self.plan.first, candidates),
-            lambda: compiled.compile_score(setup.scoring_network(network, task, candidates), stacks, candidates),
+            (network, task.kind, self.plan.first, candidates, mean),
+            lambda: compiled.compile_score(
+                setup.scoring_network(network, task, candidates), stacks, candidates, per_token=mean
+            ),
         )
         writer = None
         if task.kind == WRITE:
             prompts, length = made(rows.WRITE), tokens or recipe.answer_tokens
             writer = self.bench.program(
-                (network, self.plan.first, "write", length),
-                lambda: setup.make_writer(model, network, stacks, prompts, length),
+                (network, self.plan.first, "write", length, sampling),
+                lambda: setup.make_writer(model, network, stacks, prompts, length, sampling=sampling),
             )
             writer = dataclasses.replace(writer, prompts=prompts)
         evaluator = Evaluator(

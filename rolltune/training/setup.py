@@ -25,12 +25,14 @@ from rolltune.device import is_gpu
 from rolltune.errors import UserError
 from rolltune.evaluation import compiled
 from rolltune.evaluation.evaluator import Evaluator, Writer, candidates_of
-from rolltune.evaluation.tasks import CLASSIFY, WRITE, Task
+from rolltune.evaluation.tasks import CHOOSE, CLASSIFY, WRITE, Task
 from rolltune.inputs import features, rows, states
 from rolltune.inputs.feeds import DiskFeed, TableFeed, TileFeed
 from rolltune.inputs.pictures import Pictures, read_pictures, with_views
 from rolltune.inputs.rows import Asking
+from rolltune.models import generate
 from rolltune.models.forward import Network
+from rolltune.models.generate import Sampling
 from rolltune.quantize import Quantized
 from rolltune.recipe import Recipe
 from rolltune.text import encode as encoding
@@ -281,7 +283,7 @@ def compile(
     )
     candidates = candidates_of(data.task, data.examples)
     network, mesh = scoring_network(cached.network, data.task, candidates), cached.mesh
-    score = compiled.compile_score(network, plan.stacks, candidates, mesh)
+    score = compiled.compile_score(network, plan.stacks, candidates, mesh, per_token(recipe, data.task))
     writer = None
     if cached.prompts is not None:
         writer = make_writer(model, cached.whole, plan.stacks, cached.prompts, recipe.answer_tokens, mesh)
@@ -305,12 +307,24 @@ def scoring_network(network: Network, task: Task, candidates: int) -> Network:
     return dataclasses.replace(network, causal=network.causal and (task.kind == CLASSIFY or candidates == 1))
 
 
+def per_token(recipe: Recipe, task: Task) -> bool:
+    """Whether candidate answers are scored by the mean of their tokens; what is written is judged as a whole."""
+    return recipe.length_normalized and task.kind == CHOOSE
+
+
 def make_writer(
-    model: Model, network: Network, stacks: Stacks, prompts: Encoded, tokens: int, mesh: Mesh | None = None
+    model: Model,
+    network: Network,
+    stacks: Stacks,
+    prompts: Encoded,
+    tokens: int,
+    mesh: Mesh | None = None,
+    sampling: Sampling | None = None,
 ) -> Writer:
     template, tokenizer = model.family.template, model.tokenizer
-    write = compiled.compile_write(network, stacks, tokens, encoding.stop_ids(template, tokenizer), mesh)
-    return Writer(prompts, write, lambda ids: encoding.answer_text(template, tokenizer, ids))
+    write = compiled.compile_write(network, stacks, tokens, encoding.stop_ids(template, tokenizer), mesh, sampling)
+    text = lambda ids: encoding.answer_text(template, tokenizer, ids)
+    return Writer(prompts, write, text, tokens, generate.kept_bytes(network))
 
 
 def lottery(recipe: Recipe) -> Lottery:

@@ -158,6 +158,30 @@ def test_answers_are_written_where_that_is_asked_for(trained):
     assert alone[0].answer == found[3]["answer"] and dict(alone[0].votes) == found[3]["votes"]
 
 
+def test_what_is_drawn_is_the_seed_s_and_the_picture_s(trained):
+    pictures = sorted(by_picture(lines(trained / "v.jsonl")))[:4]
+    draw = lambda seed, some: [
+        row.answer
+        for row in rolltune.load("first", generate=6, sampling=rolltune.Sampling(3.0, seed=seed)).predict(some)
+    ]
+    assert draw(1, pictures) == draw(1, pictures)
+    assert draw(1, pictures[2:]) == draw(1, pictures)[2:]
+    assert draw(2, pictures) != draw(1, pictures)
+    assert main(["predict", "-m", "first", pictures[0], "--sample", "0.7"]) == 2  # it chooses
+
+
+def test_length_normalized_answers_are_the_recipe_s(trained):
+    picture = sorted(by_picture(lines(trained / "v.jsonl")))[0]
+    roll = load_roll("checkpoints/first.npz")
+    recipe = roll.card.recipe | {"length_normalized": True}
+    facts = roll.card.metrics | {"positive": "a"}
+    longer = dataclasses.replace(roll.card, answers=["a", "no no no no no no no no"], metrics=facts)
+    save_roll("whole.npz", roll.tree, longer)
+    save_roll("mean.npz", roll.tree, dataclasses.replace(longer, recipe=recipe))
+    odds = lambda name: np.diff(np.log([*dict(rolltune.load(name).predict(picture)[0].probabilities).values()]))[0]
+    assert odds("whole.npz") != pytest.approx(odds("mean.npz"), rel=0.1)
+
+
 @pytest.mark.parametrize("image", [np.zeros((4, 4)), np.zeros((4, 4, 2), np.uint8), 7, [], "gone.png"])
 def test_what_is_no_picture_is_refused_by_name(trained, image):
     with pytest.raises(rolltune.UserError, match=r"image 0|gone\.png"):

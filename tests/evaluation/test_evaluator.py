@@ -61,6 +61,17 @@ def test_choices_are_of_their_row_whatever_the_batch(batch):
     np.testing.assert_allclose(found.log_probs, whole.log_probs, rtol=1e-4, atol=1e-5)
 
 
+def test_by_the_token_a_long_answer_has_a_short_one_s_chance():
+    task = Task(CHOOSE, ("ab", "c", "de"))
+    made = evaluator(task, 2)
+    whole = score_rows(made.score, PALIGEMMA.params, {}, np.ones(1, np.float32), made.encoded, 3, 2)
+    score = compile_score(NET, STACKS, 3, per_token=True)
+    mean = score_rows(score, PALIGEMMA.params, {}, np.ones(1, np.float32), made.encoded, 3, 2)
+    lengths = [int((made.encoded.rows[0].candidates == n).sum()) for n in range(3)]
+    assert len(set(lengths)) > 1
+    np.testing.assert_allclose(mean * lengths, whole, rtol=1e-5)
+
+
 def test_written_answers_are_each_roll_s_own_and_in_the_order_of_the_rows():
     prompts = encoded(EXAMPLES, lambda one: ())
     writer = setup.make_writer(PALIGEMMA.model, NET, STACKS, prompts, 3)

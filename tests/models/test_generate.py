@@ -1,6 +1,7 @@
 """Greedy answers with cached keys and values are those of running the whole text again for each token."""
 
 import dataclasses
+import random
 
 import jax
 import numpy as np
@@ -87,3 +88,36 @@ def test_an_answer_ends_at_the_first_of_its_stops(written, recomputed):
     for said, found in zip(recomputed, written(stops=stops), strict=False):
         end = next((place for place, token in enumerate(said) if token in stops), STEPS)
         assert found.tolist() == said[:end] + [63] * (STEPS - end)
+
+
+def test_what_is_drawn_follows_the_probabilities_within_the_nucleus():
+    shares = np.array([0.5, 0.25, 0.15, 0.1])
+    logits = np.tile(np.log(shares), (8000, 1)).astype(np.float32)[:, [2, 0, 3, 1]]
+    keys = jax.random.split(jax.random.PRNGKey(random.randrange(2**31)), len(logits))
+
+    def counted(**said):
+        ids = np.asarray(generate.drawn(generate.Sampling(**said), logits, keys))
+        return np.bincount(ids, minlength=4)[[1, 3, 0, 2]] / len(ids)
+
+    np.testing.assert_allclose(counted(), shares, atol=0.03)
+    np.testing.assert_allclose(counted(temperature=0.5), shares**2 / (shares**2).sum(), atol=0.03)
+    np.testing.assert_allclose(counted(top_p=0.74), [2 / 3, 1 / 3, 0, 0], atol=0.03)  # the one that crosses it is in
+    assert counted(top_p=0.5).tolist() == [1, 0, 0, 0]
+
+
+def test_what_is_drawn_for_a_row_is_its_own(small):
+    sampling, count = generate.Sampling(temperature=2.0, seed=3), len(PROMPTS)
+    run = jax.jit(
+        lambda params, batch, numbers: generate.generate(
+            small.net, params, batch, NOTHING, STEPS, (-1,), None, sampling, numbers
+        )
+    )
+    rows = [small.row(prompt, shown=shown) for prompt, shown in PROMPTS]
+    numbers = np.array([7, 2**31 + 5, 9, 0], np.uint32)
+    said = lambda order: np.asarray(
+        run(small.params, small.batch(*[rows[n] for n in order], size=4), numbers[[*order, *[3] * (4 - len(order))]])
+    )
+    found = said(range(count))
+    assert said([2, 0])[:2].tolist() == found[[2, 0]].tolist()
+    alike = small.batch(*[rows[0]] * 3, size=4)
+    assert len({tuple(own) for own in np.asarray(run(small.params, alike, numbers)).tolist()[:3]}) == 3

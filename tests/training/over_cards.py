@@ -11,7 +11,7 @@ from small_model import make_example
 from rolltune import optim, sharding
 from rolltune.data.batches import Loader, joint_batch
 from rolltune.data.shapes import shapes_for
-from rolltune.evaluation import compiled
+from rolltune.evaluation import compiled, evaluator
 from rolltune.evaluation.evaluator import Evaluator
 from rolltune.evaluation.tasks import WRITE, Task
 from rolltune.inputs import features
@@ -185,15 +185,17 @@ def test_no_card_waits_for_another(kind, config, prepared, rows, on_disk):
         args = (base, source, rolls.trainable, rolls.scale, some)
         programs.append(compiled.compile_score(made.network, made.stacks, 1, mesh).lower(*args))
         if made.network.first == 0:
-            chosen = compiled.picked(mesh)((rolls.trainable, rolls.scale), 1)
+            chosen = compiled.picked(mesh, 1)((rolls.trainable, rolls.scale), 1)
             write = compiled.compile_write(made.network, made.stacks, 3, [1], mesh)
-            programs.append(write.lower(base, source, *chosen, some))
+            programs.append(write.lower(base, source, *chosen, some, np.zeros(len(some.label), np.uint32)))
     for program in programs:
         text = program.compile().as_text()
         assert "num_partitions=4" in text and not [word for word in COLLECTIVES if word in text]
 
 
-def test_every_place_of_a_card_writes_as_one_card_does(prepared, config, rows):
+@pytest.mark.parametrize("room", [0, 2**30])  # roll by roll on each card | all side by side
+def test_every_place_of_a_card_writes_as_one_card_does(prepared, config, rows, room, monkeypatch):
+    monkeypatch.setattr(evaluator, "KEPT", room)
     mesh = sharding.mesh_of(None)
     draws = [LOTTERY.draw(number) for number in range(8)]
     noise = lambda leaf: leaf + np.random.default_rng(leaf.size).normal(0, 0.3, leaf.shape).astype(np.float32)
