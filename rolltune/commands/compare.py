@@ -24,10 +24,16 @@ def main(argv: list[str] | None = None) -> int:
         "rolls", nargs="*", default=["checkpoints"], metavar="ROLL", help="folders, roll files, patterns, or names"
     )
     parser.add_argument("--metric", help="what ranks them (default: what ranked the rolls of most of the runs)")
-    parser.add_argument("--page", type=Path, default=Path("reports/runs.html"), help="default reports/runs.html")
+    parser.add_argument(
+        "--html",
+        type=Path,
+        default=Path("reports/runs.html"),
+        metavar="FILE",
+        help="the page (default reports/runs.html)",
+    )
     parser.add_argument("--csv", type=Path, help="also write the table here, every value in full")
     parser.add_argument("--json", type=Path, help="also write the table here")
     args = parser.parse_args(argv)
     from rolltune.jobs.compare_runs import Options, compare_runs
 
-    return compare_runs(args.rolls, Options(args.page, args.metric or "", args.csv, args.json), say)
+    return compare_runs(args.rolls, Options(args.html, args.metric or "", args.csv, args.json), say)

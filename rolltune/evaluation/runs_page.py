@@ -14,6 +14,7 @@ from rolltune.evaluation.figures import TITLES
 from rolltune.evaluation.report import document, plot, section
 from rolltune.evaluation.runs import Difference, Run, Standing, figure_text
 
+TITLE = "Past runs"
 MOST_DRAWN = 40
 LONGEST = 32  # characters of a value in a terminal's table
 
@@ -115,7 +116,7 @@ def page(made: Comparison) -> str:
         parts.append(
             section("No figures were saved with these", _wide(f'<th class="text">run</th>{_heads(made)}', rows))
         )
-    return document("Runs", "\n".join(parts))
+    return document(TITLE, "\n".join(parts))
 
 
 def _picture(made: Comparison, standing: Standing) -> str:

@@ -13,7 +13,7 @@ from rolltune.errors import UserError
 from rolltune.evaluation import runs as comparing
 from rolltune.evaluation.figures import TITLES, check_name
 from rolltune.evaluation.runs import SPLITS, Judged, Run
-from rolltune.evaluation.runs_page import Comparison, page, tables
+from rolltune.evaluation.runs_page import TITLE, Comparison, page, tables
 from rolltune.jobs.cards import recipe_of
 from rolltune.jobs.outputs import RANKED, named_rolls
 from rolltune.tracking import print_table
@@ -42,6 +42,7 @@ def compare_runs(named: Sequence[str], options: Options, say: Say) -> int:
     """Prints the tables and writes the page; 0, or 1 where a file could not be read: the others are compared."""
     if options.metric:
         check_name(options.metric)
+    _check_page(options.page)
     cards, problems = read_cards(found_rolls(named, say))
     for problem in problems:
         say(f"not read: {problem}")
@@ -66,6 +67,12 @@ def compare_runs(named: Sequence[str], options: Options, say: Say) -> int:
     atomic.write_bytes(options.page, page(made).encode("utf-8", "backslashreplace"))
     say(f"page: {shown(options.page)}")
     return SOME_UNREAD if problems else 0
+
+
+def _check_page(path: Path) -> None:
+    """Raises UserError where another page is there, such as the report of a run that is called "runs"."""
+    if path.is_file() and f"<title>{TITLE}</title>".encode() not in path.read_bytes()[:500]:
+        raise UserError(f"{shown(path)}: another page has this name: choose one with --html FILE")
 
 
 def found_rolls(named: Sequence[str], say: Say) -> list[Path]:

@@ -47,10 +47,14 @@ def test_a_folder_has_the_best_of_each_run_and_a_pattern_all_that_it_names(save,
     assert status == 0 and [one["run"] for one in told["runs"]] == ["./checkpoints/a.npz", "./checkpoints/b.npz"]
     said = capsys.readouterr().out
     assert "2 further rolls" in said and "page: ./reports/runs.html" in said and "rate" not in said
-    assert "<html" in (tmp_path / "reports/runs.html").read_text()
+    page = tmp_path / "reports/runs.html"
+    assert "<html" in page.read_text()
     status, told = runs("checkpoints/*.npz", "--csv", "runs.csv")
     assert status == 0 and len(told["runs"]) == 4 and told["runs"][0]["recipe.rate"] != told["runs"][-1]["recipe.rate"]
     assert len((tmp_path / "runs.csv").read_text().splitlines()) == 5
+    page.write_text("<title>runs (1st trained)</title>")  # the report of a run of that name
+    assert main(["compare"]) == 2 and "--html FILE" in capsys.readouterr().err
+    assert main(["compare", "--html", "other.html"]) == 0 and "1st trained" in page.read_text()
 
 
 def test_what_is_broken_or_foreign_is_named_and_the_rest_go_on(save, capsys, tmp_path):
