@@ -23,6 +23,7 @@ COMMANDS = {
     "predict": ("rolltune.commands.predict", "answer new pictures with saved rolls, in a table, a file or a page"),
     "export": ("rolltune.commands.export", "a saved roll for other programs: PEFT, transformers, big_vision"),
     "plan-memory": ("rolltune.commands.plan_memory", "what a training will need of a card's memory, and what fits it"),
+    "compare": ("rolltune.commands.compare", "past runs beside each other: figures, what differs, a page"),
     "sample-ads": ("rolltune.commands.sample_ads", "draw the sample data set of 96 advertisements"),
 }
 

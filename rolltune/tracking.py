@@ -3,12 +3,14 @@
 import importlib
 import json
 import os
+import re
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Protocol, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 from rich import box
 from rich.console import Console, Group
@@ -16,7 +18,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rolltune import atomic, plain_json
+from rolltune import atomic, event_files, plain_json
 from rolltune.errors import UserError
 from rolltune.output import outlived
 
@@ -153,7 +155,7 @@ class LiveRolls:
 
 
 class Sink(Protocol):
-    """Where logged figures go: names such as "loss" or "roll 3/loss", one value each."""
+    """Where logged figures go: names such as "loss" or "roll 3/loss", one value each, and "time", in Unix seconds."""
 
     def log(self, step: int, figures: Mapping[str, object]) -> None: ...
 
@@ -169,8 +171,9 @@ class MetricsFile:
 
     def __init__(self, path: str | Path, resume_step: int | None = None) -> None:
         self.path = Path(path)
-        kept = b"" if resume_step is None or not self.path.exists() else _kept(self.path, resume_step)
-        atomic.write_bytes(self.path, kept)
+        kept = [] if resume_step is None or not self.path.exists() else _kept(self.path, resume_step)
+        atomic.write_bytes(self.path, b"".join(line + b"\n" for line in kept))
+        self.records: list[dict[str, Any]] = [json.loads(line) for line in kept]  # of before the interruption
         self._file: IO[bytes] = self.path.open("ab")
 
     def log(self, step: int, figures: Mapping[str, object]) -> None:
@@ -181,7 +184,7 @@ class MetricsFile:
         self._file.close()
 
 
-def _kept(path: Path, last: int) -> bytes:
+def _kept(path: Path, last: int) -> list[bytes]:
     kept, lines = [], path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -196,24 +199,49 @@ def _kept(path: Path, last: int) -> bytes:
                 "Delete the line, or move the file away to start a new log."
             ) from problem
         if step <= last:
-            kept.append(line + b"\n")
-    return b"".join(kept)
+            kept.append(line)
+    return kept
+
+
+OF_ROLL = re.compile(r"roll (\d+)/(.+)")
 
 
 class TensorBoard:
-    """Event files for `tensorboard --logdir FOLDER`, written by tensorboardX."""
+    """Event files for `tensorboard --logdir FOLDER`: each of several rolls in a folder of its own, so that its curves
+    lie over the others', at the steps that it has done itself; what belongs to all of them in FOLDER.
 
-    def __init__(self, folder: str | Path) -> None:
-        self._writer = _module("tensorboardX", "tensorboard", "--tensorboard").SummaryWriter(str(folder))
+    A new run takes the place of what an earlier one of its name left. To go on, `records` (of MetricsFile) are written
+    anew: nothing is there twice, and nothing is torn.
+    """
+
+    def __init__(self, folder: str | Path, records: Sequence[Mapping[str, Any]] = ()) -> None:
+        self.folder = Path(folder)
+        event_files.clear(self.folder)
+        for record in records:
+            self.log(record["step"], {name: value for name, value in record.items() if name != "step"})
 
     def log(self, step: int, figures: Mapping[str, object]) -> None:
+        runs: dict[str, dict[str, float]] = {}
         for name, value in figures.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+            if (number := _number(value)) is not None:
+                roll = OF_ROLL.fullmatch(name)
+                runs.setdefault(f"roll{roll[1]}" if roll else "", {})[roll[2] if roll else name] = number
+        when = runs.get("", {}).pop("time", time.time())
+        for run, values in runs.items():
+            own = int(values.pop("step", step))
+            if values:
+                event_files.append_scalars(self.folder / run, when, own, values)
 
-    def close(self) -> None:
-        self._writer.close()
+    def close(self) -> None: ...
+
+
+def _number(value: object) -> float | None:
+    """The number that is logged; one that is not finite comes as text out of metrics.jsonl."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, str) and value not in ("NaN", "Infinity", "-Infinity"):
+        return None
+    return float(value)
 
 
 class WeightsAndBiases:
@@ -231,7 +259,7 @@ class WeightsAndBiases:
         )
 
     def log(self, step: int, figures: Mapping[str, object]) -> None:
-        self._run.log(dict(figures), step=step)
+        self._run.log({name: value for name, value in figures.items() if name != "time"}, step=step)
 
     def close(self) -> None:
         self._run.finish()

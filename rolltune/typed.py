@@ -18,6 +18,7 @@ SCRIPTS = {
     "predict": "07-predict.py",
     "export": "08-export.py",
     "plan-memory": "09-plan_memory.py",
+    "compare": "10-compare_runs.py",
 }
 
 

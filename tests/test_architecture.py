@@ -28,6 +28,7 @@ FLOORS = [
         "sharding",
         "hosts",
         "device",
+        "event_files",
         "tracking",
         "atomic",
         "plain_json",

@@ -5,6 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from event_scalars import scalars
 from rich.console import Console
 
 from rolltune import tracking
@@ -165,34 +166,39 @@ def test_a_sink_on_a_full_disk_is_left_out_and_the_run_goes_on(capsys):
     assert steps == [1, 2] and capsys.readouterr().err.count("No space left") == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "make", "advice"),
-    [
-        (
-            "tensorboardX",
-            lambda p: tracking.TensorBoard(p),
-            r"--tensorboard needs .*pip install 'rolltune\[tensorboard",
-        ),
-        (
-            "wandb",
-            lambda p: tracking.WeightsAndBiases(p, "a", "b", {}),
-            r"--wandb needs .*pip install 'rolltune\[wandb",
-        ),
-    ],
-)
-def test_a_sink_that_is_not_installed_says_how_to_get_it(monkeypatch, tmp_path, name, make, advice):
-    monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match=advice):
-        make(tmp_path)
+def test_a_sink_that_is_not_installed_says_how_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"--wandb needs .*pip install 'rolltune\[wandb"):
+        tracking.WeightsAndBiases(tmp_path, "a", "b", {})
 
 
-def test_tensorboard_files_hold_the_figures(tmp_path):
-    pytest.importorskip("tensorboardX")
+def test_each_roll_is_a_run_of_tensorboard_at_its_own_steps(tmp_path):
     board = tracking.TensorBoard(tmp_path)
-    board.log(7, {"roll 0/loss": 0.5, "state": "alive"})
+    board.log(8, {"time": 5.0, "roll 0/loss": 0.5, "roll 0/step": 8, "roll 2/loss": 0.25, "roll 2/step": 3, "speed": 9})
+    board.log(16, {"roll 2/loss": 0.125, "roll 2/valid/f-measure": 0.75, "roll 2/step": 11, "state": "alive"})
     board.close()
-    data = next(tmp_path.glob("events*")).read_bytes()
-    assert b"roll" in data and b"alive" not in data
+    assert scalars(tmp_path) == {"speed": [(8, 9.0)]}
+    assert scalars(tmp_path / "roll0") == {"loss": [(8, 0.5)]}
+    assert scalars(tmp_path / "roll2") == {"loss": [(3, 0.25), (11, 0.125)], "valid/f-measure": [(11, 0.75)]}
+
+
+def test_going_on_doubles_no_step_in_either_file(tmp_path):
+    path, folder = tmp_path / "metrics.jsonl", tmp_path / "tensorboard"
+    file, board = tracking.MetricsFile(path), tracking.TensorBoard(folder)
+    for step, loss in ((1, 0.5), (2, float("nan")), (3, 0.25)):
+        for sink in (file, board):
+            sink.log(step, {"time": 100.0 + step, "loss": loss})
+    file.close()
+    file = tracking.MetricsFile(path, resume_step=2)
+    board = tracking.TensorBoard(folder, file.records)
+    for sink in (file, board):
+        sink.log(3, {"time": 200.0, "loss": 0.125})
+    file.close()
+    (_, first), (step, odd), last = scalars(folder)["loss"]
+    assert (first, step, last) == (0.5, 2, (3, 0.125)) and odd != odd
+    assert [(one["step"], one["loss"]) for one in records(path)] == [(1, 0.5), (2, "NaN"), (3, 0.125)]
+    tracking.TensorBoard(folder)
+    assert not folder.exists()  # a new run
 
 
 @pytest.mark.parametrize(("environment", "mode"), [(None, "offline"), ("online", "online")])
@@ -204,7 +210,7 @@ def test_wandb_sends_nothing_unless_the_environment_says_so(monkeypatch, tmp_pat
     if environment:
         monkeypatch.setenv("WANDB_MODE", environment)
     sink = tracking.WeightsAndBiases(tmp_path / "wandb", "ads", "set1", {"rate": 0.03, "folder": tmp_path})
-    sink.log(3, {"loss": 0.5})
+    sink.log(3, {"time": 1.0, "loss": 0.5})
     sink.close()
     assert asked["mode"] == mode
     assert asked["config"] == {"rate": 0.03, "folder": tmp_path.as_posix()}
@@ -212,5 +218,5 @@ def test_wandb_sends_nothing_unless_the_environment_says_so(monkeypatch, tmp_pat
 
 
 def test_importing_it_loads_neither_jax_nor_the_optional_sinks():
-    script = "import sys, rolltune.tracking; print([m for m in ('jax', 'wandb', 'tensorboardX') if m in sys.modules])"
+    script = "import sys, rolltune.tracking; print([m for m in ('jax', 'wandb') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "[]"

@@ -1,6 +1,6 @@
 """LLaVA-1.6-Mistral-7B names ten animals: LoRA on the decoder, with the published rate and batch.
 
-    ./03-do_learn.py -d animals -w animals --config recipes/animals_llava.py --tensorboard
+    ./03-do_learn.py -d animals -w animals --config recipes/animals_llava.py
 
 The published rate may be low for LoRA. Eight rolls, each with its own, tell:
 

@@ -11,6 +11,7 @@ EXAMPLES = """examples:
   ./08-export.py -m best-set1 --to npz                     the same for big_vision
   ./08-export.py -m qlora --to hf --dequantize             of a base in four or eight bits
   ./08-export.py -m best-set1 --upload somebody/ads        also to the Hugging Face hub, private (log in before)
+  ./08-export.py -m best-set1 --upload somebody/ads --hub kaggle --licence "Apache 2.0"   to Kaggle, private
 
 What is written is read again and compared, and comes with a README.md that has the roll's data, settings and figures.
 """
@@ -27,10 +28,16 @@ def main(argv: list[str] | None = None) -> int:
         "--dequantize", action="store_true", help="merge into the weights that four or eight bits stand for"
     )
     parser.add_argument("--upload", default="", metavar="OWNER/NAME", help="also put it on the Hugging Face hub")
+    parser.add_argument("--hub", choices=("huggingface", "kaggle"), help="--upload: where to (default huggingface)")
+    parser.add_argument("--licence", default="", metavar="NAME", help="--hub kaggle: the licence, as Kaggle calls it")
     parser.add_argument("--public", action="store_true", help="--upload: for everybody to see, not private")
     args = parser.parse_args(argv)
     if args.public and not args.upload:
         parser.error("--public says who sees what --upload puts on the hub")
+    if args.hub and not args.upload:
+        parser.error("--hub says where --upload puts it")
+    if args.licence and args.hub != "kaggle":
+        parser.error("--licence is of what goes to Kaggle (--hub kaggle); elsewhere README.md has it")
     roll = named_roll(args.roll)
     output = args.output or Path("exports") / f"{roll.stem}-{args.to}"
     from rolltune.device import set_up_jax
@@ -38,5 +45,6 @@ def main(argv: list[str] | None = None) -> int:
     set_up_jax()
     from rolltune.jobs.export import Options, export
 
-    options = Options(args.to, output, args.model, args.base_name, args.dequantize, args.upload, args.public)
+    sent = {"upload": args.upload, "public": args.public, "hub": args.hub or "huggingface", "licence": args.licence}
+    options = Options(args.to, output, args.model, args.base_name, args.dequantize, **sent)
     return export(roll, options, say)

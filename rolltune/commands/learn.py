@@ -55,7 +55,6 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--overwrite", action="store_true", help="replace what an earlier run of the same name left")
     p.add_argument("--whole", action="store_true", help="also save the whole model, as big_vision's npz")
-    p.add_argument("--tensorboard", action="store_true", help="also write event files for TensorBoard")
     p.add_argument("--wandb", metavar="PROJECT", help="also log to Weights & Biases (offline unless WANDB_MODE=online)")
     kept = p.add_argument_group("how an interrupted run is kept (docs/resuming.md)")
     kept.add_argument(
@@ -107,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
             command = as_typed(" ".join(["./03-do_learn.py", *asked]))
             options = Options("", name, command=command, **{each: getattr(args, each) for each in KEPT})
             return again(path, options, interrupts, began, args.model)
-        own = ("dataset", "second", "rolls", "folds", "repeat", "keep", "whole", "tensorboard", *KEPT)
+        own = ("dataset", "second", "rolls", "folds", "repeat", "keep", "whole", *KEPT)
         options = Options(
             name=args.write,
             wandb=args.wandb,

@@ -5,7 +5,7 @@ from pathlib import Path
 from rolltune.commands.common import command_parser, say
 from rolltune.commands.reading import add_reading_flags, reading_of
 from rolltune.errors import UserError
-from rolltune.jobs.outputs import named_rolls
+from rolltune.jobs.outputs import named_rolls, names_roll
 
 EXAMPLES = """examples:
   ./07-predict.py -m checkpoints/best-set1.npz new.jpg pictures/       a line a picture
@@ -13,9 +13,11 @@ EXAMPLES = """examples:
   ./07-predict.py -m './checkpoints/best-set1*.npz' rows.jsonl         several rolls vote; rows may lack their answers
   ./07-predict.py -m docs pages/ --question "Who signed it?"           where the roll has no question of its own
   ./07-predict.py -m captions pictures/ --generate 32 --sample 0.7     written answers, drawn, not the likeliest
+  ./07-predict.py -m elsewhere/adapter --model ../cache/base --answers yes,no new.jpg    of the PEFT library, or a model
   ./07-predict.py -m best-set1 --serve                                 a page in the browser to drop pictures on
 
-The prompt, the answers and the base model are those saved in the rolls. Exit status: 0, 1 where a file could not be
+The prompt, the answers and the base model are those saved in the rolls; what was made elsewhere has none, and takes the
+question and the answers of the rows, or --question and --answers. Exit status: 0, 1 where a file could not be
 answered (it is named, the others are answered), 2 something to put right.
 """
 
@@ -37,14 +39,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
     parser.add_argument("--model", help="the base model, where it is not where the roll was trained")
+    parser.add_argument("--answers", metavar="A,B,...", help="what an adapter or model from elsewhere chooses from")
     parser.add_argument("--serve", action="store_true", help="a page in the browser, on this machine alone")
     parser.add_argument("--host", default="127.0.0.1", help="the address of --serve; 0.0.0.0 is everybody's")
     parser.add_argument("--port", type=int, default=8707, help="the port of --serve (default 8707)")
     add_reading_flags(parser)
     args = parser.parse_args(argv)
     # `-m a.npz pictures/`: a list of names ends where something else than a roll begins.
-    is_roll = lambda text: text.endswith(".npz") or Path("checkpoints", f"{text}.npz").is_file()
-    rolls = [text for text in args.models if is_roll(text) or text == args.models[0]]
+    rolls = [text for text in args.models if names_roll(text) or text == args.models[0]]
     data = [text for text in args.models if text not in rolls] + args.data
     if bool(data) == args.serve:
         parser.error("--serve takes no data: drop it on the page" if data else "name pictures or data after the rolls")
@@ -64,7 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     from rolltune.models.generate import Sampling
 
     sampling = None if args.sample is None else Sampling(args.sample, args.top_p, args.seed)
-    options = Options(args.output, args.near, args.generate, sampling, args.model, reading_of(args))
+    answers = tuple(text.strip() for text in (args.answers or "").split(",") if text.strip())
+    options = Options(args.output, args.near, args.generate, sampling, args.model, reading_of(args), answers)
     if not args.serve:
         return predict(found, data, options, say)
     try:

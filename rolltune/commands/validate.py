@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rolltune.commands.common import command_parser, say
 from rolltune.commands.reading import add_reading_flags, reading_of
-from rolltune.jobs.outputs import named_rolls
+from rolltune.jobs.outputs import named_rolls, names_roll
 
 EXAMPLES = """examples:
   ./04-validate.py -m checkpoints/trained-set1.npz dataset/set1/valid.jsonl
@@ -12,9 +12,10 @@ EXAMPLES = """examples:
   ./04-validate.py -m 'checkpoints/best-set1*.npz' dataset/set2/valid.jsonl --vote    do they do better together?
   ./04-validate.py -m checkpoints/docs.npz --generate 32 dataset/docs/valid.jsonl   written answers: exact match, ANLS
   ./04-validate.py -m elsewhere/adapter --model ../cache/base dataset/set2/valid.jsonl   a folder of the PEFT library
+  ./04-validate.py -m elsewhere/model dataset/set2/valid.jsonl      a model that was fine-tuned whole: a folder, a npz
 
-The prompt, the answers and the base model are those saved in each roll; an adapter from elsewhere has none,
-and takes the questions and answers of the data.
+The prompt, the answers and the base model are those saved in each roll; what was made elsewhere has none, and takes the
+questions and answers of the data.
 """
 
 
@@ -35,12 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     add_reading_flags(parser)
     args = parser.parse_args(argv)
     # `-m a.npz b.npz data.jsonl`: a shell that expands a pattern leaves nothing else to tell them apart by.
-    is_roll = lambda text: (
-        text.endswith(".npz")
-        or Path("checkpoints", f"{text}.npz").is_file()
-        or Path(text, "adapter_config.json").is_file()
-    )
-    rolls = [text for text in args.models if is_roll(text) or text == args.models[0]]
+    rolls = [text for text in args.models if names_roll(text) or text == args.models[0]]
     named = [text for text in args.models if text not in rolls] + args.data
     if not named and len(args.models) > 1 and not args.models[-1].endswith(".npz"):  # a set and a roll of one name
         *rolls, last = args.models

@@ -12,9 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
+from rolltune.errors import visible
 from rolltune.evaluation.calibration import Bin
 from rolltune.evaluation.metrics import Prediction
-from rolltune.evaluation.statistics import wilson
+from rolltune.evaluation.statistics import Interval, wilson
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,21 @@ def reliability(found: Sequence[Bin]) -> Plot:
     """Share of right answers by the likeliest answer's probability, a point a bin, with Wilson's 95 % interval."""
     parts = [f"{one.low:.1f} to {one.high:.1f}: {one.right} of {one.rows} right" for one in found]
     return _both(lambda shades: _reliability_figure(found, shades), "Right answers by probability. " + "; ".join(parts))
+
+
+class StandingRow(NamedTuple):
+    """A run in a picture of several: its figure, the figure's interval, and whether it is a forecast."""
+
+    name: str
+    value: float
+    bounds: Interval | None
+    is_clean: bool
+
+
+def standing(rows: Sequence[StandingRow], metric: str) -> Plot:
+    """A line a run, the best on top: the figure with its 95 % interval; hollow where it is no forecast."""
+    parts = [f"{row.name} {row.value:.4f}{'' if row.is_clean else ' (no forecast)'}" for row in rows]
+    return _both(lambda shades: _standing_figure(rows, metric, shades), f"{metric} by run. " + "; ".join(parts))
 
 
 def _both(draw, description: str) -> Plot:
@@ -216,6 +232,24 @@ def _reliability_figure(found: Sequence[Bin], shades: Shades) -> Figure:
     axes.set_ylim(0, 1.05)
     axes.set_xlabel("probability of the likeliest answer (beside a point: its pictures)", color=shades.ink, fontsize=9)
     axes.set_ylabel("share that is right", color=shades.ink, fontsize=9)
+    return figure
+
+
+def _standing_figure(rows: Sequence[StandingRow], metric: str, shades: Shades) -> Figure:
+    figure, axes = _axes(shades, 0.9 + 0.3 * len(rows))
+    axes.grid(axis="y", visible=False)
+    axes.grid(axis="x", color=shades.grid, linewidth=0.8)
+    for place, row in enumerate(rows):
+        color = shades.muted if not row.is_clean else shades.accent if place == 0 else shades.ink
+        if row.bounds:
+            axes.plot(row.bounds[:2], [place] * 2, color=color, linewidth=2, alpha=0.6, zorder=2)
+        fill = color if row.is_clean else "none"
+        axes.plot(row.value, place, "o", color=color, markerfacecolor=fill, markersize=7, clip_on=False, zorder=3)
+    axes.set_yticks(range(len(rows)), [visible(row.name) for row in rows])
+    for label in axes.get_yticklabels():
+        label.set_parse_math(False)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel(metric, color=shades.ink, fontsize=9)
     return figure
 
 

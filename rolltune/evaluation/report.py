@@ -72,21 +72,26 @@ def html(run: RunSummary, open_image: Callable[[Path], Image.Image] = open_plain
     if run.pictures:
         wrong = sum(picture.is_wrong for picture in run.pictures)
         title = f"The pictures: {wrong} wrong of {len(run.pictures)}" + (", wrong ones first" if wrong else "")
-        sections.append(_section(title, picture_cards(run.pictures, run.most_pictures, open_image)))
+        sections.append(section(title, picture_cards(run.pictures, run.most_pictures, open_image)))
     sections.append(_details(run))
     body = "\n".join(part for part in sections if part)
     name = as_html(f"{run.title} {run.stage}".strip())
+    return document(name, body)
+
+
+def document(title: str, body: str) -> str:
+    """A whole page in the report's style. `title` and `body` are HTML already."""
     # The policy makes sure of it: whatever text is in the data, nothing is loaded and nothing runs.
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}</title>\n'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{CSS}</style></head>\n'
         f"<body><main>\n{body}\n</main></body></html>\n"
     )
 
 
-def _section(title: str, body: str) -> str:
+def section(title: str, body: str) -> str:
     return f"<section><h2>{as_html(title)}</h2>{body}</section>"
 
 
@@ -160,7 +165,7 @@ def _warnings(run: RunSummary) -> str:
     if not texts:
         return ""
     items = "".join(f"<li>{as_html(text)}</li>" for text in dict.fromkeys(texts))
-    return _section("Read this first", f'<ul class="warnings">{items}</ul>')
+    return section("Read this first", f'<ul class="warnings">{items}</ul>')
 
 
 def _figures(run: RunSummary) -> list[str]:
@@ -169,7 +174,7 @@ def _figures(run: RunSummary) -> list[str]:
         return []
     note = f'<p class="soft">{as_html(run.positive)}</p>' if run.positive else ""
     before_and_after = note + splits_table(run.splits)
-    return [_section("Before and after", before_and_after), *_choices(splits), *_texts(splits[0])]
+    return [section("Before and after", before_and_after), *_choices(splits), *_texts(splits[0])]
 
 
 def _choices(splits: Sequence[SplitResult]) -> list[str]:
@@ -178,12 +183,12 @@ def _choices(splits: Sequence[SplitResult]) -> list[str]:
     if not chosen:
         return []
     parts = [
-        _section("What was taken for what", "".join(confusions(split) for split in chosen)),
-        _section("How often each answer is given", frequencies(chosen[0])),
+        section("What was taken for what", "".join(confusions(split) for split in chosen)),
+        section("How often each answer is given", frequencies(chosen[0])),
     ]
     metrics = chosen[0].shown
     if isinstance(metrics, Metrics) and len(metrics.answers) > MOST_ANSWERS:
-        parts.append(_section("Every answer", answers_table(metrics)))
+        parts.append(section("Every answer", answers_table(metrics)))
     return parts
 
 
@@ -191,7 +196,7 @@ def _texts(split: SplitResult) -> list[str]:
     """What was written most often; nothing for choices, and where nothing was written."""
     if not isinstance(split.shown, WrittenMetrics) or not split.shown.texts:
         return []
-    return [_section(f"What was written most often: {split.name}", texts_table(split.shown))]
+    return [section(f"What was written most often: {split.name}", texts_table(split.shown))]
 
 
 def _probabilities(run: RunSummary) -> list[str]:
@@ -207,19 +212,19 @@ def _probabilities(run: RunSummary) -> list[str]:
         if run.decision.changes:
             plain = measured(run.decision.undo(scored), positive)
             body += decision_table(plain, measured(scored, positive))
-        sections.append(_section(f"How an answer is decided: {run.scored_split}", body))
+        sections.append(section(f"How an answer is decided: {run.scored_split}", body))
     if positive is not None and len(scored.answers) == 2:
         curve = charts.precision_recall(scored, positive)
         if curve is not None:
-            sections.append(_section(f"Precision and recall: {run.scored_split}", _plot(curve)))
+            sections.append(section(f"Precision and recall: {run.scored_split}", plot(curve)))
     found = bins(scored.log_probs, scored.label)
     error = calibration_error(scored.log_probs, scored.label)
     text = (
         f"Expected calibration error {rounded(error)} on {len(scored.ids)} pictures, in {BINS} bins of equal width of "
         "the likeliest answer's probability. On few pictures it is above 0 where nothing is wrong, too."
     )
-    body = f'<p class="soft">{as_html(text)}</p>{_plot(charts.reliability(found))}'
-    return [*sections, _section(f"Are the probabilities right? {run.scored_split}", body)]
+    body = f'<p class="soft">{as_html(text)}</p>{plot(charts.reliability(found))}'
+    return [*sections, section(f"Are the probabilities right? {run.scored_split}", body)]
 
 
 def _rolls(run: RunSummary) -> list[str]:
@@ -238,8 +243,8 @@ def _rolls(run: RunSummary) -> list[str]:
     ]
     if board.chosen is not None and len({rate for _, rate, _ in points}) >= 3:
         chart = charts.rates(points, TITLES[board.metric], board.chosen.roll)
-        body += f'<h3 style="margin-top: 18px">Learning rate and {TITLES[board.metric]}</h3>{_plot(chart)}'
-    return [_section(f"The {len(board.entries)} rolls" if len(board.entries) > 1 else "The roll", body)]
+        body += f'<h3 style="margin-top: 18px">Learning rate and {TITLES[board.metric]}</h3>{plot(chart)}'
+    return [section(f"The {len(board.entries)} rolls" if len(board.entries) > 1 else "The roll", body)]
 
 
 def _doubtful(run: RunSummary, open_image: Callable[[Path], Image.Image]) -> str:
@@ -253,7 +258,7 @@ def _doubtful(run: RunSummary, open_image: Callable[[Path], Image.Image]) -> str
     left = len(run.doubtful) - len(shown)
     more = f'<p class="soft">{left} less doubtful rows are not shown.</p>' if left else ""
     cards = picture_cards(shown, run.most_doubtful, open_image)
-    return _section(f"Doubtful labels: {len(run.doubtful)}", note + cards + more)
+    return section(f"Doubtful labels: {len(run.doubtful)}", note + cards + more)
 
 
 def _losses(run: RunSummary) -> list[str]:
@@ -261,10 +266,10 @@ def _losses(run: RunSummary) -> list[str]:
         return []
     best = run.leaderboard.chosen if run.leaderboard else None
     chosen = best.roll if best else run.curves[0].roll if len(run.curves) == 1 else None
-    return [_section("Training loss", _plot(charts.loss_curves(run.curves, chosen)))]
+    return [section("Training loss", plot(charts.loss_curves(run.curves, chosen)))]
 
 
-def _plot(plot: Plot) -> str:
+def plot(plot: Plot) -> str:
     light, dark = (f"data:image/png;base64,{base64.b64encode(data).decode()}" for data in (plot.light, plot.dark))
     return (
         f'<div class="card plot"><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
@@ -289,7 +294,7 @@ def _details(run: RunSummary) -> str:
     if run.recipe:
         recipe = as_html(plain_json.dumps(run.recipe, indent=2))
         parts.append(f"<details><summary>The recipe, in full</summary><pre>{recipe}</pre></details>")
-    return _section("How it was made", "".join(parts)) if parts else ""
+    return section("How it was made", "".join(parts)) if parts else ""
 
 
 def _text(value: object) -> str:

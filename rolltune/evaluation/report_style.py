@@ -71,6 +71,7 @@ tr.best .range i { background: var(--accent); }
 .bar.data i { background: none; border: 1.5px solid var(--soft); }
 .key { display: flex; flex-wrap: wrap; gap: 4px 18px; margin-bottom: 14px; }
 .key .bar i { width: 22px; }
+.plot + .scroll { margin-top: 12px; }
 .plot img { display: block; width: 100%; height: auto; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 14px; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 12px; overflow: hidden; }

@@ -146,7 +146,7 @@ def conclude(options: Any, recipe: Recipe, model: Model, data: Data, made: Finis
     for rank, entry in kept.items():
         one = finished[entry.roll]
         assert one.trainable is not None
-        card = card_of(recipe, model.base, data, one.draw, made.passes, entry)
+        card = with_known(card_of(recipe, model.base, data, one.draw, made.passes, entry), data, one.draw, folds)
         save_roll(out.kept(rank), one.trainable, with_decision(card, decisions[entry.roll], data, one), dtype=None)
         size = out.kept(rank).stat().st_size / 1e6
         say(f"saved roll {entry.roll}: {shown(out.kept(rank))} ({size:.1f} MB)")
@@ -155,6 +155,7 @@ def conclude(options: Any, recipe: Recipe, model: Model, data: Data, made: Finis
         say(f"they vote: ./07-predict.py -m {named} ..." if len(kept) > 1 else "no other roll was kept to vote with it")
     if options.whole:
         card = card_of(recipe, model.base, data, chosen.draw, made.passes, board.chosen)
+        card = with_known(card, data, chosen.draw, folds)
         _save_whole(recipe, chosen, out.whole, with_decision(card, decision, data, chosen), say)
     ended_too = dataclasses.replace(made, ended=ended)
     _report(options, recipe, model, data, board, ended_too, after, decision, doubtful, out)
@@ -183,6 +184,15 @@ def with_decision(card: RollCard, made: Decision, data: Data, one: FinishedRoll)
     splits = [split for split in ("valid", "test") if card.metrics.get(split) is not None]
     figures = {split: metrics_json(figures_of(data, plain, data.spans[split])) for split in splits}
     return dataclasses.replace(card, metrics={**card.metrics, "decision": made.card(), "undecided": figures})
+
+
+def with_known(card: RollCard, data: Data, draw: Draw, folds: Sequence[int] | None) -> RollCard:
+    """The card with how many rows of each split that has judged it were learned from, in any pass."""
+    spans: dict[str, Sequence[int]] = {name: span for name, span in data.spans.items() if name != "train"}
+    spans |= {"valid": judged_rows(data, folds, draw)} if folds is not None else {}
+    learned_from = card.metrics["learned"]
+    known = {split: data.known(span, learned_from) for split, span in spans.items() if card.metrics.get(split)}
+    return dataclasses.replace(card, metrics={**card.metrics, "known": known})
 
 
 def _entry(recipe: Recipe, data: Data, one: FinishedRoll, folds: Sequence[int] | None) -> Entry:

@@ -20,6 +20,7 @@ from rolltune.errors import UserError
 from rolltune.evaluation.tasks import CHOOSE, WRITE, Task
 from rolltune.jobs import hub
 from rolltune.jobs.cards import check_trained
+from rolltune.jobs.kaggle_hub import check_kaggle, upload_kaggle
 from rolltune.jobs.model_card import model_card
 from rolltune.jobs.scorer import Bench, Saved, Scorer, read_saved
 from rolltune.weights import catalogue
@@ -34,6 +35,7 @@ from rolltune.weights.whole import ENDING, is_whole
 
 Say = Callable[[str], None]
 PEFT, HF, NPZ = "peft", "hf", "npz"
+HUBS = HUGGING_FACE, KAGGLE = "huggingface", "kaggle"
 # What goes along from a Hugging Face folder: the tokenizer, how pictures are prepared, the published code, the licence.
 BESIDE = ("*.json", "*.model", "*.txt", "*.jinja", "*.py", "LICEN[CS]E*", "NOTICE*", "USE_POLICY*")
 # How far a log-probability may move when weights are merged and rounded, by the coarser dtype of file and run.
@@ -52,11 +54,13 @@ class Options:
     dequantize: bool = False
     upload: str = ""  # owner/name on the hub
     public: bool = False
+    hub: str = HUBS[0]
+    licence: str = ""  # of what goes to Kaggle
 
 
 def export(path: Path, options: Options, say: Say) -> int:
     """The exit status. What can be refused is refused before a weight is read; what was not kept leaves nothing."""
-    api = hub.check_upload(options.upload) if options.upload else None
+    send = _upload_of(options)
     if is_whole(path):
         raise UserError(f"{shown(path)} is a whole model already: name the roll that was worked into it")
     saved = read_saved(path)
@@ -78,9 +82,20 @@ def export(path: Path, options: Options, say: Say) -> int:
     for note in notes:
         say(note)
     say(f"written: {shown(options.output)}; its README.md leaves the intended use for you to write")
-    if api is not None:
-        hub.upload(api, options.output, options.upload, options.public, say)
+    if send is not None:
+        send(say)
     return 0
+
+
+def _upload_of(options: Options) -> Callable[[Say], None] | None:
+    """What sends the export to a hub; None where that was not asked for. Raises UserError before any work."""
+    if not options.upload:
+        return None
+    if options.hub == KAGGLE:
+        target = check_kaggle(options.upload, options.to, options.output.name, options.licence)
+        return lambda say: upload_kaggle(target, options.output, options.public, say)
+    api = hub.check_upload(options.upload)
+    return lambda say: hub.upload(api, options.output, options.upload, options.public, say)
 
 
 def _published(name: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from rolltune.evaluation.evaluator import Evaluator
-from rolltune.evaluation.figures import measured, worth
+from rolltune.evaluation.figures import Scored, measured, worth
 from rolltune.training.dataset import Data, judged_rows
 from rolltune.training.loop import Evaluation
 from rolltune.training.rolls import Draw
@@ -17,11 +17,14 @@ def judge_of(
 
     def judging(rolls: Roll, slots: Sequence[int], final: bool, draws: Sequence[Draw | None]) -> dict[int, Evaluation]:
         predictions = evaluator.predict(rolls.trainable, rolls.scale)
-        verdicts = {}
-        for slot in slots:
-            places = judged_rows(data, folds, draws[slot])
-            figures = measured(predictions[slot].at(places), data.positive.answer)
-            verdicts[slot] = Evaluation(worth(figures, metric), figures.collapsed is not None, predictions[slot])
-        return verdicts
+        return {slot: judged(data, metric, folds, draws[slot], predictions[slot]) for slot in slots}
 
     return judging
+
+
+def judged(data: Data, metric: str, folds: Sequence[int] | None, draw: Draw | None, prediction: Scored) -> Evaluation:
+    """What scores of all rows say of a roll. Its figures are named after the rows that they are of: valid/accuracy."""
+    figures = measured(prediction.at(judged_rows(data, folds, draw)), data.positive.answer)
+    rows = "valid" if folds is not None or "valid" in data.spans else "train"
+    named = {f"{rows}/{name}": value for name in figures.names if (value := figures.figure(name)) is not None}
+    return Evaluation(worth(figures, metric), figures.collapsed is not None, prediction, named)

@@ -28,10 +28,10 @@ from rolltune.jobs import laying, together
 from rolltune.jobs.cards import decided_by
 from rolltune.jobs.conclude import Finished, Passes, card_of, conclude, print_results
 from rolltune.jobs.interrupts import EVALUATING, TRAINING, Interrupts
-from rolltune.jobs.judge import judge_of
+from rolltune.jobs.judge import judge_of, judged
 from rolltune.jobs.keeping import Keeping
 from rolltune.jobs.laying import check_slots, fits_whole, groups_for
-from rolltune.jobs.log import Log, Sinks
+from rolltune.jobs.log import Log
 from rolltune.jobs.origin import Origin, run_facts
 from rolltune.jobs.outputs import Outputs
 from rolltune.jobs.plan_memory import check_room
@@ -69,7 +69,6 @@ class Options:
     state_keep: int = checkpoints.KEPT  # of these saves, the last so many
     overwrite: bool = False
     whole: bool = False
-    tensorboard: bool = False
     wandb: str | None = None
     reading: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # columns, question, names of the data
     stated: frozenset[str] = frozenset()  # the recipe's entries that a person gave; others a second pass takes over
@@ -157,7 +156,6 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     trained_by = Passes(passes + 1, known, folds, run)
     judging = judge_of(ready.evaluator, data, recipe.metric, folds)
     ready_after = time.perf_counter() - began
-    sinks = Sinks(options.tensorboard, options.wandb, dataclasses.asdict(recipe))
     interrupts.doing(TRAINING)
     if hosts.writes:
         note("compiling the step ...")
@@ -166,8 +164,11 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     agreed = hosts.first if hosts.place.hosts > 1 else None
     with Saves(out.state, settings, pack, options.state_keep, pace, there, agreed) as saves:
         keeping = Keeping(saves, interrupts)
-        with Log(out, sinks, recipe.metric, recipe.steps, state, not options.resume, hosts.writes) as log:
+        with Log(out, recipe, state, not options.resume, options.wandb, hosts.writes) as log:
             interrupts.say = log.say
+            if not options.resume:
+                going = {n: slot.draw for n, slot in enumerate(state.slots) if slot.draw is not None}
+                log.untrained(state, {n: judged(data, recipe.metric, folds, draw, before) for n, draw in going.items()})
 
             def judge(rolls: Any, slots: Sequence[int], final: bool) -> Any:
                 # Where several processes evaluate together none leaves off alone: the others would wait for it.

@@ -121,6 +121,13 @@ def named_roll(named: str, folder: Path = Path("checkpoints")) -> Path:
     return inside
 
 
+def names_roll(text: str) -> bool:
+    """Whether a word names a roll, or what was fine-tuned elsewhere, and no data."""
+    folder = Path(text)
+    foreign = any((folder / name).is_file() for name in ("adapter_config.json", "config.json"))
+    return text.endswith(".npz") or Path("checkpoints", f"{text}.npz").is_file() or foreign
+
+
 def named_rolls(patterns: Sequence[str]) -> list[Path]:
     """Every roll that the names and patterns mean, once, in order; whole models only where one is named itself."""
     paths: list[Path] = []

@@ -4,6 +4,7 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,13 @@ from rolltune.evaluation.figures import Scored
 from rolltune.evaluation.predicted import NEAR, Predicted
 from rolltune.evaluation.statistics import wilson
 from rolltune.evaluation.tasks import CLASSIFY, WRITE
+from rolltune.jobs.adopted import FOREIGN, Asking, is_foreign, read_rolls
 from rolltune.jobs.cards import decided_by
 from rolltune.jobs.outputs import named_rolls
 from rolltune.jobs.scorer import Bench, Saved, Scorer, check_alike, read_saved
 from rolltune.models.generate import Sampling
 from rolltune.tracking import print_table
-from rolltune.weights.roll_file import load_roll
+from rolltune.weights.roll_file import RollFile, load_roll
 
 Picture = str | Path | Image.Image | np.ndarray  # a file, a Pillow image, or uint8 [h, w], [h, w, 3] or [h, w, 4]
 Say = Callable[[str], None]
@@ -44,17 +46,31 @@ class Options:
     sampling: Sampling | None = None  # of what is written: drawn, not the likeliest
     model: str | None = None  # the base, where it is not where the rolls were trained
     reading: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # columns, question, names of the data
+    answers: tuple[str, ...] = ()  # the allowed ones of what was made elsewhere, which does not say them
+
+    @property
+    def asking(self) -> Asking:
+        return Asking(self.model, self.answers, self.generate is not None)
 
 
 class Predictor:
-    """One roll on its base, or several that answer together. Make one with `load`."""
+    """One roll on its base, or several that answer together. Make one with `load`.
 
-    def __init__(self, saved: Sequence[Saved], options: Options = Options()):
+    `arrays` are those of rolls that are no files of ours (see `adopted`).
+    """
+
+    def __init__(
+        self,
+        saved: Sequence[Saved],
+        options: Options = Options(),
+        arrays: Mapping[Path, RollFile] = MappingProxyType({}),
+    ):
         first = _alike(saved, options)
         self.cards, self.options = [one.card for one in saved], options
         bench = Bench(*base.load(*first.base(options.model)))
         self._bench = bench
-        self._scorers = [Scorer(bench, one.path, load_roll(one.path, bench.model.base), one.recipe) for one in saved]
+        rolls = [arrays.get(one.path) or load_roll(one.path, bench.model.base) for one in saved]
+        self._scorers = [Scorer(bench, one.path, roll, one.recipe) for one, roll in zip(saved, rolls, strict=True)]
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -121,32 +137,37 @@ def load(
     model: str | None = None,
     generate: int | None = None,
     sampling: Sampling | None = None,
+    answers: Sequence[str] = (),
 ) -> Predictor:
     """A roll, ready to answer: `load("best.npz").predict("new.jpg")`; several of one base vote.
 
     `rolls`: files, names in ./checkpoints, or patterns. `model` is the base, where it is not where the rolls were
     trained. With `generate` answers of up to so many tokens are written instead of chosen; with `sampling` what is
-    written is drawn: the same seed draws the same for a picture.
+    written is drawn: the same seed draws the same for a picture. A folder of the PEFT library, or a model that was
+    fine-tuned whole elsewhere, is taken, too: it chooses from `answers`.
 
     Raises UserError for rolls that are missing or damaged, or do not belong together.
     """
     named = [rolls] if isinstance(rolls, str | Path) else rolls
-    saved = [read_saved(path) for path in named_rolls([str(one) for one in named])]
-    return Predictor(saved, Options(model=model, generate=generate, sampling=sampling))
+    options = Options(model=model, generate=generate, sampling=sampling, answers=tuple(answers))
+    saved, arrays = read_rolls(named_rolls([str(one) for one in named]), options.asking, ())
+    return Predictor(saved, options, arrays)
 
 
 def predict(rolls: Sequence[Path], data: Sequence[str], options: Options, say: Say) -> int:
     """The exit status: 0, or 1 where a file has no answer. All files are looked at before a model is loaded."""
     if options.output:
         predicted.check_ending(options.output)
-    saved = [read_saved(path) for path in rolls]
-    _alike(saved, options)
-    asked = read_asked(data, saved[0].card.answers, **options.reading)
+    own = [read_saved(path) for path in rolls if not is_foreign(path)]
+    if own:
+        _alike(own, options)
+    asked = read_asked(data, own[0].card.answers if own else options.answers, **options.reading)
     for problem in asked.problems:
         say(f"no answer: {problem}")
     if not asked.examples:
         raise UserError("there is no row that can be answered")
-    made = Predictor(saved, options).answer(asked)
+    saved, arrays = read_rolls(rolls, options.asking, asked.examples)
+    made = Predictor(saved, options, arrays).answer(asked)
     for problem in made.problems[len(asked.problems) :]:
         say(f"no answer: {problem}")
     if options.output:
@@ -154,7 +175,8 @@ def predict(rolls: Sequence[Path], data: Sequence[str], options: Options, say: S
         say(f"written: {shown(options.output)} ({len(made.rows)} rows)")
     else:
         print_table(predicted.table(made.rows))
-    for text in [*decided_text(saved), *_summary(made, saved)]:
+    foreign = [f"{shown(path)}: {FOREIGN}" for path in arrays]
+    for text in [*decided_text(saved), *_summary(made, saved), *foreign]:
         say(text)
     return SOME_UNREAD if made.problems else 0
 

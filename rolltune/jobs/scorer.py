@@ -34,6 +34,8 @@ from rolltune.training.plan import Plan, plan_of
 from rolltune.weights.roll_file import RollCard, RollFile, nested_lora, read_card
 from rolltune.weights.whole import is_whole
 
+ALL_FROZEN = ((".*", "frozen"),)  # the rules of a whole model that is its own base, of which nothing is a roll's
+
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
@@ -109,7 +111,7 @@ class Scorer:
     def __init__(self, bench: Bench, path: Path, roll: RollFile, recipe: Recipe):
         self.bench, self.card, self.recipe = bench, roll.card, dataclasses.replace(recipe, prompt=roll.card.prompt)
         trained = nested_lora(trees.flatten(roll.tree))
-        if not is_whole(path):
+        if not (is_whole(path) or (self.recipe.rules == ALL_FROZEN and not trained)):
             check_trained(path, trained, bench.model, trees.shapes(bench.params), self.recipe, self.task)
         full = [path for path, leaf in trained.items() if not isinstance(leaf, dict)]
         words = {path: "full" if path in full else "lora" for path in trained}

@@ -24,8 +24,8 @@ from starlette.routing import Route
 from rolltune.data.asked import picture_row, read_asked
 from rolltune.errors import UserError, visible
 from rolltune.evaluation import predicted
+from rolltune.jobs.adopted import read_rolls
 from rolltune.jobs.predict import Options, Predictor
-from rolltune.jobs.scorer import read_saved
 from rolltune.jobs.serve_page import PAGE, SCRIPT, STYLE
 
 MOST_FILES = 32  # at once
@@ -44,10 +44,10 @@ Message = MutableMapping[str, Any]
 
 def serve(rolls: Sequence[Path], options: Options, host: str, port: int, say: Say) -> int:
     """Loads the rolls and answers until Ctrl-C. Raises UserError where the address cannot be listened on."""
-    saved = [read_saved(path) for path in rolls]
+    saved, arrays = read_rolls(rolls, options.asking, ())
     listening = listen(host, port)  # before the model is loaded: a taken port is told at once
     try:
-        app = application(Predictor(saved, options), " + ".join(path.stem for path in rolls))
+        app = application(Predictor(saved, options, arrays), " + ".join(path.stem for path in rolls))
         address = "127.0.0.1" if host in ("0.0.0.0", "::") else host
         port = listening.getsockname()[1]
         say(f"open http://{f'[{address}]' if ':' in address else address}:{port}/ in a browser; Ctrl-C ends this")

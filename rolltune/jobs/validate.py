@@ -21,11 +21,10 @@ from rolltune.evaluation.predicted import Predicted
 from rolltune.evaluation.tasks import WRITE
 from rolltune.evaluation.votes import mean_of
 from rolltune.evaluation.written import Written, first_rows
-from rolltune.jobs.adopted import adopt
+from rolltune.jobs.adopted import FOREIGN, Asking, is_foreign, read_rolls
 from rolltune.jobs.learn import asked_text
 from rolltune.jobs.scorer import Bench, Saved, Scorer, check_alike, read_saved
 from rolltune.tracking import print_table
-from rolltune.weights.peft import is_adapter
 from rolltune.weights.roll_file import RollCard, load_roll
 from rolltune.weights.whole import is_whole
 
@@ -80,13 +79,14 @@ def score(options: Options, rolls: Sequence[Path], say: Say) -> list[Cell]:
         raise UserError(
             f"--model {options.model}: {shown(named[0])} is a whole model and its own base; leave --model away"
         )
-    own = {path: read_saved(path) for path in rolls if not is_adapter(path)}
+    for path in rolls:
+        if not is_foreign(path):
+            read_saved(path)  # before the data is read, which takes longer
     read = {path: read_examples(path, say=say, **options.reading) for path in options.data}
     every = [example for examples in read.values() for example in examples]
-    foreign = {path: adopt(path, options.model, every) for path in rolls if is_adapter(path)}
+    saved, foreign = read_rolls(rolls, Asking(options.model), every)
     for path in foreign:
-        say(f"{shown(path)}: an adapter from elsewhere; whether it has learned from these rows is not known")
-    saved = [own[path] if path in own else foreign[path][0] for path in rolls]
+        say(f"{shown(path)}: {FOREIGN}")
     if options.vote:
         _check_vote(saved, options)
     sets = []
@@ -107,7 +107,7 @@ def score(options: Options, rolls: Sequence[Path], say: Say) -> list[Cell]:
         wanted = one.base(options.model)
         if bench is None or wanted != loaded:
             bench, loaded = Bench(*base.load(*wanted)), wanted
-        roll = load_roll(one.path, bench.model.base) if one.path in own else foreign[one.path][1]
+        roll = foreign.get(one.path) or load_roll(one.path, bench.model.base)
         scorer = Scorer(bench, one.path, roll, one.recipe)
         if scorer.decision.changes:
             say(f"{shown(one.path)}: {scorer.decision.text}")

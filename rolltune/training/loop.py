@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -75,11 +75,13 @@ class State:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """An evaluation of one roll: `figure` ranks it (higher is better), `collapsed` ends it, `detail` is kept."""
+    """An evaluation of one roll: `figure` ranks it (higher is better), `collapsed` ends it, `detail` is kept, `figures`
+    are logged."""
 
     figure: float
     collapsed: bool
     detail: Any = None
+    figures: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

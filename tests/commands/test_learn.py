@@ -70,7 +70,7 @@ def learn(*arguments: str) -> int:
 def left(folder: Path) -> set[str]:
     outside = ("dataset/", "cache/")
     files = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    return {name for name in files if not name.startswith(outside)}
+    return {re.sub(r"events\.out\.tfevents\.\d+\.rolltune", "events", n) for n in files if not n.startswith(outside)}
 
 
 BLOCK = r"""Result: {} \({}\).*
@@ -91,11 +91,15 @@ def test_a_run_prints_saves_and_can_be_gone_on_with(here, capsys):
             assert re.search(BLOCK.format(path, stage), out), (path, stage)
     steps = re.findall(r"^step: (\d)/4   lr: (\S+)   loss: \d+\.\d{4}$", out, re.M)
     assert [step for step, _ in steps] == ["2", "4"] and float(steps[0][1]) == pytest.approx(1.309e-4)
-    assert left(here) == {"checkpoints/first.npz", "reports/first.html", "reports/first.metrics.jsonl"}
-    assert len((here / "reports/first.metrics.jsonl").read_text().splitlines()) == 2
+    reports = {f"reports/first.{ending}" for ending in ("html", "metrics.jsonl", "tensorboard/events")}
+    assert left(here) == {"checkpoints/first.npz", *reports}
+    logged = [json.loads(line) for line in (here / "reports/first.metrics.jsonl").read_text().splitlines()]
+    assert [one["step"] for one in logged] == [0, 2, 4, 4] and "valid/f-measure" in logged[0]
+    assert logged[3]["valid/log-loss"] != logged[0]["valid/log-loss"]
     roll = load_roll("checkpoints/first.npz")
     assert any(np.any(leaf) for path, leaf in flatten(roll.tree).items() if path.endswith("/b"))
     assert roll.card.prompt == ads.PROMPT and roll.card.answers == ["no", "yes"] and roll.card.metrics["passes"] == 1
+    assert roll.card.metrics["known"] == {"valid": 0}
 
     assert learn("-w", "second", "-2", "--config.rate=2e-5") == 0
     out = capsys.readouterr().out
@@ -120,7 +124,7 @@ def test_a_diverging_run_leaves_the_earlier_roll_alone(here, capsys):
     assert status == 3 and earlier.read_bytes() == b"an earlier roll"
     assert re.search(r"nothing was saved: all 1 rolls ended early.*lower rate.*--config\.rate=", said.out)
     assert "roll 0: loss or gradient not finite at step 1/4" in said.out + said.err
-    assert left(here) == {"checkpoints/mine.npz", "reports/mine.metrics.jsonl"}
+    assert left(here) == {"checkpoints/mine.npz", "reports/mine.metrics.jsonl", "reports/mine.tensorboard/events"}
 
 
 @pytest.mark.parametrize(
@@ -167,6 +171,8 @@ INTERRUPTIBLE = (
 
 
 def test_an_interrupted_run_gone_on_with_equals_one_that_was_not(here, capsys):
+    from event_scalars import scalars  # not above: this file is imported by another process, too
+
     assert learn("-w", "whole", *INTERRUPTIBLE, "--keep", "all") == 0
     board = json.loads(Path("reports/whole.leaderboard.json").read_text())
     assert board and "saved roll" in capsys.readouterr().out
@@ -204,8 +210,14 @@ def test_an_interrupted_run_gone_on_with_equals_one_that_was_not(here, capsys):
     for path, leaf in flatten(one.tree).items():
         np.testing.assert_array_equal(flatten(other.tree)[path], leaf, err_msg=path)
     logged = [Path(f"reports/{name}.metrics.jsonl").read_text().splitlines() for name in ("whole", "cut")]
-    without_time = lambda lines: [{k: v for k, v in json.loads(line).items() if k != "time"} for line in lines]
-    assert without_time(logged[0]) == without_time(logged[1])
+    of_machine = lambda name: name == "time" or name.startswith(("speed/", "memory/"))
+    without = lambda lines: [{k: v for k, v in json.loads(line).items() if not of_machine(k)} for line in lines]
+    assert without(logged[0]) == without(logged[1])
+    curves = [
+        {path.parent.name: scalars(path.parent) for path in Path(f"reports/{name}.tensorboard").glob("roll*/events*")}
+        for name in ("whole", "cut")
+    ]
+    assert curves[0] == curves[1] and len(curves[0]["roll0"]["loss"]) > 1
 
 
 def test_more_rounds_of_rolls_give_the_spread_over_their_seeds(here, capsys):

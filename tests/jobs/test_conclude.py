@@ -19,6 +19,7 @@ from rolltune.jobs.conclude import (
     own_recipe,
     trained_marks,
     with_decision,
+    with_known,
 )
 from rolltune.recipe import Recipe
 from rolltune.training.dataset import Data
@@ -59,6 +60,21 @@ def test_a_card_has_what_all_passes_have_learned_from():
     other = [dataclasses.replace(one, turns=make_example(0, "or so?").turns) for one in DATA.examples[:1]]
     mixed = dataclasses.replace(DATA, examples=[*other, *DATA.examples[1:]])
     assert card_of(Recipe(), BASE, mixed, DRAW, Passes(1)).prompt == ""  # each row has its own
+
+
+def test_a_card_counts_the_judging_rows_that_any_pass_has_learned_from():
+    data = dataclasses.replace(DATA, marks=[frozenset({f"p{n}"}) for n in (0, 1, 2, 1, 4, 9)])
+    figures = measure(Prediction((), ("no", "yes"), np.zeros(0, int), np.zeros((0, 2))), "yes")
+    passes = Passes(2, frozenset({"p9"}))  # an earlier one learned from what is the last test row here
+    entry = dataclasses.replace(
+        _entry(Recipe(), data, FinishedRoll(DRAW, 7, "", False, None), None), valid=figures, test=figures
+    )
+    known = lambda entry, folds: with_known(
+        card_of(Recipe(), BASE, data, DRAW, dataclasses.replace(passes, folds=folds), entry), data, DRAW, folds
+    ).metrics["known"]
+    assert known(entry, None) == {"valid": 1, "test": 1}
+    assert known(dataclasses.replace(entry, test=None), None) == {"valid": 1}  # of lower ranks it judges none
+    assert known(entry, [0, 1, 0, 1]) == {"valid": 0, "test": 1}  # fold 1 holds out rows 1 and 3, which are copies
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import rolltune
 from rolltune import adapters, base, trees
 from rolltune.__main__ import main
 from rolltune.jobs import export as job
@@ -20,6 +21,7 @@ from rolltune.weights.card import RollCard
 from rolltune.weights.checkpoint import open_checkpoint
 from rolltune.weights.roll_file import save_roll
 
+SIDE = 112  # pixels that the built-in model sees: such pictures nobody resizes
 ODD = "<b>bold</b> | `x` \x1b[31m"
 METRICS = {
     "positive": "yes",
@@ -169,10 +171,50 @@ def test_an_adapter_from_elsewhere_is_validated_like_the_roll_it_was(make_roll, 
     assert len(own) == 4 and len({json.dumps(one) for one in own}) > 1
     for one, other in zip(own, foreign, strict=True):
         assert one == pytest.approx(other, rel=1e-5)
+    asking = [json.dumps({"prefix": row["prefix"], "image": row["image"]}) + "\n" for row in rows]
+    (tmp_path / "asking.jsonl").write_text("".join(asking))
+    peft = ["-m", "exports/made-peft", "--model", "tiny"]
+    assert main(["predict", *peft, "--answers", "no, yes", "asking.jsonl", "--output", "q.jsonl"]) == 0
+    assert "whether it has learned from these rows is not known" in capsys.readouterr().out
+    asked = [json.loads(line) for line in (tmp_path / "q.jsonl").read_text().splitlines()]
+    assert [row["probabilities"] for row in asked] == foreign and asked[0]["right"] is None
+    assert main(["predict", *peft, "asking.jsonl"]) == 2 and "--answers yes,no" in capsys.readouterr().err
+    assert main(["predict", "-m", "made", "--answers", "a,b", "asking.jsonl"]) == 2
+    assert "the rolls have their own" in capsys.readouterr().err
+    found = rolltune.load("exports/made-peft", "tiny", answers=("no", "yes")).predict("0.png", "is it?")
+    assert found[0].probabilities == pytest.approx(foreign[0], rel=1e-6)
+    assert main(["predict", *peft, "--generate", "2", "asking.jsonl", "--output", "w.jsonl"]) == 0
+    assert len((tmp_path / "w.jsonl").read_text().splitlines()) == 4
     config = tmp_path / "exports/made-peft/adapter_config.json"
     config.write_text(config.read_text().replace('"tiny"', '"somebody/base"'))
     assert main(["validate", "-m", "exports/made-peft", "rows.jsonl"]) == 2
     assert "--model PATH" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["hf", "npz"])
+def test_a_model_that_was_fine_tuned_whole_elsewhere_is_scored_as_the_roll_was(form, make_roll, tmp_path, capsys):
+    make_roll(prompt="")
+    assert main(["export", "-m", "made", "--to", form]) == 0
+    model = tmp_path / "exports/made-hf"
+    if form == "npz":  # as big_vision knows it: without what is beside it
+        model = tmp_path / "exports/made-npz/made.npz"
+        (tmp_path / "exports/made-npz/made.whole.npz").rename(model)
+    rows = []
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        rows.append({"prefix": "is it?", "suffix": ["no", "yes"][number % 2], "image": f"{number}.png"})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["validate", "-m", "made", str(model), "rows.jsonl", "--predictions", "p.jsonl"]) == 0
+    found = [json.loads(line)["probabilities"] for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    for own, merged in zip(found[:3], found[3:], strict=True):
+        assert own == pytest.approx(merged, abs=0.01)  # bfloat16 of the tiny model's file
+    assert main(["predict", "-m", str(model), "rows.jsonl", "--output", "q.jsonl"]) == 0
+    asked = [json.loads(line)["probabilities"] for line in (tmp_path / "q.jsonl").read_text().splitlines()]
+    assert asked == found[3:]
+    capsys.readouterr()
+    assert main(["predict", "-m", str(model), "rows.jsonl", "--model", "tiny"]) == 2
+    assert "its own base" in capsys.readouterr().err
 
 
 class Hub:

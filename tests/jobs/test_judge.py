@@ -38,9 +38,11 @@ def test_validation_rows_judge_and_each_slot_has_its_own_prediction():
     found = judged("accuracy", predictions, [0, 1, 2])
     assert {slot: one.figure for slot, one in found.items()} == {0: 1.0, 1: 0.0, 2: 0.25}
     assert all(found[slot].detail is predictions[slot] for slot in range(3))
+    assert found[2].figures["valid/accuracy"] == 0.25 and found[2].figures["valid/log-loss"] > 1
     assert list(judged("accuracy", predictions, [1])) == [1]  # who is not asked about is not judged
     without = {name: span for name, span in SPANS.items() if name != "valid"}
-    assert judged("accuracy", predictions, [1], spans=without)[1].figure == 1.0
+    learned = judged("accuracy", predictions, [1], spans=without)[1]
+    assert learned.figure == 1.0 and learned.figures["train/accuracy"] == 1.0  # called what it is
 
 
 def test_a_fold_judges_its_roll_by_the_rows_that_it_held_out():

@@ -1,0 +1,113 @@
+"""10-compare_runs on saved cards: what is read, what is left out, what is named as broken."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from rolltune.__main__ import main
+from rolltune.evaluation.statistics import wilson
+from rolltune.recipe import Recipe
+from rolltune.weights.card import Base, RollCard
+from rolltune.weights.roll_file import save_roll
+
+
+@pytest.fixture
+def save(tmp_path, monkeypatch):
+    """`save("name", right=12, rate=0.01)` is a roll of such a card in ./checkpoints."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(name, right=8, known=0, base="ab" * 8, rows="16 rows, aa", **entries):
+        figures = {"n": 16, "accuracy": right / 16, "log-loss": 0.5}
+        figures["interval_95"] = {"accuracy": wilson(right, 16)._asdict()}
+        path = "./dataset/set1"
+        metrics = {"positive": "yes", "passes": 1, "learned": [], "train": figures, "test": figures}
+        metrics |= {"known": None if known is None else {"test": known}, "run": {"rolls": 1, "fold": None}}
+        metrics["files"] = {one: {"path": f"{path}/{one}.jsonl", "rows": rows} for one in ("train", "test")}
+        recipe = dataclasses.asdict(Recipe(task="choose", metric="accuracy", **entries))
+        card = RollCard(Base("small", base), "lora", recipe, "is it?", ["no", "yes"], metrics, 3)
+        save_roll(f"checkpoints/{name}.npz", {"a": np.zeros(3, np.float32)}, card)
+
+    return make
+
+
+def runs(*arguments):
+    status = main(["compare", "--json", "runs.json", *arguments])
+    with open("runs.json") as file:
+        return status, json.load(file)
+
+
+def test_a_folder_has_the_best_of_each_run_and_a_pattern_all_that_it_names(save, capsys, tmp_path):
+    for name in ("a", "a.rank2", "a.step100", "b"):
+        save(name, 4 + len(name), rate=0.01 * len(name))
+    (tmp_path / "checkpoints/c.state").mkdir()
+    status, told = runs()
+    assert status == 0 and [one["run"] for one in told["runs"]] == ["./checkpoints/a.npz", "./checkpoints/b.npz"]
+    said = capsys.readouterr().out
+    assert "2 further rolls" in said and "page: ./reports/runs.html" in said and "rate" not in said
+    page = tmp_path / "reports/runs.html"
+    assert "<html" in page.read_text()
+    status, told = runs("checkpoints/*.npz", "--csv", "runs.csv")
+    assert status == 0 and len(told["runs"]) == 4 and told["runs"][0]["recipe.rate"] != told["runs"][-1]["recipe.rate"]
+    assert len((tmp_path / "runs.csv").read_text().splitlines()) == 5
+    page.write_text("<title>runs (1st trained)</title>")  # the report of a run of that name
+    assert main(["compare"]) == 2 and "--html FILE" in capsys.readouterr().err
+    assert main(["compare", "--html", "other.html"]) == 0 and "1st trained" in page.read_text()
+
+
+def test_what_is_broken_or_foreign_is_named_and_the_rest_go_on(save, capsys, tmp_path):
+    save("good", 12)
+    for name in ("cut", "odd"):
+        save(name)
+    folder = tmp_path / "checkpoints"
+    (folder / "cut.npz").write_bytes((folder / "cut.npz").read_bytes()[:300])
+    np.savez(folder / "foreign.npz", **{"llm/embedder": np.zeros(3)})
+    shutil.copyfile(folder / "good.npz", folder / "alone.whole.npz")  # without the file that belongs beside it
+    with np.load(folder / "odd.npz") as file:
+        entries = dict(file)
+    card = json.loads(bytes(entries["__rolltune__"]))
+    card["metrics"]["test"]["interval_95"]["accuracy"]["low"] = "<b>"
+    entries["__rolltune__"] = np.frombuffer(json.dumps(card).encode(), np.uint8)
+    np.savez(folder / "odd.npz", **entries)
+    status, told = runs()
+    said = capsys.readouterr().out
+    assert status == 1 and [one["run"] for one in told["runs"]] == ["./checkpoints/good.npz"]
+    for name in ("cut.npz", "foreign.npz", "odd.npz", "alone.whole"):
+        assert f"checkpoints/{name}" in "".join(line for line in said.splitlines() if line.startswith("not read: "))
+        assert any(name in problem for problem in told["not_read"])
+    for name in ("good", "alone.whole"):
+        (folder / f"{name}.npz").unlink()
+    assert main(["compare"]) == 1
+
+
+def test_figures_of_learned_pictures_are_no_forecast_and_other_rows_stand_apart(save):
+    save("leaked", 16, known=1)
+    save("older", 15, known=None)
+    save("clean", 9)
+    save("elsewhere", 16, rows="16 rows, bb")
+    _, told = runs()
+    found = {one["run"].split("/")[-1]: (one["rank"], one["learned"]) for one in told["runs"]}
+    assert found == {"clean.npz": (1, 0), "leaked.npz": (None, 1), "older.npz": (None, None), "elsewhere.npz": (1, 0)}
+    assert told["metric"] == "accuracy"
+
+
+def test_bases_and_sets_of_one_name_are_told_apart(save):
+    save("a")
+    save("b", base="cd" * 8, rows="16 rows, bb")
+    _, told = runs()
+    assert sorted(one["recipe.base"] for one in told["runs"]) == ["small (abababab)", "small (cdcdcdcd)"]
+    assert {one["recipe.trained on"] for one in told["runs"]} == {
+        f"./dataset/set1/train.jsonl (16 rows, {digest})" for digest in ("aa", "bb")
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["nowhere*.npz"], "no roll has such a name"), (["--metric", "luck"], "no metric"), (["empty"], "no roll (.npz)")],
+)
+def test_what_is_asked_wrongly_is_said(save, capsys, tmp_path, arguments, said):
+    (tmp_path / "empty").mkdir()
+    save("a")
+    assert main(["compare", *arguments]) == 2 and said in capsys.readouterr().err
