@@ -23,6 +23,10 @@ TITLES = {
     "exact-match": "exact match",
     "anls": "ANLS",
     "vqa-accuracy": "VQA accuracy",
+    "iou": "mean IoU",
+    "box-accuracy": "box accuracy",
+    "map": "mAP",
+    "map-50": "mAP at 0.5",
 }
 
 
@@ -35,12 +39,14 @@ def names(kind: str) -> tuple[str, ...]:
 
 def shown_names(some: Sequence[Figures]) -> list[str]:
     """The metrics that a table of these has: macro F beside a positive answer's alone, for it is the F-measure of the
-    others; VQA accuracy where there is one."""
+    others; VQA accuracy where there is one, and where answers are boxes their figures instead of those of texts."""
 
     def has(figures: Figures, name: str) -> bool:
         if name == "macro-f":
             return isinstance(figures, Metrics) and figures.positive is not None
-        return name in figures.names and (name != "vqa-accuracy" or figures.figure(name) is not None)
+        if isinstance(figures, WrittenMetrics) and figures.boxes is not None:
+            return name in ("log-loss", *written.OF_BOXES)
+        return name in figures.names and (name not in written.RARE or figures.figure(name) is not None)
 
     return [name for name in TITLES if any(has(figures, name) for figures in some)]
 

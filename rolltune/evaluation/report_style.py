@@ -77,6 +77,16 @@ figure { margin: 0; background: var(--card); border: 1px solid var(--line); bord
 figure.wrong { border-color: rgb(var(--bad) / .65); }
 figure .views { display: flex; gap: 2px; height: 180px; background: rgb(128 128 128 / .12); }
 figure img { flex: 1; min-width: 0; width: 100%; height: 100%; object-fit: contain; }
+figure svg { flex: 1; min-width: 0; width: 100%; height: 100%; }
+rect.given, rect.answered { fill: none; stroke-width: 2px; vector-effect: non-scaling-stroke; }
+rect.given, .box.given i { stroke: #19c3b2; border-color: #0d8f83; }
+rect.answered, .box.answered i { stroke: #ff7a45; stroke-dasharray: 6 4; border: 2px dashed #e0561f; }
+text.given, text.answered { font: 600 13px system-ui, sans-serif; paint-order: stroke; stroke: #000a;
+  stroke-width: 3px; }
+text.given { fill: #6ff0e2; }
+text.answered { fill: #ffb28f; }
+.box { display: flex; align-items: center; gap: 8px; font-size: .82rem; color: var(--soft); }
+.box i { width: 22px; height: 13px; border: 2px solid; border-radius: 2px; }
 figure .views p { margin: auto; padding: 12px; font-size: .82rem; color: var(--soft); text-align: center; }
 figcaption { padding: 10px 12px 12px; font-size: .88rem; }
 figcaption .verdict { font-weight: 600; }
