@@ -4,7 +4,8 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from rolltune.evaluation import metrics, written
+from rolltune.errors import UserError
+from rolltune.evaluation import boxes, metrics, written
 from rolltune.evaluation.metrics import Metrics, Prediction, measure, refuse_unknown, rounded, stage
 from rolltune.evaluation.tasks import AUTO, WRITE
 from rolltune.evaluation.written import Written, WrittenMetrics, measure_written
@@ -54,6 +55,12 @@ def shown_names(some: Sequence[Figures]) -> list[str]:
 def check_name(metric: str, kind: str = AUTO) -> None:
     """Raises UserError where a task of this kind has no metric that is called so."""
     refuse_unknown(metric, names(kind), "" if kind == AUTO else f" for task {kind}")
+
+
+def check_boxes(metric: str, accepted: Sequence[Sequence[str]]) -> None:
+    """Raises UserError where a metric of boxes is to rank rows whose accepted answers are others."""
+    if metric in written.OF_BOXES and not boxes.are_boxes(accepted):
+        raise UserError(f"metric: {metric!r} is of boxes, and {written.NO_BOXES}; ./06-convert_data.py makes such rows")
 
 
 def default_metric(kind: str) -> str:

@@ -56,6 +56,14 @@ class Output:
             picture.save(data, "JPEG", quality=92)
         return self._write(data.getvalue(), name, source)
 
+    def put(self, name: str, data: bytes) -> None:
+        """Writes a file that is no picture, such as another program's notes."""
+        self._write_if_new(self.folder / name, data)
+
+    def refuse(self) -> None:
+        """Raises everything that went wrong."""
+        raise_errors(self.problems, str(self.originals))
+
     def _write(self, data: bytes, name: str, source: str) -> str:
         parts = [safe_name(part) for part in (f"{self.split}/{name}" if self.split else name).split("/")]
         place = distinct("/".join(["images", *parts]), source, self._taken)
@@ -71,7 +79,7 @@ class Output:
     def finish(self, rows: Iterable[dict], name: str = "") -> Path:
         """Writes the JSONL, or raises everything that went wrong."""
         name = name or f"{self.split or 'data'}.jsonl"
-        raise_errors(self.problems, str(self.originals))
+        self.refuse()
         text = jsonl_text(rows)
         if not text:
             raise UserError(f"{self.originals}: there is nothing to convert in it")
