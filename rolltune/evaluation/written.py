@@ -124,10 +124,10 @@ class WrittenMetrics:
         if not self.texts:
             return f"written: nothing ({self.undefined.get('ANLS', '')})"
         ordered = sorted(self.texts.items(), key=lambda item: (-item[1], item[0]))
-        shown = ", ".join(f"{text!r} {count}" for text, count in ordered[:most])
+        shown = ", ".join(f"{_short(text)!r} {count}" for text, count in ordered[:most])
         more = f", and {len(ordered) - most} more texts" if len(ordered) > most else ""
-        alarm = f"; every row gets the same text, {self.collapsed!r}" if self.collapsed is not None else ""
-        broken = f"; broken boxes: {self.broken} (they count as wrong)" if self.broken else ""
+        alarm = f"; every row gets the same text, {_short(self.collapsed)!r}" if self.collapsed is not None else ""
+        broken = f"; {self.broken} parts of the answers are no box, and count as wrong" if self.broken else ""
         return f"written: {shown}{more}{alarm}{broken}"
 
     def facts(self) -> dict[str, object]:
@@ -209,6 +209,11 @@ def first_rows(written: Written, names: Mapping[str, str], most: int = 5) -> lis
     """The first rows as printed lines: what was written beside what is accepted. `names`: how to call a row, by id."""
     shown = zip(written.ids[:most], written.texts or (), written.accepted, strict=False)
     return [f"  {names.get(id, id)}: {text!r} (right: {alternatives(right)})" for id, text, right in shown]
+
+
+def _short(text: str, most: int = 80) -> str:
+    """A model that repeats itself fills a page."""
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def alternatives(accepted: Sequence[str], most: int = 4) -> str:

@@ -107,7 +107,7 @@ def test_figures_of_a_set_of_boxes_rank_and_are_shown():
     assert [line.split(":")[0].strip() for line in figures.lines()] == [
         "log-loss", "mean IoU", "box accuracy", "mAP", "mAP at 0.5",
     ]  # fmt: skip
-    assert "broken boxes: 1 (they count as wrong)" in figures.frequencies()
+    assert "1 parts of the answers are no box, and count as wrong" in figures.frequencies()
     assert shown_names([figures]) == ["log-loss", *OF_BOXES]
     assert interval(figures, "iou").low < figures.figure("iou") < interval(figures, "iou").high
     assert interval(figures, "map") is None and interval(figures, "box-accuracy").method == "Wilson"

@@ -56,6 +56,8 @@ def convert_coco(
 
     Crowds are left out: they are areas, and nobody counts what is in them.
     """
+    if (inside := source / "_annotations.coco.json").is_file():  # a split's folder of Roboflow's
+        source = inside
     data = read_json(source)
     parts = ("images", "annotations", "categories")
     if not isinstance(data, dict) or not all(_are_objects(data.get(part)) for part in parts):

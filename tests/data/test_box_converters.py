@@ -61,7 +61,7 @@ def test_coco_and_back(tmp_path):
     assert (tmp_path / "back" / image["file_name"]).resolve() == (tmp_path / "out/images/a.jpg").resolve()
     back = [(found.cats[one["category_id"]]["name"], *map(round, one["bbox"])) for one in found.anns.values()]
     assert back == [("cat", 0, 0, 8, 4), ("cat", 4, 5, 16, 10), ("dog", 0, 0, 40, 20)]
-    assert twice("coco", source, tmp_path / "empty", "--empty")[1].answer == "none"
+    assert twice("coco", tmp_path / "raw", tmp_path / "empty", "--empty")[1].answer == "none"
 
 
 def test_a_row_for_each_label(tmp_path):
