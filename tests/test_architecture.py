@@ -31,6 +31,8 @@ FLOORS = [
         "atomic",
         "plain_json",
         "errors",
+        "page",
+        "plots",
         "output",
         "typed",
         "tiny",

@@ -148,13 +148,15 @@ def _card(picture: Picture, open_image: Callable[[Path], Image.Image]) -> str:
     views = [_view(path, open_image, drawn) for path in picture.images[:MOST_VIEWS]]
     shown = "".join(views) or "<p>no picture in this row</p>"
     extra = f" (+{len(picture.images) - MOST_VIEWS} more)" if len(picture.images) > MOST_VIEWS else ""
+    files = [path.name for path in picture.images[:MOST_VIEWS] if path.name not in picture.id]
+    names = as_html("".join(f", {name}" for name in files)) + extra
     instead = f"{picture.given} instead of {picture.right}"
     verdict = as_html(instead if picture.is_wrong else f"{picture.given} ✓")
     prompt = f"<small>{as_html(picture.prompt)}</small>" if picture.prompt else ""
     return (
         f'<figure class="{"wrong" if picture.is_wrong else "right"}"><div class="views">{shown}</div><figcaption>'
         f'<div class="verdict">{verdict}</div><small>{as_html(picture.how)}</small>{prompt}'
-        f"<small>{as_html(picture.split)}: {as_html(picture.id)}{extra}</small></figcaption></figure>"
+        f"<small>{as_html(picture.split)}: {as_html(picture.id)}{names}</small></figcaption></figure>"
     )
 
 
