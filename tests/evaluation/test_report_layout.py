@@ -35,7 +35,7 @@ window.onload = () => { const wrong = {};
     for (const e of page.querySelectorAll('body *')) { const box = e.getBoundingClientRect();
       const style = getComputedStyle(e);
       if (box.width && box.right > width + 1 && !scrolls(e.parentElement)) found.push('cut: ' + e.outerHTML);
-      if (!e.children.length && e.textContent.trim().length > 3 && box.width && box.width < 20 && box.height > 60
+      if (!e.children.length && e.textContent.trim().length > 3 && box.width && box.width < 40 && box.height > 60
         && style.writingMode === 'horizontal-tb') found.push('a letter a line: ' + e.outerHTML); }
     wrong[frame.title] = found.slice(0, 5).map((one) => one.slice(0, 200)); }
   document.body.innerHTML = ''; document.body.textContent = JSON.stringify(wrong); };
