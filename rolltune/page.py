@@ -104,8 +104,8 @@ tr.out td { color: var(--soft); }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: 12px; }
 h3.name { margin: 18px 0 8px; }
 h3.name:first-of-type { margin-top: 0; }
-.confusion th { font-weight: 500; font-size: .85rem; color: var(--soft); padding: 4px 8px; text-align: right;
-  vertical-align: bottom; }
+.confusion th { font-weight: 500; font-size: .85rem; color: var(--soft); padding: 4px 8px; text-align: right; }
+.confusion tr:first-child th { vertical-align: bottom; }
 .confusion th .label { margin-left: auto; }
 .confusion td { padding: 9px 12px; min-width: 3.4em; text-align: center; border: 2px solid var(--card);
   border-radius: 8px; }
