@@ -214,18 +214,23 @@ def test_answers_of_a_model_go_back_without_their_broken_boxes(tmp_path, monkeyp
     lines = [
         {"source": "a", "images": ["pictures/a.jpg"], "answer": f"{CAT} cat\x1b[31m ; <loc0001> dog"},
         {"source": "b", "images": ["pictures/a.jpg"], "answer": "none"},
+        {"source": "c", "images": ["pictures/a.jpg"], "answer": "a dog"},
     ]
-    Path("answers").mkdir()
-    Path("answers/x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert main(["to-coco", "answers/x.jsonl", "back"]) == 0
+    Path("answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["to-coco", "answers.jsonl", "back"]) == 0
+    with pytest.raises(UserError, match="lie in one another"):
+        main(["to-coco", "answers.jsonl", "."])
     held = json.loads(Path("back/annotations.json").read_text())
     assert len(held["images"]) == 1 and [one["score"] for one in held["annotations"]] == [1.0]
     assert COCO("back/annotations.json").loadRes(held["annotations"]).anns  # as results, too
-    assert main(["to-voc", "answers/x.jsonl", "voc"]) == 0
+    assert main(["to-voc", "answers.jsonl", "voc"]) == 0
     assert ElementTree.parse("voc/Annotations/a.xml").findtext("object/name") == r"cat\x1b[31m"
-    Path("answers/x.jsonl").write_text(json.dumps({**lines[0], "answer": "a cat"}))
-    with pytest.raises(UserError, match="no row of boxes"):
-        main(["to-coco", "answers/x.jsonl", "back"])
+    Path("answers.jsonl").write_text(json.dumps({**lines[0], "answer": "a cat"}))
+    with pytest.raises(UserError, match="there is no box in it"):
+        main(["to-coco", "answers.jsonl", "back"])
+    Path("rows.jsonl").write_text(json.dumps({"prefix": "q", "suffix": "a cat", "image": "pictures/a.jpg"}))
+    with pytest.raises(UserError, match=r"rows\.jsonl:1.*no row of boxes"):
+        main(["to-coco", "rows.jsonl", "back"])
 
 
 def test_each_place_is_one_token_of_paligemma(shared):

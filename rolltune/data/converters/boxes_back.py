@@ -28,7 +28,7 @@ class Found(NamedTuple):
 def to_coco(source: Path, out: Path) -> Output:
     """out/annotations.json: images, categories by name, annotations. Written answers (07) have the score 1 each, which
     COCO's program wants of results; a model that writes gives none."""
-    output = Output(out, source)
+    output = Output(out, source, beside=True)
     found, answered = _read(output, source)
     labels = {label: n for n, label in enumerate(sorted({box.label for one in found for box in one.boxes}), 1)}
     annotations: list[dict[str, Any]] = []
@@ -50,7 +50,7 @@ def to_coco(source: Path, out: Path) -> Output:
 
 def to_voc(source: Path, out: Path) -> Output:
     """out/Annotations/NAME.xml for each picture. VOC counts pixels from 1, and the last ones belong to the box."""
-    output, taken = Output(out, source), dict[str, str]()
+    output, taken = Output(out, source, beside=True), dict[str, str]()
     for one in _read(output, source)[0]:
         root = ElementTree.Element("annotation")
         for name, text in (("folder", one.path.parent.name), ("filename", one.path.name)):
@@ -83,7 +83,7 @@ def _read(output: Output, source: Path) -> tuple[list[Found], bool]:
     for where, path, text, written in _answers(output, source):
         answered |= written
         said = read(text)
-        if said.broken and not has_boxes(text):
+        if said.broken and not written and not has_boxes(text):
             output.problem(where, "the answer has no <loc0123> and is not 'none': no row of boxes")
             continue
         broken += said.broken
@@ -95,8 +95,8 @@ def _read(output: Output, source: Path) -> tuple[list[Found], bool]:
                 continue
         found[path].boxes.extend(in_pixels(box, *found[path].size) for box in said.boxes)
     output.refuse()
-    if not found:
-        raise UserError(f"{source}: there is nothing to convert in it")
+    if not found or (broken and not any(one.boxes for one in found.values())):
+        raise UserError(f"{source}: there is no box in it, and so nothing to convert")
     output.pictures = len(found)
     output.notes += [f"{broken} broken boxes are left out"] if broken else []
     return list(found.values()), answered

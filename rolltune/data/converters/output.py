@@ -26,6 +26,7 @@ class Output:
     folder: Path
     originals: Path
     split: str = ""
+    beside: bool = False  # it copies no pictures, and may lie beside what it reads: answers.jsonl, found/
     pictures: int = 0
     written: int = 0
     problems: list[Finding] = field(default_factory=list)
@@ -35,7 +36,7 @@ class Output:
     def __post_init__(self) -> None:
         inside, originals = self.folder.resolve(), self.originals.resolve()
         home = originals if originals.is_dir() else originals.parent
-        if inside.is_relative_to(home) or home.is_relative_to(inside):
+        if inside == home or (not self.beside and (inside.is_relative_to(home) or home.is_relative_to(inside))):
             raise UserError(
                 f"the output {self.folder} and the originals {home} lie in one another: name another folder"
             )
