@@ -40,7 +40,6 @@ class RunSummary:
     """What a run leaves to be read. Whatever is empty is left out of the report."""
 
     title: str  # "best-set1"
-    date: str = ""  # when it was made: "2025-02-28 16:05"
     stage: str = ""  # "(1st trained)"
     prompt: str = ""  # the text asked of every picture, or the template of it
     answers: Sequence[str] = ()
@@ -61,6 +60,7 @@ class RunSummary:
     scored_split: str = ""
     decision: Decision = PLAIN
     most_doubtful: int = 24
+    date: str = ""  # when it was made: "2025-02-28 16:05"
 
 
 def write_report(path: str | Path, run: RunSummary, open_image: Callable[[Path], Image.Image] = open_plainly) -> None:
