@@ -97,7 +97,8 @@ class Recipe:
     draws: int = 0  # rolls in all when rungs free slots; 0: as many as slots
     fold_by: str = "auto"  # of --folds: "auto" spreads answers and keeps groups whole, "id" is id % folds
     # What ranks the rolls. Choices: f-measure (where it is empty), precision, recall, accuracy, log-loss,
-    # balanced-accuracy, macro-f; written answers: log-loss (where it is empty), exact-match, anls, vqa-accuracy.
+    # balanced-accuracy, macro-f; written answers: log-loss (where it is empty), exact-match, anls, vqa-accuracy,
+    # and of boxes iou, box-accuracy, map, map-50.
     metric: str = ""
     # Chosen on the validation rows, and saved with the roll: from which probability on the positive of two answers is
     # given, best for the metric, or with a stated precision: none, metric, precision=0.95.

@@ -33,6 +33,8 @@ FLOORS = [
         "atomic",
         "plain_json",
         "errors",
+        "page",
+        "plots",
         "output",
         "typed",
         "tiny",

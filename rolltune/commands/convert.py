@@ -7,7 +7,7 @@ from pathlib import Path
 from rolltune.commands.common import command_parser
 from rolltune.commands.reading import texts_by_name
 from rolltune.commands.terminal import quiet_decoders, tell, terminal
-from rolltune.data.converters import arena, classes, conversations, nlvr, questions, video
+from rolltune.data.converters import arena, boxes, boxes_back, classes, conversations, nlvr, questions, video
 from rolltune.data.examples import QUESTION
 from rolltune.errors import UserError
 
@@ -23,9 +23,20 @@ EXAMPLES = """examples:
   ./06-convert_data.py plantdoc PlantDoc-Dataset/ dataset/plantdoc --pool   one data.jsonl, to be split anew
   ./06-convert_data.py animals raw-img/ dataset/animals                     Animals-10; answers in English
   ./06-convert_data.py folder photos/ dataset/photos --question 'Which part is this?' --names '{"ragno": "spider"}'
+  ./06-convert_data.py coco instances_val2017.json dataset/coco --images val2017/   boxes as PaliGemma's <loc0123>
+  ./06-convert_data.py voc VOC2007/ dataset/voc --split train               XML a picture; also yolo FOLDER
+  ./06-convert_data.py to-coco answers.jsonl found/                         and back: rows, or answers of 07, to COCO
 
 Originals are never touched. Run again, a converter writes the same files, and only those that differ.
 """
+
+
+BOXES = {
+    "coco": boxes.convert_coco,
+    "voc": boxes.convert_voc,
+    "yolo": boxes.convert_yolo,
+    "objects": boxes.convert_objects,
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,6 +81,24 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--question", default=question, help='"{answers}" becomes the list of classes')
         one.add_argument("--names", metavar="JSON", help="other names of class folders: JSON text, or a file of it")
         one.add_argument("--pool", action="store_true", help="one data.jsonl of all published splits")
+    for name, about in (
+        ("coco", "COCO's boxes (instances_train2017.json), as answers"),
+        ("voc", "a folder of Pascal VOC's boxes"),
+        ("yolo", "a folder of YOLO's boxes, or outlines"),
+        ("objects", 'Hugging Face rows with "objects": bbox and categories'),
+    ):
+        one = kind(name, about)
+        if name in ("coco", "voc"):
+            one.add_argument("--images", type=Path, help="where the pictures are (default: beside the file)")
+        one.add_argument(
+            "--question", default=boxes.QUESTION, help='"{labels}" becomes the labels (default: %(default)s)'
+        )
+        one.add_argument("--each", action="store_true", help="a row a picture and label, which asks for that one alone")
+        one.add_argument("--empty", action="store_true", help='rows of what is not there, too, answered "none"')
+        one.add_argument("--names", metavar="JSON", help="other names of labels: JSON text, or a file of it")
+        one.add_argument("--split", choices=("train", "valid", "test"), default="", help="write that split's JSONL")
+    kind("to-coco", "rows with boxes, or answers of 07-predict.py, to COCO's annotations.json")
+    kind("to-voc", "the same to Pascal VOC, an XML a picture")
     return made
 
 
@@ -86,7 +115,8 @@ def main(argv: list[str] | None = None) -> int:
         tell(console, f"note: {note}", style="cyan")
     told = f"{output.written} files written" if output.written else "nothing had changed"
     tell(console, f"{output.pictures} pictures, {told}: {options.out}")
-    tell(console, f"next: ./00-doctor.py {options.out}")
+    if not options.kind.startswith("to-"):
+        tell(console, f"next: ./00-doctor.py {options.out}")
     return 0
 
 
@@ -120,9 +150,16 @@ def _convert(options: argparse.Namespace):
             return conversations.convert_conversations(options.source, options.out, images=options.images)
         case "arena":
             return arena.convert_arena(options.source, options.out)
+        case "to-coco" | "to-voc":
+            back = boxes_back.to_coco if options.kind == "to-coco" else boxes_back.to_voc
+            return back(options.source, options.out)
     names = classes.ANIMALS if options.kind == "animals" else None
     if options.names:
         names = texts_by_name(options.names, "--names", '{"ragno": "spider"}')
+    if options.kind in BOXES:
+        more = {"images": options.images} if "images" in options else {}
+        wanted = boxes.Wanted(options.question, options.each, options.empty)
+        return BOXES[options.kind](options.source, options.out, names=names, wanted=wanted, split=options.split, **more)
     return classes.convert_classes(
         options.source, options.out, question=options.question, names=names, pool=options.pool
     )

@@ -16,7 +16,7 @@ from rolltune.data.layouts import split_of, tables_in
 _PARTS = frozenset(["images", "image", "imgs", "labels", "annotations", "masks", "jpegimages", "imagesets"])
 WITHOUT_CLASSES = (
     "make a folder an answer (train/cat/1.jpg), or write a data.jsonl with a row of prefix, suffix and image a "
-    "picture; Roboflow exports the format PaliGemma, which is read"
+    "picture; boxes become rows by ./06-convert_data.py yolo, voc or coco; Roboflow's format PaliGemma is read as it is"
 )
 _LONE_BYTES = re.compile("[\\ud800-\\udfff]")  # how Python writes a byte of a name that is no UTF-8
 

@@ -96,8 +96,8 @@ def _rows_of_list(path: Path) -> Iterator[tuple[int, dict | RowProblem]]:
         raise UserError(f"{path}: {rows}")
     if isinstance(rows, dict) and {"images", "annotations"} <= set(rows):
         raise UserError(
-            f"{path}: this is COCO's format, boxes and pictures in one object, which is not read: export it with a row "
-            "a picture (Roboflow: PaliGemma), or write a row of prefix, suffix and image for each"
+            f"{path}: this is COCO's format, boxes and pictures in one object: make rows of it with "
+            "./06-convert_data.py coco, or export it with a row a picture (Roboflow: PaliGemma)"
         )
     if not isinstance(rows, list):
         raise UserError(

@@ -24,7 +24,8 @@ CONVERSATIONS = ("conversations", "messages")
 PAIRS = (("instruction", "output"), ("prompt", "completion"), ("query", "response"), ("question", "answer"))
 IMAGE_KEYS = ("file_name", "image_path", "img", "img_path", "image_file", "filename", "image_url")
 NOT_READ = {
-    "objects": "boxes are written into the answer as text, such as PaliGemma's <loc0123>",
+    "objects": "boxes are written into the answer as text, such as PaliGemma's <loc0123>: "
+    "./06-convert_data.py objects makes that of Hugging Face's bbox and categories",
     "videos": "cut each into frames first: ./06-convert_data.py video",
     "audios": "sound is not learnt",
 }

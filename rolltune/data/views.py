@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 WORDS = ("crop", "flip", "colour")
+MOVING = ("crop", "flip")  # after which boxes lie elsewhere
 VERSION = 1  # to be raised when the same view comes out with other pixels
 LEAST_SIDE = 0.8
 MOST_SHIFT = 0.2

@@ -1,6 +1,5 @@
-"""The report's plots as PNG, each for a light and a dark page."""
+"""The report's plots."""
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
@@ -16,6 +14,7 @@ from rolltune.errors import visible
 from rolltune.evaluation.calibration import Bin
 from rolltune.evaluation.metrics import Prediction
 from rolltune.evaluation.statistics import Interval, wilson
+from rolltune.plots import Plot, Shades, axes_of, both, name_axes
 
 
 @dataclass(frozen=True)
@@ -28,26 +27,6 @@ class Curve:
     state: str = "alive"
 
 
-class Shades(NamedTuple):
-    ink: str
-    grid: str
-    accent: str
-    muted: str
-    bad: str
-
-
-LIGHT = Shades("#4a4e57", "#e1dfd8", "#0b6e69", "#9aa9af", "#be3c28")
-DARK = Shades("#b6bac2", "#31353d", "#4fc3b8", "#65717c", "#ec6c54")
-
-
-class Plot(NamedTuple):
-    """The same plot twice, PNG with a transparent ground."""
-
-    light: bytes
-    dark: bytes
-    description: str  # for who cannot see it
-
-
 def loss_curves(curves: Sequence[Curve], chosen: int | None) -> Plot:
     """Training loss by step: the chosen roll in front, the others behind, what died dashed with a cross."""
     drawn = [curve for curve in curves if np.isfinite(np.asarray(curve.losses, dtype=np.float64)).any()]
@@ -56,13 +35,13 @@ def loss_curves(curves: Sequence[Curve], chosen: int | None) -> Plot:
         losses = np.asarray(curve.losses, dtype=np.float64)
         parts.append(f"roll {curve.roll} ends at {losses[np.isfinite(losses)][-1]:.4f}")
     description = "Training loss by step. " + "; ".join(parts)
-    return _both(lambda shades: _loss_figure(drawn, chosen, shades), description)
+    return both(lambda shades: _loss_figure(drawn, chosen, shades), description)
 
 
 def rates(points: Sequence[tuple[int, float, float]], metric: str, chosen: int | None) -> Plot:
     """The figure of each roll against its learning rate. `points`: roll, rate, figure."""
     description = f"{metric} by learning rate. " + "; ".join(f"roll {r}: {x:.3g}, {y:.4g}" for r, x, y in points)
-    return _both(lambda shades: _rate_figure(points, metric, chosen, shades), description)
+    return both(lambda shades: _rate_figure(points, metric, chosen, shades), description)
 
 
 def precision_recall(prediction: Prediction, positive: str) -> Plot | None:
@@ -80,7 +59,7 @@ def precision_recall(prediction: Prediction, positive: str) -> Plot | None:
     mark = (found / int(there.sum()), found / int(given.sum())) if given.any() else None
     title = f"average precision {average:.4f} ({int(there.sum())} of {len(there)} are {positive!r})"
     at = f"; here it decides: precision {mark[1]:.4f}, recall {mark[0]:.4f}" if mark else ""
-    return _both(
+    return both(
         lambda shades: _precision_figure(recall, precision, float(there.mean()), mark, title, shades),
         f"Precision by recall: {title}{at}",
     )
@@ -89,7 +68,7 @@ def precision_recall(prediction: Prediction, positive: str) -> Plot | None:
 def reliability(found: Sequence[Bin]) -> Plot:
     """Share of right answers by the likeliest answer's probability, a point a bin, with Wilson's 95 % interval."""
     parts = [f"{one.low:.1f} to {one.high:.1f}: {one.right} of {one.rows} right" for one in found]
-    return _both(lambda shades: _reliability_figure(found, shades), "Right answers by probability. " + "; ".join(parts))
+    return both(lambda shades: _reliability_figure(found, shades), "Right answers by probability. " + "; ".join(parts))
 
 
 class StandingRow(NamedTuple):
@@ -104,35 +83,11 @@ class StandingRow(NamedTuple):
 def standing(rows: Sequence[StandingRow], metric: str) -> Plot:
     """A line a run, the best on top: the figure with its 95 % interval; hollow where it is no forecast."""
     parts = [f"{row.name} {row.value:.4f}{'' if row.is_clean else ' (no forecast)'}" for row in rows]
-    return _both(lambda shades: _standing_figure(rows, metric, shades), f"{metric} by run. " + "; ".join(parts))
-
-
-def _both(draw, description: str) -> Plot:
-    return Plot(_png(draw(LIGHT)), _png(draw(DARK)), description)
-
-
-def _png(figure: Figure) -> bytes:
-    FigureCanvasAgg(figure)  # no window system, and no state shared with the caller's own plots
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=160, transparent=True, metadata={"Software": None})
-    return file.getvalue()
-
-
-def _axes(shades: Shades, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(9, height), layout="constrained")
-    axes = figure.add_subplot()
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(shades.grid)
-    axes.tick_params(colors=shades.ink, labelsize=9, length=0)
-    axes.grid(axis="y", color=shades.grid, linewidth=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes
+    return both(lambda shades: _standing_figure(rows, metric, shades), f"{metric} by run. " + "; ".join(parts))
 
 
 def _loss_figure(curves: Sequence[Curve], chosen: int | None, shades: Shades) -> Figure:
-    figure, axes = _axes(shades, 3.6)
+    figure, axes = axes_of(shades, 3.6)
     top, bottom = _limits(curves)
     if bottom > 0 and top / bottom > 30:
         axes.set_yscale("log")
@@ -152,11 +107,10 @@ def _loss_figure(curves: Sequence[Curve], chosen: int | None, shades: Shades) ->
         best = curve.roll == chosen
         color, width, order = (shades.accent, 2.2, 4) if best else (shades.muted, 1.1, 3)
         smooth = _smooth(losses)
-        if best and smooth is not losses:
-            axes.plot(steps, losses, color=color, linewidth=0.7, alpha=0.35, zorder=order - 0.5)
+        if best or len(curves) == 1:
+            axes.scatter(steps, losses, s=6, color=color, alpha=0.45, linewidths=0, zorder=order - 0.5)
         axes.plot(steps, smooth, color=color, linewidth=width, zorder=order, alpha=1 if best else 0.85)
-    axes.set_xlabel("step", color=shades.ink, fontsize=9)
-    axes.set_ylabel("training loss", color=shades.ink, fontsize=9)
+    name_axes(axes, shades, "step", "training loss")
     axes.set_xlim(left=0)
     _key(axes, curves, chosen, shades)
     return figure
@@ -165,16 +119,18 @@ def _loss_figure(curves: Sequence[Curve], chosen: int | None, shades: Shades) ->
 def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
     """Highest and lowest loss to show: of the rolls that lived, for one explosion would flatten all others."""
     lived = [curve for curve in curves if curve.state == "alive"] or list(curves)
-    values = np.concatenate([np.asarray(curve.losses, dtype=np.float64) for curve in lived]) if lived else np.ones(1)
+    values = np.concatenate([np.asarray(curve.losses, np.float64) for curve in lived]) if lived else np.ones(1)
     values = values[np.isfinite(values)]
     top = float(values.max()) if len(values) and values.max() > 0 else 1.0
-    positive = values[values > 0]
+    # From below by the smoothed ones: a lucky batch near 0 would pull a logarithmic axis down by powers of ten.
+    smooth = np.concatenate([_smooth(np.asarray(curve.losses, np.float64)) for curve in lived]) if lived else values
+    positive = smooth[np.isfinite(smooth) & (smooth > 0)]
     return top, float(positive.min()) if len(positive) else 0.0
 
 
 def _smooth(losses: np.ndarray) -> np.ndarray:
-    """A running mean for long noisy curves; short ones are shown as they are."""
-    if len(losses) < 40:
+    """A running mean; what is too short for one is shown as it is."""
+    if len(losses) < 12:
         return losses
     width = max(3, len(losses) // 20) | 1
     padded = np.pad(losses, width // 2, mode="edge")
@@ -182,18 +138,20 @@ def _smooth(losses: np.ndarray) -> np.ndarray:
 
 
 def _key(axes: Axes, curves: Sequence[Curve], chosen: int | None, shades: Shades) -> None:
-    if len(curves) < 2:
-        return
-    rest = sum(curve.state == "alive" and curve.roll != chosen for curve in curves)
-    gone = sum(curve.state != "alive" for curve in curves)
-    if any(curve.roll == chosen for curve in curves):
+    if len(curves) == 1:
+        axes.scatter([], [], s=14, color=shades.muted, linewidths=0, label="as logged")
+    elif any(curve.roll == chosen for curve in curves):
         axes.plot([], [], color=shades.accent, linewidth=2.2, label=f"roll {chosen}, the chosen one")
+        axes.scatter([], [], s=14, color=shades.accent, alpha=0.6, linewidths=0, label="its losses as logged")
+    rest = sum(curve.state == "alive" and curve.roll != chosen for curve in curves) if len(curves) > 1 else 0
+    gone = sum(curve.state != "alive" for curve in curves)
     if rest:
         axes.plot([], [], color=shades.muted, linewidth=1.1, label=f"{rest} other roll{'s' if rest > 1 else ''}")
     if gone:
         label = f"{gone} died or stopped"
         axes.plot([], [], color=shades.bad, linewidth=1, linestyle=(0, (4, 2)), marker="x", label=label)
-    axes.legend(frameon=False, fontsize=9, labelcolor=shades.ink, loc="upper right")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9, labelcolor=shades.ink, loc="upper right")
 
 
 def _precision_figure(
@@ -204,22 +162,21 @@ def _precision_figure(
     title: str,
     shades: Shades,
 ) -> Figure:
-    figure, axes = _axes(shades, 3.6)
+    figure, axes = axes_of(shades, 3.6)
     axes.step(recall, precision, where="post", color=shades.accent, linewidth=2.2)
     axes.axhline(share, color=shades.muted, linewidth=1, linestyle=(0, (4, 2)), label="by chance")
     if mark:
         axes.plot(*mark, "o", color=shades.ink, markersize=8, label="as it decides", clip_on=False, zorder=5)
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.05)
-    axes.set_xlabel("recall", color=shades.ink, fontsize=9)
-    axes.set_ylabel("precision", color=shades.ink, fontsize=9)
+    name_axes(axes, shades, "recall", "precision")
     axes.set_title(title, color=shades.ink, fontsize=9, loc="left", parse_math=False)
     axes.legend(frameon=False, fontsize=9, labelcolor=shades.ink, loc="lower left")
     return figure
 
 
 def _reliability_figure(found: Sequence[Bin], shades: Shades) -> Figure:
-    figure, axes = _axes(shades, 3.6)
+    figure, axes = axes_of(shades, 3.6)
     axes.plot([0, 1], [0, 1], color=shades.muted, linewidth=1, linestyle=(0, (4, 2)))
     for one in found:
         bounds = wilson(one.right, one.rows)
@@ -230,13 +187,12 @@ def _reliability_figure(found: Sequence[Bin], shades: Shades) -> Figure:
         axes.annotate(str(one.rows), place, (7, -3), textcoords="offset points", fontsize=8, color=shades.ink)
     axes.set_xlim(min([0.5, *(one.low for one in found)]), 1.02)
     axes.set_ylim(0, 1.05)
-    axes.set_xlabel("probability of the likeliest answer (beside a point: its pictures)", color=shades.ink, fontsize=9)
-    axes.set_ylabel("share that is right", color=shades.ink, fontsize=9)
+    name_axes(axes, shades, "probability of the likeliest answer (beside a point: its pictures)", "share that is right")
     return figure
 
 
 def _standing_figure(rows: Sequence[StandingRow], metric: str, shades: Shades) -> Figure:
-    figure, axes = _axes(shades, 0.9 + 0.3 * len(rows))
+    figure, axes = axes_of(shades, 0.9 + 0.3 * len(rows))
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", color=shades.grid, linewidth=0.8)
     for place, row in enumerate(rows):
@@ -254,7 +210,7 @@ def _standing_figure(rows: Sequence[StandingRow], metric: str, shades: Shades) -
 
 
 def _rate_figure(points: Sequence[tuple[int, float, float]], metric: str, chosen: int | None, shades: Shades) -> Figure:
-    figure, axes = _axes(shades, 2.9)
+    figure, axes = axes_of(shades, 2.9)
     axes.set_xscale("log")
     for roll, rate, value in points:
         best = roll == chosen
@@ -264,9 +220,12 @@ def _rate_figure(points: Sequence[tuple[int, float, float]], metric: str, chosen
     low, high = min(rate for _, rate, _ in points), max(rate for _, rate, _ in points)
     axes.set_xticks(ticks := _rate_ticks(low, high), [f"{tick:.2g}" for tick in ticks])
     axes.set_xticks([], minor=True)
-    axes.set_xlabel("learning rate", color=shades.ink, fontsize=9)
-    axes.set_ylabel(metric, color=shades.ink, fontsize=9)
+    name_axes(axes, shades, "learning rate", metric)
     axes.margins(x=0.06, y=0.18)
+    if metric != "log-loss":  # a share: an axis past 1 would promise more
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -0.02), min(high, 1.02))
+        axes.set_yticks([tick for tick in axes.get_yticks() if -0.001 <= tick <= 1.001 and low <= tick <= high])
     return figure
 
 

@@ -4,7 +4,8 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from rolltune.evaluation import metrics, written
+from rolltune.errors import UserError
+from rolltune.evaluation import boxes, metrics, written
 from rolltune.evaluation.metrics import Metrics, Prediction, measure, refuse_unknown, rounded, stage
 from rolltune.evaluation.tasks import AUTO, WRITE
 from rolltune.evaluation.written import Written, WrittenMetrics, measure_written
@@ -23,6 +24,10 @@ TITLES = {
     "exact-match": "exact match",
     "anls": "ANLS",
     "vqa-accuracy": "VQA accuracy",
+    "iou": "mean IoU",
+    "box-accuracy": "box accuracy",
+    "map": "mAP",
+    "map-50": "mAP at 0.5",
 }
 
 
@@ -35,12 +40,14 @@ def names(kind: str) -> tuple[str, ...]:
 
 def shown_names(some: Sequence[Figures]) -> list[str]:
     """The metrics that a table of these has: macro F beside a positive answer's alone, for it is the F-measure of the
-    others; VQA accuracy where there is one."""
+    others; VQA accuracy where there is one, and where answers are boxes their figures instead of those of texts."""
 
     def has(figures: Figures, name: str) -> bool:
         if name == "macro-f":
             return isinstance(figures, Metrics) and figures.positive is not None
-        return name in figures.names and (name != "vqa-accuracy" or figures.figure(name) is not None)
+        if isinstance(figures, WrittenMetrics) and figures.boxes is not None:
+            return name in ("log-loss", *written.OF_BOXES)
+        return name in figures.names and (name not in written.RARE or figures.figure(name) is not None)
 
     return [name for name in TITLES if any(has(figures, name) for figures in some)]
 
@@ -48,6 +55,12 @@ def shown_names(some: Sequence[Figures]) -> list[str]:
 def check_name(metric: str, kind: str = AUTO) -> None:
     """Raises UserError where a task of this kind has no metric that is called so."""
     refuse_unknown(metric, names(kind), "" if kind == AUTO else f" for task {kind}")
+
+
+def check_boxes(metric: str, accepted: Sequence[Sequence[str]]) -> None:
+    """Raises UserError where a metric of boxes is to rank rows whose accepted answers are others."""
+    if metric in written.OF_BOXES and not boxes.are_boxes(accepted):
+        raise UserError(f"metric: {metric!r} is of boxes, and {written.NO_BOXES}; ./06-convert_data.py makes such rows")
 
 
 def default_metric(kind: str) -> str:

@@ -6,6 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -13,8 +14,11 @@ from rich.text import Text
 
 from rolltune import atomic, plain_json
 from rolltune.data.answers import normalise
+from rolltune.data.boxes import PixelBox, has_boxes, in_pixels, read
 from rolltune.data.examples import Example
+from rolltune.data.images import image_size
 from rolltune.errors import UserError, visible
+from rolltune.evaluation import boxes
 from rolltune.evaluation.figures import Scored
 from rolltune.evaluation.metrics import Prediction, Threshold, require_numbers
 from rolltune.evaluation.tasks import accepted
@@ -40,13 +44,19 @@ class Predicted:
     right: tuple[str, ...]  # the row's own answers, any of which counts; empty where it only asks
     roll: str = ""  # whose answer it is, where a file holds those of several
     threshold: Threshold | None = None  # what decides in the place of the likeliest answer
+    boxes: tuple[PixelBox, ...] | None = None  # of an answer that has places, on its one picture as it stands upright
+    broken: int = 0  # parts of such an answer that are no box
 
     @property
     def correct(self) -> bool | None:
         """Whether the answer is one of the row's own; None where it has none."""
         if not self.right:
             return None
-        return self.answer in self.right if self.probabilities else is_exact(self.answer, self.right)
+        if self.probabilities:
+            return self.answer in self.right
+        # Two people draw no box alike to the pixel: found is what lies on it by half.
+        judge = boxes.all_found if boxes.are_boxes([self.right]) else is_exact
+        return judge(self.answer, self.right)
 
 
 def predicted(
@@ -70,9 +80,19 @@ def predicted(
             right=accepted(example) if example.answered else (),
             roll=roll,
             threshold=joint_threshold(chosen),
+            **_places(answer, example),
         )
         for example, (answer, probabilities, close, votes) in zip(examples, lines, strict=True)
     ]
+
+
+def _places(answer: str, example: Example) -> dict[str, Any]:
+    """The boxes of an answer in the pixels of its picture; with several pictures nobody knows whose they are."""
+    if not has_boxes(answer) or len(example.images) != 1:
+        return {}
+    found = read(answer)
+    height, width = image_size(example.images[0], example.frames[0] if example.frames else None)
+    return {"boxes": tuple(in_pixels(box, height, width) for box in found.boxes), "broken": found.broken}
 
 
 Line = tuple[str, dict[str, float], bool | None, dict[str, int]]
@@ -128,6 +148,8 @@ def plain(row: Predicted) -> dict[str, object]:
         told |= {"probabilities": dict(row.probabilities), "near": row.near}
     if row.threshold is not None:
         told |= {"threshold": row.threshold._asdict()}
+    if row.boxes is not None:
+        told |= {"boxes": [box._asdict() for box in row.boxes]} | ({"broken": row.broken} if row.broken else {})
     return told | ({"votes": dict(row.votes)} if row.votes else {})
 
 
@@ -155,10 +177,12 @@ def _csv(rows: Sequence[Predicted]) -> str:
         told["images"] = row.images[0] if len(row.images) == 1 else plain_json.dumps(list(row.images))
         told |= {f"p({answer})": repr(p) for answer, p in row.probabilities.items()}
         told |= {
-            name: plain_json.dumps(told[name]) for name in ("right", "votes") if isinstance(told.get(name), list | dict)
+            name: plain_json.dumps(told[name])
+            for name in ("right", "votes", "boxes")
+            if isinstance(told.get(name), list | dict)
         }
         lines.append(told)
-    order = ("roll", "source", "id", "images", "answer", "right", "near", "threshold", "votes")
+    order = ("roll", "source", "id", "images", "answer", "right", "near", "threshold", "boxes", "broken", "votes")
     columns = [name for name in order if any(name in line for line in lines)]
     out = io.StringIO(newline="")
     writer = csv.DictWriter(out, [*columns, *(f"p({answer})" for answer in answers)], extrasaction="ignore")
@@ -192,6 +216,8 @@ def remarks(row: Predicted, likeliest: bool = False) -> str:
         said.append("votes: " + ", ".join(f"{answer!r} {count}" for answer, count in row.votes.items()))
     if row.correct is False:
         said.append(f"given: {' or '.join(map(repr, row.right[:3]))}")
+    if row.broken:
+        said.append(f"{row.broken} of its boxes {'is' if row.broken == 1 else 'are'} broken")
     return "; ".join(said)
 
 

@@ -1,6 +1,5 @@
 """The report of a run: one HTML file that opens anywhere, with no network and no script."""
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +11,12 @@ from rolltune.errors import as_html
 from rolltune.evaluation import charts
 from rolltune.evaluation.calibration import BINS, bins
 from rolltune.evaluation.calibration import error as calibration_error
-from rolltune.evaluation.charts import Curve, Plot
+from rolltune.evaluation.charts import Curve
 from rolltune.evaluation.decision import PLAIN, Decision
 from rolltune.evaluation.figures import TITLES, Figures, Scored, measured, reason
 from rolltune.evaluation.leaderboard import Leaderboard
 from rolltune.evaluation.metrics import Metrics, Prediction, rounded
 from rolltune.evaluation.report_pictures import Picture, open_plainly, picture_cards
-from rolltune.evaluation.report_style import CSS
 from rolltune.evaluation.report_tables import (
     MOST_ANSWERS,
     SplitResult,
@@ -32,6 +30,9 @@ from rolltune.evaluation.report_tables import (
 )
 from rolltune.evaluation.statistics import interval
 from rolltune.evaluation.written import WrittenMetrics
+from rolltune.page import document, plot_card, section
+
+MOST_ASKED = 400  # letters of the question at the top; all of it stands below
 
 
 @dataclass
@@ -59,6 +60,7 @@ class RunSummary:
     scored_split: str = ""
     decision: Decision = PLAIN
     most_doubtful: int = 24
+    date: str = ""  # when it was made: "2025-02-28 16:05"
 
 
 def write_report(path: str | Path, run: RunSummary, open_image: Callable[[Path], Image.Image] = open_plainly) -> None:
@@ -74,25 +76,7 @@ def html(run: RunSummary, open_image: Callable[[Path], Image.Image] = open_plain
         title = f"The pictures: {wrong} wrong of {len(run.pictures)}" + (", wrong ones first" if wrong else "")
         sections.append(section(title, picture_cards(run.pictures, run.most_pictures, open_image)))
     sections.append(_details(run))
-    body = "\n".join(part for part in sections if part)
-    name = as_html(f"{run.title} {run.stage}".strip())
-    return document(name, body)
-
-
-def document(title: str, body: str) -> str:
-    """A whole page in the report's style. `title` and `body` are HTML already."""
-    # The policy makes sure of it: whatever text is in the data, nothing is loaded and nothing runs.
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{CSS}</style></head>\n'
-        f"<body><main>\n{body}\n</main></body></html>\n"
-    )
-
-
-def section(title: str, body: str) -> str:
-    return f"<section><h2>{as_html(title)}</h2>{body}</section>"
+    return document(f"{run.title} {run.stage}".strip(), "\n".join(part for part in sections if part))
 
 
 def main_split(splits: Sequence[SplitResult]) -> SplitResult | None:
@@ -107,14 +91,19 @@ def _telling(split: SplitResult) -> int:
 
 def _head(run: RunSummary) -> str:
     head = f'<h1>{as_html(run.title)} <span class="was">{as_html(run.stage)}</span></h1>'
-    head += f'<p class="soft">saved as <code>{as_html(run.roll_file)}</code></p>' if run.roll_file else ""
+    said = [as_html(run.date)] if run.date else []
+    said += [f"saved as <code>{as_html(run.roll_file)}</code>"] if run.roll_file else []
+    head += f'<p class="soft">{", ".join(said)}</p>' if said else ""
+    if run.prompt:
+        asked = run.prompt if len(run.prompt) <= MOST_ASKED else f"{run.prompt[:MOST_ASKED]}..."
+        head += f'<p class="asked">Asked: <q>{as_html(asked)}</q></p>'
     split = main_split(run.splits)
     if split is None or split.shown is None:
         return f"<header>{head}</header>"
     now, before = split.shown, split.before if split.after is not None else None
     names = dict.fromkeys((run.leaderboard.metric if run.leaderboard else now.names[0], *now.beside))
     head += f'<p class="lead">{_lead(split, now, before)}</p>'
-    tiles = "".join(_tile(now, before, name) for name in names) + _wrong_tile(now)
+    tiles = "".join(_tile(now, before, name) for name in names) + _wrong_tile(now, before)
     return f'<header>{head}<div class="tiles">{tiles}</div></header>'
 
 
@@ -148,11 +137,13 @@ def _tile(now: Figures, before: Figures | None, name: str) -> str:
     return f'<div class="card">{"".join(lines)}</div>'
 
 
-def _wrong_tile(now: Figures) -> str:
+def _wrong_tile(now: Figures, before: Figures | None) -> str:
     if now.right is None:
         return ""
+    was = before.n - before.right if before is not None and before.right is not None else None
+    earlier = f"<small>before: {was} of {now.n}</small>" if was is not None else ""
     always = f"<small>always the commonest answer: {rounded(now.majority_rate)}</small>" if now.n else ""
-    return f'<div class="card">wrong<div class="value">{now.n - now.right} of {now.n}</div>{always}</div>'
+    return f'<div class="card">wrong<div class="value">{now.n - now.right} of {now.n}</div>{earlier}{always}</div>'
 
 
 def _warnings(run: RunSummary) -> str:
@@ -183,7 +174,7 @@ def _choices(splits: Sequence[SplitResult]) -> list[str]:
     if not chosen:
         return []
     parts = [
-        section("What was taken for what", "".join(confusions(split) for split in chosen)),
+        section("What was taken for what", "".join(confusions(split, split is chosen[0]) for split in chosen)),
         section("How often each answer is given", frequencies(chosen[0])),
     ]
     metrics = chosen[0].shown
@@ -216,14 +207,14 @@ def _probabilities(run: RunSummary) -> list[str]:
     if positive is not None and len(scored.answers) == 2:
         curve = charts.precision_recall(scored, positive)
         if curve is not None:
-            sections.append(section(f"Precision and recall: {run.scored_split}", plot(curve)))
+            sections.append(section(f"Precision and recall: {run.scored_split}", plot_card(curve)))
     found = bins(scored.log_probs, scored.label)
     error = calibration_error(scored.log_probs, scored.label)
     text = (
         f"Expected calibration error {rounded(error)} on {len(scored.ids)} pictures, in {BINS} bins of equal width of "
         "the likeliest answer's probability. On few pictures it is above 0 where nothing is wrong, too."
     )
-    body = f'<p class="soft">{as_html(text)}</p>{plot(charts.reliability(found))}'
+    body = f'<p class="soft">{as_html(text)}</p>{plot_card(charts.reliability(found))}'
     return [*sections, section(f"Are the probabilities right? {run.scored_split}", body)]
 
 
@@ -243,7 +234,7 @@ def _rolls(run: RunSummary) -> list[str]:
     ]
     if board.chosen is not None and len({rate for _, rate, _ in points}) >= 3:
         chart = charts.rates(points, TITLES[board.metric], board.chosen.roll)
-        body += f'<h3 style="margin-top: 18px">Learning rate and {TITLES[board.metric]}</h3>{plot(chart)}'
+        body += f'<h3 style="margin-top: 18px">Learning rate and {TITLES[board.metric]}</h3>{plot_card(chart)}'
     return [section(f"The {len(board.entries)} rolls" if len(board.entries) > 1 else "The roll", body)]
 
 
@@ -266,15 +257,7 @@ def _losses(run: RunSummary) -> list[str]:
         return []
     best = run.leaderboard.chosen if run.leaderboard else None
     chosen = best.roll if best else run.curves[0].roll if len(run.curves) == 1 else None
-    return [section("Training loss", plot(charts.loss_curves(run.curves, chosen)))]
-
-
-def plot(plot: Plot) -> str:
-    light, dark = (f"data:image/png;base64,{base64.b64encode(data).decode()}" for data in (plot.light, plot.dark))
-    return (
-        f'<div class="card plot"><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-        f'<img alt="{as_html(plot.description)}" src="{light}"></picture></div>'
-    )
+    return [section("Training loss", plot_card(charts.loss_curves(run.curves, chosen)))]
 
 
 def _details(run: RunSummary) -> str:
@@ -286,7 +269,7 @@ def _details(run: RunSummary) -> str:
     rows += [(key, as_html(_text(value))) for key, value in run.base.items()]
     rows += [(key, as_html(_text(value))) for key, value in run.facts.items()]
     if run.command:
-        rows.append(("command", f"<code>{as_html(run.command)}</code>"))
+        rows.append(("command", f"<code>{_words(run.command)}</code>"))
     parts = []
     if rows:
         items = "".join(f"<dt>{as_html(str(key))}</dt><dd>{value}</dd>" for key, value in rows)
@@ -295,6 +278,11 @@ def _details(run: RunSummary) -> str:
         recipe = as_html(plain_json.dumps(run.recipe, indent=2))
         parts.append(f"<details><summary>The recipe, in full</summary><pre>{recipe}</pre></details>")
     return section("How it was made", "".join(parts)) if parts else ""
+
+
+def _words(command: str) -> str:
+    """A command that breaks between its words, not at the dashes in them."""
+    return " ".join(f"<span>{as_html(word)}</span>" for word in command.split(" "))
 
 
 def _text(value: object) -> str:

@@ -10,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from rolltune.data.boxes import Box, in_words, read
 from rolltune.errors import UserError, as_html
+from rolltune.evaluation import boxes
 from rolltune.evaluation.doubtful import Doubt
 from rolltune.evaluation.figures import Scored
 from rolltune.evaluation.metrics import Prediction, rounded
@@ -18,6 +20,10 @@ from rolltune.evaluation.written import Written, alternatives, is_exact, similar
 
 SIDE = 320  # pixels of a thumbnail's longer side: 200 on the page, twice that on a phone
 MOST_VIEWS = 4
+BOX_KEY = (
+    '<div class="key"><span class="box given"><i></i>given box</span>'
+    '<span class="box answered"><i></i>answered box</span></div>'
+)
 MOST_PIXELS = 60_000_000  # a thumbnail is not worth more memory than this
 
 
@@ -37,6 +43,14 @@ class Picture:
     is_wrong: bool
     goodness: tuple[float, ...]
     how: str
+    boxes: "Drawn | None" = None
+
+
+class Drawn(NamedTuple):
+    """What is drawn over a picture: the given boxes, and the answered ones."""
+
+    right: tuple[Box, ...]
+    given: tuple[Box, ...]
 
 
 def pictures(
@@ -47,7 +61,8 @@ def pictures(
     if isinstance(scored, Prediction):
         judged = [_judged_choice(scored, row) for row in rows]
     else:
-        judged = [_judged_text(scored, row) for row in rows] if scored.texts is not None else []
+        judge = _judged_boxes if boxes.are_boxes(scored.accepted) else _judged_text
+        judged = [judge(scored, row) for row in rows] if scored.texts is not None else []
     return [
         Picture(id, split, tuple(images.get(id, ())), (prompts or {}).get(id, ""), *one)
         for id, one in zip(scored.ids, judged, strict=False)
@@ -62,6 +77,7 @@ class Judged(NamedTuple):
     is_wrong: bool
     goodness: tuple[float, ...]
     how: str
+    boxes: Drawn | None = None
 
 
 def _judged_choice(prediction: Prediction, row: int) -> Judged:
@@ -83,6 +99,19 @@ def _judged_text(written: Written, row: int) -> Judged:
     alike = similarity(text, accepted)
     how = f"ANLS {rounded(alike)}, log-loss of the best accepted answer {rounded(-log_prob)}"
     return Judged(alternatives(accepted), repr(text), not is_exact(text, accepted), (alike, log_prob), how)
+
+
+def _judged_boxes(written: Written, row: int) -> Judged:
+    """Good are boxes that lie on the given ones."""
+    assert written.texts is not None
+    text, accepted, log_prob = written.texts[row], written.accepted[row], float(written.log_probs[row])
+    laid, wrong = boxes.overlap(text, accepted), not boxes.all_found(text, accepted)
+    given, right = read(text), read(max(accepted, key=lambda one: boxes.overlap(text, [one])))
+    how = f"IoU {rounded(laid)}, log-loss of the best accepted answer {rounded(-log_prob)}"
+    said, wanted = in_words(given), in_words(right)
+    if wrong and said == wanted:  # all of them, but not where they are
+        said = f"{said} elsewhere"
+    return Judged(wanted, said, wrong, (laid, log_prob), how, Drawn(right.boxes, given.boxes))
 
 
 def doubtful_picture(doubt: Doubt) -> Picture:
@@ -110,34 +139,58 @@ def picture_cards(found: Sequence[Picture], most: int, open_image: Callable[[Pat
     if left:
         wrong = sum(picture.is_wrong for picture in left)
         more = f'<p class="soft">{len(left)} more pictures are not shown ({wrong} of them wrong).</p>'
-    return f'<div class="pictures">{cards}</div>{more}'
+    key = BOX_KEY if any(picture.boxes for picture in ordered[:most]) else ""
+    return f'{key}<div class="pictures">{cards}</div>{more}'
 
 
 def _card(picture: Picture, open_image: Callable[[Path], Image.Image]) -> str:
-    views = "".join(_view(path, open_image) for path in picture.images[:MOST_VIEWS]) or "<p>no picture in this row</p>"
+    drawn = picture.boxes if len(picture.images) == 1 else None  # of several, nobody knows on which
+    views = [_view(path, open_image, drawn) for path in picture.images[:MOST_VIEWS]]
+    shown = "".join(views) or "<p>no picture in this row</p>"
     extra = f" (+{len(picture.images) - MOST_VIEWS} more)" if len(picture.images) > MOST_VIEWS else ""
+    files = [path.name for path in picture.images[:MOST_VIEWS] if path.name not in picture.id]
+    names = as_html("".join(f", {name}" for name in files)) + extra
     instead = f"{picture.given} instead of {picture.right}"
     verdict = as_html(instead if picture.is_wrong else f"{picture.given} ✓")
     prompt = f"<small>{as_html(picture.prompt)}</small>" if picture.prompt else ""
     return (
-        f'<figure class="{"wrong" if picture.is_wrong else "right"}"><div class="views">{views}</div><figcaption>'
+        f'<figure class="{"wrong" if picture.is_wrong else "right"}"><div class="views">{shown}</div><figcaption>'
         f'<div class="verdict">{verdict}</div><small>{as_html(picture.how)}</small>{prompt}'
-        f"<small>{as_html(picture.split)}: {as_html(picture.id)}{extra}</small></figcaption></figure>"
+        f"<small>{as_html(picture.split)}: {as_html(picture.id)}{names}</small></figcaption></figure>"
     )
 
 
-def _view(path: Path, open_image: Callable[[Path], Image.Image]) -> str:
+def _view(path: Path, open_image: Callable[[Path], Image.Image], drawn: Drawn | None = None) -> str:
     try:
-        data = _thumbnail(open_image(path))
+        data, size = _thumbnail(open_image(path))
     except (OSError, ValueError, SyntaxError, EOFError, UserError, Image.DecompressionBombError) as problem:
         # The figures stand without the thumbnail; the card says what is wrong with the file. The
         # system's own words come without the path: a report is passed on.
         reason = getattr(problem, "strerror", None) or str(problem)
         return f"<p>{as_html(path.name)} cannot be shown: {as_html(reason)}</p>"
-    return f'<img alt="{as_html(path.name)}" src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">'
+    source = f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+    if drawn is None:
+        return f'<img alt="{as_html(path.name)}" src="{source}">'
+    width, height = size
+    inside = [_outline(box, width, height, "given") for box in drawn.right]
+    inside += [_outline(box, width, height, "answered") for box in drawn.given]
+    return (
+        f'<svg role="img" aria-label="{as_html(path.name)}" viewBox="0 0 {width} {height}">'
+        f'<image href="{source}" width="{width}" height="{height}"/>{"".join(inside)}</svg>'
+    )
 
 
-def _thumbnail(image: Image.Image) -> bytes:
+def _outline(box: Box, width: int, height: int, kind: str) -> str:
+    x, y = box.left * width, box.top * height
+    sides = f'width="{(box.right - box.left) * width:.1f}" height="{(box.bottom - box.top) * height:.1f}"'
+    # The given one's name stands inside its upper edge, the answered one's inside its lower: they often overlap.
+    line = y + 15 if kind == "given" else box.bottom * height - 5
+    name = f'<text class="{kind}" x="{x + 4:.1f}" y="{line:.1f}">{as_html(box.label)}</text>' if box.label else ""
+    return f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" {sides}/>{name}'
+
+
+def _thumbnail(image: Image.Image) -> tuple[bytes, tuple[int, int]]:
+    """JPEG, and its size (width, height)."""
     image = image.copy()
     image.thumbnail((SIDE, SIDE))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -146,7 +199,7 @@ def _thumbnail(image: Image.Image) -> bytes:
         image = Image.alpha_composite(ground, image)
     file = io.BytesIO()
     image.convert("RGB").save(file, format="JPEG", quality=82)
-    return file.getvalue()
+    return file.getvalue(), image.size
 
 
 def open_plainly(path: Path) -> Image.Image:

@@ -9,8 +9,11 @@ from rolltune.evaluation.leaderboard import Leaderboard, names_beside, setting_t
 from rolltune.evaluation.metrics import AnswerMetrics, Metrics, rounded
 from rolltune.evaluation.statistics import f_bounds, interval, wilson
 from rolltune.evaluation.written import WrittenMetrics
+from rolltune.page import wide_table
 
-MOST_ANSWERS = 10  # in a confusion table; above that the commonest confusions are listed
+MOST_ANSWERS = 10  # in two tables side by side; of more, the commonest confusions and every answer are listed
+MOST_CELLS = 40  # answers in a table of its own
+FEW = 4  # answers whose names stand flat above their columns
 MOST_BARS = 40
 
 
@@ -45,8 +48,8 @@ def splits_table(splits: Sequence[SplitResult]) -> str:
     heads = "".join(f"<th>{TITLES[name]}</th>" for name in names)
     rows, notes = [], []
     for split, figures in scored:
-        cells = "".join(f"<td>{_change(split, name)}</td>" for name in names)
-        rows.append(f'<tr><td class="text">{as_html(split.name)}</td><td>{figures.n}</td>{cells}</tr>')
+        cells = "".join(f'<td class="change">{_change(split, name)}</td>' for name in names)
+        rows.append(f"<tr>{_name(split.name)}<td>{figures.n}</td>{cells}</tr>")
         for when, some in (("before", split.before), ("after", split.after)):
             reasons = {} if some is None else some.undefined
             shown = {TITLES[name] for name in names}
@@ -59,17 +62,20 @@ def splits_table(splits: Sequence[SplitResult]) -> str:
     if any(isinstance(figures, Metrics) and figures.positive is None for _, figures in scored):
         below += "<br>precision, recall and F-measure are means over the answers"
     below += "<br>below a figure: where the true one may lie, 95 %"
-    return _table(f'<th class="text">data set</th><th>pictures</th>{heads}', rows) + f"<small>{below[4:]}</small>"
+    table = wide_table(f'<th class="text">data set</th><th>pictures</th>{heads}', rows, stays=True)
+    return f"{table}<small>{below[4:]}</small>"
 
 
-def _table(heads: str, rows: Sequence[str]) -> str:
-    return f'<div class="card scroll"><table class="wide"><tr>{heads}</tr>{"".join(rows)}</table></div>'
+def _name(text: str) -> str:
+    """A cell that names its row: as wide as its text, up to a width at which even one long word breaks."""
+    return f'<td class="text"><div class="label">{as_html(text)}</div></td>'
 
 
 def _change(split: SplitResult, name: str) -> str:
-    before = "" if split.before is None else f'<span class="was">{_value(split.before, name)}</span>'
     after = "" if split.after is None else f"<b>{_value(split.after, name)}</b>"
-    return " → ".join(part for part in (before, after) if part) + _below(split.shown, name)
+    arrow = " →" if after else ""
+    before = "" if split.before is None else f'<span class="was">{_value(split.before, name)}{arrow}</span> '
+    return before + after + _below(split.shown, name)
 
 
 def _below(figures: Figures | None, name: str) -> str:
@@ -86,21 +92,31 @@ def decision_table(plain: Figures, decided: Figures) -> str:
         error = figures.calibration_error if isinstance(figures, Metrics) else None
         rows.append(f'<tr><td class="text">{title}</td>{cells}<td>{rounded(error)}</td></tr>')
     heads = "".join(f"<th>{TITLES[name]}</th>" for name in names)
-    return _table(f'<th class="text"></th>{heads}<th>calibration error</th>', rows)
+    return wide_table(f'<th class="text"></th>{heads}<th>calibration error</th>', rows)
 
 
-def confusions(split: SplitResult) -> str:
-    """The before and after tables of one data set, side by side."""
-    cards = []
+def confusions(split: SplitResult, whole: bool = False) -> str:
+    """The before and after tables of one data set, side by side. Of many answers the commonest confusions, and with
+    `whole` the table after training above them."""
+    cards, table = [], ""
     for when, metrics in split.choices.items():
-        body = _grid(metrics) if len(metrics.answers) <= MOST_ANSWERS else _commonest(metrics)
         title = f"{when} training: {metrics.n - metrics.right} of {metrics.n} wrong"
-        cards.append(f'<div class="card scroll"><h3>{title}</h3>{body}</div>')
-    return f'<h3 class="name">{as_html(split.name)}</h3><div class="pair">{"".join(cards)}</div>'
+        few = len(metrics.answers) <= MOST_ANSWERS
+        cards.append(_scrolling(title, _grid(metrics) if few else _commonest(metrics)))
+        if whole and MOST_ANSWERS < len(metrics.answers) <= MOST_CELLS:  # the later one stays
+            table = _scrolling(title, _grid(metrics))
+    return f'<h3 class="name">{as_html(split.name)}</h3>{table}<div class="pair">{"".join(cards)}</div>'
+
+
+def _scrolling(title: str, table: str) -> str:
+    return f'<div class="card"><h3>{title}</h3><div class="scroll">{table}</div></div>'
 
 
 def _grid(metrics: Metrics) -> str:
-    heads = "".join(f"<th>{as_html(answer)}</th>" for answer in metrics.answers)
+    """Right answers down, predicted ones across; more than a few have their names on end, and no zeros."""
+    many, turned = (" many", " upright") if len(metrics.answers) > FEW else ("", "")
+    label = lambda text, turned="": f'<th><div class="label{turned}">{as_html(text)}</div></th>'
+    heads = "".join(label(answer, turned) for answer in metrics.answers)
     rows = []
     for right, counts in enumerate(metrics.confusion):
         total = sum(counts)
@@ -108,11 +124,11 @@ def _grid(metrics: Metrics) -> str:
         for predicted, count in enumerate(counts):
             tone = "--good" if right == predicted else "--bad"
             share = 0.85 * count / total if total else 0
-            style = f' style="background: rgb(var({tone}) / {0.08 + share * 0.5:.2f})"' if count else ""
-            cells.append(f"<td{style}>{count}</td>")
-        rows.append(f"<tr><th>{as_html(metrics.answers[right])}</th>{''.join(cells)}</tr>")
-    corner = "<th><small>right answer ↓ &nbsp; predicted →</small></th>"
-    return f'<table class="confusion"><tr>{corner}{heads}</tr>{"".join(rows)}</table>'
+            shade = f' style="background: rgb(var({tone}) / {0.08 + share * 0.5:.2f})"' if count else ""
+            cells.append(f"<td{shade}>{count if count or not many else ''}</td>")
+        rows.append(f"<tr>{label(metrics.answers[right])}{''.join(cells)}</tr>")
+    corner = "<th><small>right answer ↓<br>predicted →</small></th>"
+    return f'<table class="confusion stays{many}"><tr>{corner}{heads}</tr>{"".join(rows)}</table>'
 
 
 def _commonest(metrics: Metrics, most: int = 15) -> str:
@@ -125,7 +141,7 @@ def _commonest(metrics: Metrics, most: int = 15) -> str:
     found.sort(key=lambda row: (-row[0], row[1], row[2]))
     if not found:
         return "<p>No picture was confused with another answer.</p>"
-    cell = lambda text: f'<td class="text">{as_html(text)}</td>'
+    cell = lambda text: f'<td class="text half">{as_html(text)}</td>'
     rows = [f"<tr><td>{n}</td>{cell(a)}{cell(b)}</tr>" for n, a, b in found]
     more = f"<p><small>and {len(found) - most} rarer confusions</small></p>" if len(found) > most else ""
     heads = '<th>pictures</th><th class="text">right answer</th><th class="text">predicted</th>'
@@ -137,7 +153,7 @@ def answers_table(metrics: Metrics) -> str:
     heads = '<th class="text">answer</th><th>pictures</th><th>predicted</th><th>right</th>'
     heads += "<th>precision</th><th>recall</th><th>F-measure</th>"
     rows = [_answer_row(row) for row in sorted(metrics.per_answer, key=lambda row: (-row.actual, row.answer))]
-    return _table(heads, rows)
+    return wide_table(heads, rows, stays=True)
 
 
 def _answer_row(row: AnswerMetrics) -> str:
@@ -147,7 +163,7 @@ def _answer_row(row: AnswerMetrics) -> str:
         below = f"<br><small>{bounds}</small>" if bounds else ""
         ratios += f"<td>{'–' if ratio is None else rounded(ratio)}{below}</td>"
     counts = f"<td>{row.actual}</td><td>{row.predicted}</td><td>{row.right}</td>"
-    return f'<tr><td class="text wrap">{as_html(row.answer)}</td>{counts}{ratios}</tr>'
+    return f"<tr>{_name(row.answer)}{counts}{ratios}</tr>"
 
 
 def frequencies(split: SplitResult) -> str:
@@ -177,7 +193,7 @@ def texts_table(metrics: WrittenMetrics, most: int = 15) -> str:
     ordered = sorted(metrics.texts.items(), key=lambda item: (-item[1], item[0]))
     rows = [f'<tr><td>{count}</td><td class="text wrap">{as_html(text)}</td></tr>' for text, count in ordered[:most]]
     more = f"<p><small>and {len(ordered) - most} rarer texts</small></p>" if len(ordered) > most else ""
-    return _table('<th>rows</th><th class="text">written</th>', rows) + more
+    return wide_table('<th>rows</th><th class="text">written</th>', rows) + more
 
 
 def leaderboard_table(board: Leaderboard) -> str:
@@ -210,7 +226,7 @@ def leaderboard_table(board: Leaderboard) -> str:
             drawn = name == board.metric and name != "log-loss"
             cells += f'<td class="text">{_range(vote.ranked_on, name, drawn)}</td>' if name in bounded else ""
         rows.append(f'<tr>{cells}<td class="text">{vote_state(vote)}</td></tr>')
-    return _table(heads + '<th class="text">state</th>', rows)
+    return wide_table(heads + '<th class="text">state</th>', rows)
 
 
 def _value(figures: Figures | None, name: str) -> str:

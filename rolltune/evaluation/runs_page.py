@@ -11,8 +11,8 @@ from rolltune.errors import as_html, visible
 from rolltune.evaluation import charts
 from rolltune.evaluation.charts import StandingRow
 from rolltune.evaluation.figures import TITLES
-from rolltune.evaluation.report import document, plot, section
 from rolltune.evaluation.runs import Difference, Run, Standing, figure_text
+from rolltune.page import document, plot_card, section
 
 TITLE = "Past runs"
 MOST_DRAWN = 40
@@ -126,7 +126,7 @@ def _picture(made: Comparison, standing: Standing) -> str:
         for place, run in enumerate(standing.runs)
         if (judged := run.judged) is not None and (value := judged.figure(standing.metric)) is not None
     ]
-    return plot(charts.standing(rows[:MOST_DRAWN], TITLES[standing.metric])) if rows else ""
+    return plot_card(charts.standing(rows[:MOST_DRAWN], TITLES[standing.metric])) if rows else ""
 
 
 def _runs_table(made: Comparison, standing: Standing) -> str:

@@ -133,12 +133,15 @@ def bootstrap_mean(
 
 def interval(figures: Figures, name: str) -> Interval | None:
     """The 95 % interval of the figure called `name`; None where there is none (log-loss of choices, undefined figures,
-    means in which no draw of rows differs)."""
+    mean average precision, means in which no draw of rows differs)."""
     if name == figures.share:
         return None if figures.right is None else wilson(figures.right, figures.n)
     if isinstance(figures, WrittenMetrics):
         rows = {"log-loss": figures.losses, "anls": figures.similarities, "vqa-accuracy": figures.agreements}
-        return bootstrap_mean(np.array(rows[name]))
+        rows |= {"iou": figures.boxes.overlaps} if figures.boxes is not None else {}
+        if name == "exact-match" and figures.exact is not None:  # a share, too, where boxes have another
+            return wilson(round(figures.exact * figures.n), figures.n)
+        return bootstrap_mean(np.array(rows[name])) if name in rows else None
     if name == "f-measure":
         return f_interval(figures)
     if name == "log-loss":

@@ -1,7 +1,7 @@
 """Written answers: how they are compared with the accepted ones, and the figures of a whole set of them."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -9,9 +9,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from rolltune.data.answers import normalise
+from rolltune.data.boxes import read
+from rolltune.evaluation import boxes
 from rolltune.evaluation.metrics import refuse_unknown, require_numbers, rounded
 
-NAMES = ("log-loss", "exact-match", "anls", "vqa-accuracy")
+OF_BOXES = ("iou", "box-accuracy", "map", "map-50")  # where the accepted answers are boxes
+NAMES = ("log-loss", "exact-match", "anls", "vqa-accuracy", *OF_BOXES)
+RARE = ("vqa-accuracy", *OF_BOXES)  # figures that few data sets have
+NO_BOXES = "not every accepted answer is boxes in PaliGemma's <loc0123>, or 'none'"
 ANNOTATORS = 10  # people whose answers a row of VQA has
 ARTICLES = ("a", "an", "the")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -45,7 +50,8 @@ class Written(NamedTuple):
         )
 
     def rows(self, name: str) -> Float[np.ndarray, "n"] | None:
-        """Each row's own part in the figure called `name`, which is their mean; None where nothing was written."""
+        """Each row's own part in the figure called `name`, which is their mean; None where nothing was written, and for
+        what is no mean over rows (mean average precision)."""
         refuse_unknown(name, NAMES)
         if name == "log-loss":
             return -self.log_probs.astype(np.float64)
@@ -53,7 +59,9 @@ class Written(NamedTuple):
             return None
         if name == "vqa-accuracy" and any(len(rights) != ANNOTATORS for rights in self.accepted):
             return None
-        judge = is_exact if name == "exact-match" else similarity if name == "anls" else agreement
+        judge = _JUDGES.get(name)
+        if judge is None or (name in OF_BOXES and not boxes.are_boxes(self.accepted)):
+            return None
         return np.array([judge(*row) for row in zip(self.texts, self.accepted, strict=True)], np.float64)
 
 
@@ -62,36 +70,53 @@ class WrittenMetrics:
     """Figures of one set of written answers. They are None where they are undefined; `undefined` says why."""
 
     names: ClassVar[tuple[str, ...]] = NAMES
-    beside: ClassVar[tuple[str, ...]] = NAMES[:3]  # what a table shows beside the metric that ranks
-    share: ClassVar[str] = "exact-match"  # the figure that is a share of rows
 
     n: int
     log_loss: float | None  # mean of -log p(the likeliest accepted answer), in nats
     exact: float | None  # share of rows whose answer equals an accepted one: see `is_exact`
     anls: float | None  # mean of `similarity`
     vqa: float | None  # mean of `agreement`, where every row has ten people's answers
-    majority_rate: float | None  # `exact` of always writing the accepted answer that most rows have
+    majority_rate: float | None  # the share of always writing the accepted answer that most rows have
     collapsed: str | None  # the one text that every row got although no answer is accepted by all, or None
     texts: Mapping[str, int]  # how often each text was written; empty where nothing was
     losses: tuple[float, ...]  # of each row, rising
     similarities: tuple[float, ...]  # of each row, rising; empty where nothing was written
     agreements: tuple[float, ...]  # the same, of VQA accuracy
     undefined: Mapping[str, str]
+    boxes: "BoxFigures | None" = None  # where the accepted answers are boxes and something was written
+    broken: int = 0  # parts of written answers that should be boxes and are none
+
+    @property
+    def share(self) -> str:
+        """The figure that is a share of rows."""
+        return "exact-match" if self.boxes is None else "box-accuracy"
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """What a table shows beside the metric that ranks."""
+        return NAMES[:3] if self.boxes is None else ("log-loss", *OF_BOXES[:3])
 
     @property
     def right(self) -> int | None:
-        """Rows whose answer equals an accepted one."""
-        return None if self.exact is None else round(self.exact * self.n)
+        """Rows whose answer equals an accepted one; of boxes, those in which all were found."""
+        share = self.figure(self.share)
+        return None if share is None else round(share * self.n)
 
     def figure(self, name: str) -> float | None:
         """The figure called `name`, one of NAMES."""
         refuse_unknown(name, NAMES)
+        if name in OF_BOXES:
+            return None if self.boxes is None else self.boxes.figures[name]
         return {"log-loss": self.log_loss, "exact-match": self.exact, "anls": self.anls, "vqa-accuracy": self.vqa}[name]
 
     def lines(self) -> list[str]:
         """For the printed block."""
         named = [("log-loss", self.log_loss), ("exact match", self.exact), ("ANLS", self.anls)]
         named += [("VQA accuracy", self.vqa)] if self.vqa is not None else []
+        if self.boxes is not None:
+            of = self.boxes.figures
+            named = [named[0], ("mean IoU", of["iou"]), ("box accuracy", of["box-accuracy"])]
+            named += [("mAP", of["map"]), ("mAP at 0.5", of["map-50"])]
         return [f"  {name + ':':<12} {rounded(ratio, self.undefined.get(name, ''))}" for name, ratio in named]
 
     def frequencies(self, most: int = 6) -> str:
@@ -99,14 +124,23 @@ class WrittenMetrics:
         if not self.texts:
             return f"written: nothing ({self.undefined.get('ANLS', '')})"
         ordered = sorted(self.texts.items(), key=lambda item: (-item[1], item[0]))
-        shown = ", ".join(f"{text!r} {count}" for text, count in ordered[:most])
+        shown = ", ".join(f"{_short(text)!r} {count}" for text, count in ordered[:most])
         more = f", and {len(ordered) - most} more texts" if len(ordered) > most else ""
-        alarm = f"; every row gets the same text, {self.collapsed!r}" if self.collapsed is not None else ""
-        return f"written: {shown}{more}{alarm}"
+        alarm = f"; every row gets the same text, {_short(self.collapsed)!r}" if self.collapsed is not None else ""
+        broken = f"; {self.broken} parts of the answers are no box, and count as wrong" if self.broken else ""
+        return f"written: {shown}{more}{alarm}{broken}"
 
     def facts(self) -> dict[str, object]:
         """What a file of figures holds beside those that have names."""
-        return {"majority-rate": self.majority_rate, "different-texts": len(self.texts) or None}
+        told: dict[str, object] = {"majority-rate": self.majority_rate, "different-texts": len(self.texts) or None}
+        return told | ({"broken-boxes": self.broken} if self.boxes is not None else {})
+
+
+class BoxFigures(NamedTuple):
+    """Figures of answers that are boxes: see evaluation/boxes.py."""
+
+    figures: Mapping[str, float | None]  # by the names OF_BOXES
+    overlaps: tuple[float, ...]  # of each row, rising: their mean is "iou"
 
 
 def measure_written(written: Written) -> WrittenMetrics:
@@ -129,6 +163,9 @@ def measure_written(written: Written) -> WrittenMetrics:
     if agreeing is None:
         undefined["VQA accuracy"] = why or f"not every row has the answers of {ANNOTATORS} people"
     agreements = np.sort(agreeing) if agreeing is not None else np.zeros(0)
+    of_boxes = _measure_boxes(written) if n else None
+    if of_boxes is None:
+        undefined |= {title: why or NO_BOXES for title in ("mean IoU", "box accuracy", "mAP", "mAP at 0.5")}
     # sorted, so that the same rows in another order give the same bits
     losses = np.sort(-np.asarray(log_probs, np.float64))
     similarities = np.sort(similar) if similar is not None else np.zeros(0)
@@ -138,20 +175,45 @@ def measure_written(written: Written) -> WrittenMetrics:
         exact=float(np.mean(exact)) if n and exact is not None else None,
         anls=float(np.mean(similarities)) if n and similar is not None else None,
         vqa=float(np.mean(agreements)) if len(agreements) else None,
-        majority_rate=_majority_rate(accepted),
+        majority_rate=_majority_rate(accepted) if of_boxes is None else _commonest_found(accepted),
         collapsed=_collapsed(texts, accepted),
         texts=Counter(texts or ()),
         losses=tuple(losses.tolist()),
         similarities=tuple(similarities.tolist()),
         agreements=tuple(agreements.tolist()),
         undefined=undefined if n else {"log-loss": why} | undefined,
+        boxes=of_boxes,
+        broken=sum(read(text).broken for text in texts or ()) if of_boxes is not None else 0,
     )
+
+
+def _measure_boxes(written: Written) -> BoxFigures | None:
+    laid, found = written.rows("iou"), written.rows("box-accuracy")
+    if laid is None or found is None or written.texts is None:
+        return None
+    precision = boxes.average_precision(written.ids, written.texts, written.accepted)
+    laid = np.sort(laid)
+    figures = {"iou": float(np.mean(laid)), "box-accuracy": float(np.mean(found))}
+    figures |= {"map": precision.mean, "map-50": precision.at_half} if precision else {}
+    return BoxFigures({name: figures.get(name) for name in OF_BOXES}, tuple(laid.tolist()))
+
+
+def _commonest_found(accepted: Sequence[Sequence[str]]) -> float:
+    """The share of rows in which all boxes are found where always the commonest answer is written."""
+    counts = Counter(rights[0] for rights in accepted)
+    always = min(counts, key=lambda text: (-counts[text], text))
+    return float(np.mean([boxes.all_found(always, rights) for rights in accepted]))
 
 
 def first_rows(written: Written, names: Mapping[str, str], most: int = 5) -> list[str]:
     """The first rows as printed lines: what was written beside what is accepted. `names`: how to call a row, by id."""
     shown = zip(written.ids[:most], written.texts or (), written.accepted, strict=False)
     return [f"  {names.get(id, id)}: {text!r} (right: {alternatives(right)})" for id, text, right in shown]
+
+
+def _short(text: str, most: int = 80) -> str:
+    """A model that repeats itself fills a page."""
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def alternatives(accepted: Sequence[str], most: int = 4) -> str:
@@ -238,3 +300,12 @@ def edit_distance(left: str, right: str) -> int:
         right_up, right_down = right_up << 1 | 1, right_down << 1
         up, down = (right_down | ~(same | down | right_up)) & whole, right_up & (same | down) & whole
     return distance
+
+
+_JUDGES: Mapping[str, Callable[[str, Sequence[str]], float]] = {
+    "exact-match": is_exact,
+    "anls": similarity,
+    "vqa-accuracy": agreement,
+    "iou": boxes.overlap,
+    "box-accuracy": boxes.all_found,
+}  # a row's part in each figure that is a mean over rows

@@ -1,6 +1,7 @@
 """What `learn` makes of the rolls that ran: the leaderboard, the saved files, the report."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -311,6 +312,7 @@ def _report(
         out.report,
         RunSummary(
             title=out.name,
+            date=time.strftime("%Y-%m-%d %H:%M"),
             stage=stage(made.passes.count),
             prompt=card.prompt,
             answers=data.task.answers,

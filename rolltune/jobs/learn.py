@@ -20,9 +20,9 @@ from rolltune.device import is_gpu
 from rolltune.errors import UserError
 from rolltune.evaluation import decision
 from rolltune.evaluation.evaluator import Evaluator
-from rolltune.evaluation.figures import check_name, default_metric
+from rolltune.evaluation.figures import check_boxes, check_name, default_metric
 from rolltune.evaluation.leaderboard import keep_count
-from rolltune.evaluation.tasks import CLASSIFY
+from rolltune.evaluation.tasks import CLASSIFY, accepted
 from rolltune.hosts import Hosts
 from rolltune.jobs import laying, together
 from rolltune.jobs.cards import decided_by
@@ -110,6 +110,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
         origin.check_data(data)
     recipe = dataclasses.replace(recipe, metric=recipe.metric or default_metric(data.task.kind))
     check_name(recipe.metric, data.task.kind)
+    check_boxes(recipe.metric, [accepted(one) for one in data.examples])
     validated = "valid" in data.spans and options.folds is None
     decision.check(recipe.threshold, recipe.temperature, recipe.metric, data.task.answers, validated)
     own = earlier is not None and recipe.prompt == earlier.card.prompt

@@ -137,8 +137,8 @@ def application(predictor: Predictor, name: str) -> "Guarded":
 def answer_files(
     predictor: Predictor, paths: Sequence[Path], names: Sequence[str], question: str = ""
 ) -> list[dict[str, Any]]:
-    """An object a file: {"name", "rows": [{"answer", "probabilities", "near", "threshold", "votes"}]}; or {"name",
-    "error"}.
+    """An object a file: {"name", "rows": [{"answer", "probabilities", "near", "threshold", "votes", "boxes"}]}; or
+    {"name", "error"}. Boxes are in pixels of the picture as a browser shows it, upright.
 
     An animation may have several rows, where the roll's frame policy makes them.
     """
@@ -151,7 +151,7 @@ def answer_files(
     for row in made.rows:
         told = predicted.plain(row)
         by_file.setdefault(row.source, []).append(
-            {key: told.get(key) for key in ("answer", "probabilities", "near", "threshold", "votes")}
+            {key: told.get(key) for key in ("answer", "probabilities", "near", "threshold", "votes", "boxes")}
         )
     found = []
     for path, name in zip(paths, names, strict=True):

@@ -50,6 +50,12 @@ h1 { font-size: 1.4rem; margin: 0 0 4px; }
   border: 1px solid var(--line); border-radius: 12px; }
 #answers .view { width: 120px; height: 120px; display: grid; place-items: center; }
 #answers img { max-width: 120px; max-height: 120px; }
+#answers .view { position: relative; }
+#answers svg { position: absolute; inset: 0; width: 100%; height: 100%; }
+#answers rect { fill: none; stroke: #ff7a45; stroke-width: 2px; vector-effect: non-scaling-stroke; }
+#answers li.boxed { grid-template-columns: 280px 1fr; }
+#answers .boxed .view { width: 280px; height: 280px; }
+#answers .boxed img { width: 280px; height: 280px; max-width: none; max-height: none; object-fit: contain; }
 .name { color: var(--soft); font-size: .88rem; }
 .answer { font-size: 1.25rem; font-weight: 650; white-space: pre-wrap; }
 .error { color: var(--bad); }
@@ -59,6 +65,7 @@ td { padding: 2px 12px 2px 0; vertical-align: middle; }
 meter { width: 140px; }
 @media (max-width: 480px) { #answers li { grid-template-columns: 72px 1fr; gap: 10px; }
   #answers .view { width: 72px; height: 72px; } #answers img { max-width: 72px; max-height: 72px; }
+  #answers li.boxed { grid-template-columns: 1fr; }
   meter { width: 72px; } }
 """
 
@@ -97,6 +104,24 @@ function bars(probabilities) {
   return table;
 }
 
+function outlines(boxes, width, height) {
+  const drawing = (kind, values) => {
+    const one = document.createElementNS("http://www.w3.org/2000/svg", kind);
+    for (const [name, value] of Object.entries(values)) one.setAttribute(name, value);
+    return one;
+  };
+  const all = drawing("svg", { viewBox: `0 0 ${width} ${height}` });
+  for (const box of boxes) {
+    const sides = { x: box.xmin, y: box.ymin, width: box.xmax - box.xmin, height: box.ymax - box.ymin };
+    const rect = drawing("rect", sides);
+    const name = drawing("title", {});
+    name.textContent = box.label;
+    rect.append(name);
+    all.append(rect);
+  }
+  return all;
+}
+
 function card(file, told) {
   const item = made("li");
   const view = made("div", undefined, "view");
@@ -104,7 +129,13 @@ function card(file, told) {
     const picture = made("img");
     picture.alt = "";
     picture.src = URL.createObjectURL(file);
-    picture.onload = picture.onerror = () => URL.revokeObjectURL(picture.src);
+    const boxes = told.rows.length === 1 ? told.rows[0].boxes : null;
+    if (boxes) item.className = "boxed";
+    picture.onload = () => {
+      URL.revokeObjectURL(picture.src);
+      if (boxes) view.append(outlines(boxes, picture.naturalWidth, picture.naturalHeight));
+    };
+    picture.onerror = () => URL.revokeObjectURL(picture.src);
     view.append(picture);
   }
   const text = made("div");

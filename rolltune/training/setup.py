@@ -21,7 +21,9 @@ from rolltune.adapters import CLASSES
 from rolltune.base import Model
 from rolltune.batch import Row
 from rolltune.data.batches import Encoded, Loader
-from rolltune.data.views import UNTOUCHED, views
+from rolltune.data.boxes import has_boxes
+from rolltune.data.examples import Example
+from rolltune.data.views import MOVING, UNTOUCHED, views
 from rolltune.device import is_gpu
 from rolltune.errors import UserError
 from rolltune.evaluation import compiled
@@ -88,6 +90,7 @@ def encode(model: Model, recipe: Recipe, data: Data, folds: Sequence[int] | None
         prompts, _ = rows.encode_rows(model, pictures, data.examples, asked, rows.WRITE)
     if not recipe.augment:
         return Inputs(pictures, training, scoring, prompts, cut)
+    _check_places(recipe.augment, seen)
     changed, places = views(recipe.augment, recipe.views), trained_places(data, folds)
     keys = dict.fromkeys(key for place in places for key in training[place].pictures)
     if not keys:
@@ -96,6 +99,17 @@ def encode(model: Model, recipe: Recipe, data: Data, folds: Sequence[int] | None
         )
     pictures = with_views(pictures, keys, changed[1:])
     return Inputs(pictures, rows.in_views(training, places, changed), scoring, prompts, cut, len(changed))
+
+
+def _check_places(augment: Sequence[str], examples: Sequence[Example]) -> None:
+    """Raises UserError where a view would move what a row's boxes lie on: a row has one text, for all its views."""
+    moving = [word for word in augment if word in MOVING]
+    placed = next((one for one in examples if any(has_boxes(turn.text) for turn in one.turns)), None)
+    if moving and placed is not None:
+        raise UserError(
+            f"augment: {', '.join(moving)} moves what is in a picture, and {placed.source} says where that is "
+            "(<loc0123>): its boxes would be wrong. Leave it out; colour may stay"
+        )
 
 
 def price_of_views(model: Model, plan: Plan, recipe: Recipe, inputs: Inputs) -> str:

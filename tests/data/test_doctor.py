@@ -89,8 +89,8 @@ def test_status_page_and_cleaned_files(split, capsys):
     # Left out: the duplicate, the unreadable and the malformed row, and the rows that valid holds too.
     assert [Path(row.images[0]).name for row in train] == ["0.png", "2.png", "4.png", "5.png", "2.png", "6.png"]
     html = (split / "report.html").read_text()
-    assert "Do not train yet" in html and html.count("data:image/png;base64,") == 3
-    assert "data:image/jpeg;base64," in html and "http" not in html.replace("http://www.w3.org", "")
+    assert "Do not train yet" in html and html.count("data:image/png;base64,") == 6  # light and dark
+    assert "data:image/jpeg;base64," in html and "://" not in html
     good = [str(split / "only.jsonl")]
     (split / "only.jsonl").write_text((split / "train.jsonl").read_text().split("\n")[0])
     assert main(good) == 0

@@ -7,6 +7,7 @@ from PIL import Image
 
 from rolltune.evaluation import charts
 from rolltune.evaluation.charts import Curve
+from rolltune.plots import LIGHT
 
 
 def drawn(png: bytes) -> np.ndarray:
@@ -25,6 +26,24 @@ def test_the_plot_shows_the_curve_and_its_words_the_figures():
     assert (light == accent).all(-1).sum() > 500
     without = drawn(charts.loss_curves([falling], chosen=None).light)
     assert (without == accent).all(-1).sum() == 0
+
+
+def test_points_as_logged_lie_behind_a_smooth_curve():
+    noise = np.random.default_rng(0).normal(size=60) * 0.3
+    losses = 2 + noise
+    smooth = charts._smooth(losses)
+    assert len(smooth) == 60 and np.std(smooth) < 0.7 * np.std(losses)
+    assert charts._smooth(losses[:11]) is not smooth and (charts._smooth(losses[:11]) == losses[:11]).all()
+    lucky = Curve(0, range(60), [*losses[:-1], 1e-6])
+    assert charts._limits([lucky])[1] > 0.1  # one batch does not set the axis
+    chosen = drawn(charts.loss_curves([lucky, Curve(1, [1, 2], [2.0, 2.0])], chosen=0).light)
+    points = (chosen[..., :3] != chosen[0, 0, :3]).any(-1) & (chosen[..., 3] > 40) & (chosen[..., 3] < 160)
+    assert points.sum() > 500
+
+
+def test_an_axis_of_shares_ends_at_one():
+    figure = charts._rate_figure([(0, 0.001, 0.9), (1, 0.01, 1.0), (2, 0.02, 0.95)], "F-measure", 1, LIGHT)
+    assert max(figure.axes[0].get_yticks()) <= 1 and figure.axes[0].get_ylim()[1] >= 1
 
 
 def test_an_explosion_does_not_flatten_the_others():

@@ -13,7 +13,7 @@ from rolltune.evaluation.leaderboard import Entry, Status, rank
 from rolltune.evaluation.metrics import Threshold, measure
 from rolltune.evaluation.report import RunSummary, html, write_report
 from rolltune.evaluation.report_pictures import pictures
-from rolltune.evaluation.report_tables import SplitResult
+from rolltune.evaluation.report_tables import SplitResult, confusions
 
 EVIL = '<script>alert("x")</script>&amp;'
 
@@ -145,6 +145,36 @@ def test_many_answers_list_the_commonest_confusions_and_every_answer():
     assert "pictures right answer predicted 2 leaf 2 leaf 3" in text
     assert "leaf 3 2 4 2 0.5 0.15 to 0.85 1.0 0.34 to 1.00 0.6667 0.26 to 0.92" in text
     assert "means over the answers" in text
+
+
+def test_every_answer_has_its_row_and_column_of_confusions():
+    names = tuple(f"leaf {place:02}" for place in range(27))
+    right = [names[place % 27] for place in range(81)]
+    chosen = [names[3] if answer == names[2] else answer for answer in right]
+    metrics = measure(prediction(right, chosen, names), None)
+    table = confusions(SplitResult("valid", "valid", metrics, metrics), whole=True)
+    (grid,) = re.findall(r'<table class="confusion.*?</table>', table)
+    assert grid.count("<tr>") == 28 and grid.count("<td") == 27 * 27
+    assert [re.search(r">(leaf \d+)<", row)[1] for row in grid.split("<tr>")[2:]] == list(names)
+    assert "pictures</th>" in table  # the commonest ones beside it
+    alone = confusions(SplitResult("valid", "valid", metrics, metrics))
+    assert "confusion" not in alone and "pictures</th>" in alone
+    many = tuple(map(str, range(50)))
+    metrics = measure(prediction(list(many), list(many), many), None)
+    assert 'class="confusion' not in confusions(SplitResult("valid", "valid", None, metrics), whole=True)
+
+
+def test_the_top_says_when_and_what_was_asked_and_what_was_wrong_before():
+    text = Page(html(a_run(date="2025-02-28 16:05"))).text
+    head = text[: text.index("Read this first")]
+    assert "2025-02-28 16:05" in head and "Asked: is it an advertisement?" in head
+    assert "wrong 1 of 10 before: 5 of 10" in head
+    long = Page(html(a_run(prompt="x" * 500))).text
+    assert f"Asked: {'x' * 400}..." in long and "x" * 500 in long  # all of it below
+
+
+def test_a_command_breaks_between_its_words():
+    assert "<span>./03-do_learn.py</span> <span>-d</span> <span>set1</span>" in html(a_run())
 
 
 def test_an_answer_that_swallows_all_others_is_warned_of():

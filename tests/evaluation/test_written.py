@@ -52,6 +52,8 @@ def test_the_printed_block_and_rows():
         "  valid.jsonl:2: 'mitten' (right: 'kitten')",
     ]
     assert measure_written(written).frequencies() == "written: '12 may' 1, 'dog' 1, 'mitten' 1"
+    repeats = measure_written(texts(["no " * 99], [("no",)])).frequencies()
+    assert len(repeats) < 120 and "no no..." in repeats
 
 
 def test_where_nothing_was_written_the_log_loss_stands_alone():

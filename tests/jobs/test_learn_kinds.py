@@ -121,3 +121,29 @@ def test_views_of_nothing_are_refused(write):
     write("train", TEXT, ANSWERS)
     with pytest.raises(UserError, match="augment: crop, colour; but the rows to train on show no pictures"):
         learn(Options("set1", "first"), dataclasses.replace(RECIPE, **VIEWS), Interrupts(lambda text: None))
+
+
+BOX = "<loc0102><loc0000><loc0870><loc0512> cat"
+
+
+def test_boxes_are_ranked_by_overlap_and_drawn_in_the_report(write):
+    answers = (BOX, f"{BOX} ; {BOX}", "none", BOX, "none", BOX)
+    write("train", [[n] for n in range(6)], answers)
+    write("valid", [[n] for n in range(3)], answers[:3])
+    said: list[str] = []
+    wanted = dataclasses.replace(RECIPE, task="write", metric="iou", answer_tokens=2, **VIEWS)
+    with pytest.raises(UserError, match=r"augment: crop moves what is in a picture, and .*train\.jsonl:1 says where"):
+        learn(Options("set1", "first"), wanted, Interrupts(said.append))
+    wanted = dataclasses.replace(wanted, augment=("colour",))
+    assert learn(Options("set1", "first"), wanted, Interrupts(said.append)) == 0, said
+    assert any(text.startswith("Result:") and "  mean IoU:" in text and "  mAP at 0.5:" in text for text in said)
+    card = load_roll(Path("checkpoints/first.npz")).card
+    assert 0 <= card.metrics["valid"]["iou"] <= 1 and card.metrics["valid"]["map"] is not None
+    page = Path("reports/first.html").read_text()
+    assert page.count('<rect class="given"') == 3 and "mean IoU" in page
+
+
+def test_a_metric_of_boxes_is_refused_for_other_answers(write):
+    write("train", TEXT, OPEN)
+    with pytest.raises(UserError, match="metric: 'map' is of boxes"):
+        learn(Options("set1", "first"), dataclasses.replace(RECIPE, metric="map"), Interrupts(lambda text: None))

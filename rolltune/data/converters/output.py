@@ -26,6 +26,7 @@ class Output:
     folder: Path
     originals: Path
     split: str = ""
+    beside: bool = False  # it copies no pictures, and may lie beside what it reads: answers.jsonl, found/
     pictures: int = 0
     written: int = 0
     problems: list[Finding] = field(default_factory=list)
@@ -35,7 +36,7 @@ class Output:
     def __post_init__(self) -> None:
         inside, originals = self.folder.resolve(), self.originals.resolve()
         home = originals if originals.is_dir() else originals.parent
-        if inside.is_relative_to(home) or home.is_relative_to(inside):
+        if inside == home or (not self.beside and (inside.is_relative_to(home) or home.is_relative_to(inside))):
             raise UserError(
                 f"the output {self.folder} and the originals {home} lie in one another: name another folder"
             )
@@ -56,6 +57,14 @@ class Output:
             picture.save(data, "JPEG", quality=92)
         return self._write(data.getvalue(), name, source)
 
+    def put(self, name: str, data: bytes) -> None:
+        """Writes a file that is no picture, such as another program's notes."""
+        self._write_if_new(self.folder / name, data)
+
+    def refuse(self) -> None:
+        """Raises everything that went wrong."""
+        raise_errors(self.problems, str(self.originals))
+
     def _write(self, data: bytes, name: str, source: str) -> str:
         parts = [safe_name(part) for part in (f"{self.split}/{name}" if self.split else name).split("/")]
         place = distinct("/".join(["images", *parts]), source, self._taken)
@@ -71,7 +80,7 @@ class Output:
     def finish(self, rows: Iterable[dict], name: str = "") -> Path:
         """Writes the JSONL, or raises everything that went wrong."""
         name = name or f"{self.split or 'data'}.jsonl"
-        raise_errors(self.problems, str(self.originals))
+        self.refuse()
         text = jsonl_text(rows)
         if not text:
             raise UserError(f"{self.originals}: there is nothing to convert in it")
