@@ -99,6 +99,8 @@ def test_a_roll_s_threshold_is_chosen_on_its_validation_rows_alone_and_kept_besi
     entry = dataclasses.replace(_entry(recipe, DATA, decided, None), test=measure(decided.judged.at([4, 5]), "yes"))
     card = with_decision(card_of(recipe, BASE, DATA, DRAW, Passes(1), entry), made, DATA, decided)
     assert (card.metrics["test"]["recall"], card.metrics["undecided"]["test"]["recall"]) == (1.0, 0.0)
+    bare = card_of(recipe, BASE, DATA, DRAW, Passes(1))
+    assert with_decision(bare, Decision(), DATA, one) is bare  # where nothing was asked for
     assert decided_by(card, "x") == made and card.metrics["test"]["threshold"] == made.threshold.at
     broken = dataclasses.replace(card, metrics={**card.metrics, "decision": {"temperature": -1}})
     with pytest.raises(UserError, match=r"x: decision\.temperature is -1"):

@@ -11,8 +11,8 @@ from rolltune.commands import plan_memory as command
 from rolltune.errors import UserError
 from rolltune.jobs import learn
 from rolltune.jobs import plan_memory as planning
-from rolltune.jobs.plan_choices import Choice, flags_of
-from rolltune.jobs.plan_memory import Options, Place, Planned, Rows, refusal, room_of, verdict
+from rolltune.jobs.plan_choices import MOST_TRIED, Choice, difference, flags_of, picture_size, whole_number
+from rolltune.jobs.plan_memory import Options, Place, Planned, Rows, find_place, most_that_fit, refusal, room_of, verdict
 from rolltune.memory import Need
 from rolltune.recipe import Recipe
 from rolltune.tiny.ads import write_sample_ads
@@ -84,6 +84,64 @@ def test_choices_can_be_stated():
     assert found[0].recipe.batch == 2 and found[2].effort > found[1].effort
     (wide,) = planning.tried(own, {"picture": ("640x480",)})
     assert wide.stated.pictures == ((480, 640),)
+
+
+def test_what_is_changed_is_what_has_to_be_typed():
+    own = Choice("own", Recipe(batch=4, accumulate=2), 2, stated=Stated(64, 8))
+    recipe = lambda **changed: dataclasses.replace(own, recipe=dataclasses.replace(own.recipe, **changed))
+    assert difference(own, own) == {} and flags_of(own, own) == "nothing to change"
+    assert difference(recipe(batch=1, accumulate=8), own) == {"batch": 1}  # one change: the same rows, in pieces
+    assert difference(recipe(batch=2, accumulate=2), own) == {"batch": 2}
+    assert difference(recipe(batch=1, accumulate=2, rank=4), own) == {"batch": 1, "rank": 4}
+    assert difference(recipe(accumulate=4), own) == {"accumulate": 4}
+    assert flags_of(recipe(batch=2), own) == "--config.batch=2"
+    other = dataclasses.replace(own, rolls=3, stated=Stated(32, 8), model={"layers": 5})
+    assert flags_of(other, own) == "--rolls 3 rows as stated there layers = 5 in the model's own files"
+    every = planning.tried(own, {"rank": tuple(map(str, range(1, MOST_TRIED + 1)))})
+    assert [one.recipe.rank for one in every] == list(range(1, MOST_TRIED + 1))
+    with pytest.raises(UserError, match="65 combinations"):
+        planning.tried(own, {"rank": tuple(map(str, range(1, MOST_TRIED + 2)))})
+    (given,) = planning.tried(own, {"model.layers": ("5",)})
+    assert given.model == {"layers": 5} and given.recipe == own.recipe
+    costly, plain = planning.tried(own, {"remat": ("True", "False")})
+    assert costly.effort > plain.effort
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "", "x", "²"])
+def test_a_number_from_one_on_is_asked_for(text):
+    assert whole_number("1", "--rolls") == 1
+    with pytest.raises(UserError, match="--rolls"):
+        whole_number(text, "--rolls")
+
+
+@pytest.mark.parametrize("text", ["0x5", "5x0", "5", "5x5x5", "ax5", "65537x5"])
+def test_a_picture_has_two_sides(text):
+    assert picture_size("65536x5", "--picture") == (5, 65536) and picture_size("6X4", "--picture") == (4, 6)
+    with pytest.raises(UserError, match="expected WIDTHxHEIGHT"):
+        picture_size(text, "--picture")
+
+
+def test_as_many_rolls_as_fit_are_counted_from_those_that_were_planned():
+    """3 GiB for all, and 2 for each roll."""
+    made = lambda choice: planned(choice, 3 + 2 * choice.rolls)
+    for rolls in (1, 2):
+        own = dataclasses.replace(OWN, rolls=rolls)
+        found = {room: most_that_fit(made(own), room * GIB, made) for room in (7, 8, 12, 13)}
+        assert found == {7: 2, 8: 2, 12: 4, 13: 5}
+
+
+def test_a_card_is_planned_for_by_what_it_has(monkeypatch):
+    monkeypatch.setattr(planning.gpus, "compiler_here", lambda: False)
+    place = find_place(Options(card="h100"))
+    assert place.has == round(planning.gpus.find("h100").gib * GIB) and not place.gpu and place.sharding is None
+    assert "by this CPU's compiler" in place.words
+    assert find_place(Options()).has is None and "name a graphics card with --card" in find_place(Options()).words
+    device = type("Device", (), {"platform": "gpu", "device_kind": "Some card"})()
+    monkeypatch.setattr(planning.jax, "devices", lambda: [device])
+    monkeypatch.setattr(planning.memory, "free_bytes", lambda: 10 * GIB)
+    here = find_place(Options())
+    assert here.gpu and here.has == 10 * GIB + round(memory.CONTEXT)  # which `room_of` takes off again
+    assert room_of(Options(desktop=0), here) == 10 * GIB
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,25 @@
 """What is said of all answers together: among others, how many rows some roll of the vote knows already."""
 
+import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 
-from rolltune.data.examples import Example, Turn
+import numpy as np
+import pytest
+from PIL import Image
+
+from rolltune.data.asked import Asked, picture_row
+from rolltune.data.examples import STAND_IN, Example, Turn
+from rolltune.data.findings import ERROR, Finding
 from rolltune.data.learned import marks_of
+from rolltune.errors import UserError
+from rolltune.evaluation.decision import Decision
+from rolltune.evaluation.metrics import Threshold
 from rolltune.evaluation.predicted import Predicted
-from rolltune.jobs.predict import Answered, _summary
+from rolltune.jobs.predict import Answered, Options, _alike, _framed, _path_of, _summary, _with_answer, decided_text
+from rolltune.jobs.scorer import Saved
+from rolltune.recipe import Recipe
+from rolltune.weights.card import Base, RollCard
 
 
 def test_a_row_that_any_of_the_voting_rolls_has_learned_from_is_counted():
@@ -17,3 +31,73 @@ def test_a_row_that_any_of_the_voting_rolls_has_learned_from_is_counted():
     assert said[1].startswith("2 of 3 of these were learned from")
     (told,) = _summary(Answered(rows[:1], asked[:1], []), saved[1:])
     assert told.startswith("1 of 1 answers are those given")
+
+
+def test_rows_near_the_threshold_and_without_an_answer_are_counted():
+    asked = [Example(str(n), (), (Turn("user", f"question {n}"), Turn("assistant", "a")), "here") for n in range(3)]
+    row = Predicted("here", "", (), "a", {"a": 0.6, "b": 0.4}, True, {}, ())
+    rows = [row, dataclasses.replace(row, near=False), dataclasses.replace(row, answer="b", right=("a",))]
+    saved = [SimpleNamespace(card=SimpleNamespace(metrics={}))]
+    said = _summary(Answered(rows, asked, [Finding(ERROR, "bad row", "x", "odd")]), saved)
+    assert said[0] == "2 of 3 rows are near the threshold" and said[1].startswith("0 of 1 answers are those given (95 %")
+    assert said[2:] == ["not answered: 1, see above"]
+    written = dataclasses.replace(row, near=None)
+    assert _summary(Answered([written], asked[:1], []), saved) == []
+
+
+def test_a_row_that_only_asks_is_scored_with_an_answer_that_is_known():
+    row = picture_row(Path("a.png"), "a.png", "is it?")
+    assert _with_answer(row, ("no", "yes")).answer == "no" and _with_answer(row, ()).answer == STAND_IN
+    assert _with_answer(row, ("no",)).turns[:-1] == row.turns[:-1]
+    answered = picture_row(Path("a.png"), "a.png", "is it?", "so")
+    assert _with_answer(answered, ("no", "yes")) is answered
+
+
+def test_a_broken_animation_keeps_no_other_row_from_its_answer(tmp_path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green")]
+    frames[0].save(tmp_path / "good.gif", save_all=True, append_images=frames[1:])
+    (tmp_path / "bad.gif").write_bytes((tmp_path / "good.gif").read_bytes()[:20])
+    asked = [picture_row(tmp_path / f"{name}.gif", f"{name}.gif") for name in ("bad", "good")]
+    rows, problems = _framed(Asked(asked, [Finding(ERROR, "bad row", "x", "odd")]), "expand")
+    assert [one.source for one in rows] == ["good.gif"] * 3 and [one.frames for one in rows] == [(0,), (1,), (2,)]
+    assert [one.where for one in problems] == ["x", "bad.gif"]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros(4, np.uint8), np.zeros((1, 4, 4, 3), np.uint8), 5],
+)
+def test_what_is_no_picture_is_refused(image, tmp_path):
+    with pytest.raises(UserError, match="image 0: a"):
+        _path_of(image, "image 0", tmp_path / "x.png")
+
+
+def test_pictures_in_memory_keep_every_pixel(tmp_path):
+    draw = np.random.default_rng(0)
+    grey, colour, clear = (draw.integers(0, 256, shape).astype(np.uint8) for shape in ((5, 7), (5, 7, 3), (5, 7, 4)))
+    clear[..., 3] = 255
+    for number, (given, seen) in enumerate(((grey, np.stack([grey] * 3, -1)), (colour, colour), (clear, clear[..., :3]))):
+        path = _path_of(given, "image", tmp_path / f"{number}.png")
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), seen)
+        assert _path_of(path, "image", tmp_path / "other.png") == path
+
+
+def saved(name="a", decision=None, **recipe) -> Saved:
+    card = RollCard(Base("tiny", "ab"), "lora", {}, "", ["no", "yes"], {"decision": decision and decision.card()})
+    return Saved(Path(f"{name}.npz"), card, Recipe(**{"task": "choose"} | recipe))
+
+
+def test_how_rolls_decide_is_said_where_it_is_not_by_the_likeliest():
+    made = Decision(1.0, Threshold("yes", 0.3), ("chosen so",))
+    assert decided_text([saved(), saved("b")]) == []
+    assert decided_text([saved(decision=made)]) == ["./a.npz: 'yes' is given from a probability of 0.3000 on; chosen so"]
+    *lines, last = decided_text([saved(), saved("b", made)])
+    assert [line.partition(":")[0] for line in lines] == ["./b.npz"] and last.startswith("together they decide by the mean")
+    warm = decided_text([saved(), saved("b", Decision(2.0))])
+    assert len(warm) == 1 and "temperature 2" in warm[0]
+
+
+def test_a_classifier_writes_nothing():
+    assert _alike([saved(task="classify")], Options()).path == Path("a.npz")
+    with pytest.raises(UserError, match="leave --generate away"):
+        _alike([saved(task="classify")], Options(generate=4))

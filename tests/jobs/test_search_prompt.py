@@ -7,7 +7,7 @@ import numpy as np
 
 from rolltune import recipe as recipes
 from rolltune.__main__ import main
-from rolltune.jobs.search_prompt import score_prompts
+from rolltune.jobs.search_prompt import recipe_text, score_prompts
 from rolltune.tiny.ads import write_sample_ads
 from rolltune.training.dataset import Wanted, read_data
 
@@ -38,3 +38,11 @@ def test_a_prompt_scores_as_if_it_stood_in_every_row(tmp_path, monkeypatch, caps
     assert "(each row's own)" in out and ASKED in out
     if "best: " in out:  # the rows' own may win, and then there is nothing to write
         assert repr(recipes.load("mine.py").prompt) in out
+
+
+def test_a_recipe_that_was_written_is_read_as_the_same(tmp_path):
+    recipe = recipes.Recipe(prompt='is it "so"?\n', answers=("no", "yes"), rate=0.5, rules=((".*", "full"),), method="rules")
+    (tmp_path / "mine.py").write_text(recipe_text(recipe))
+    assert recipes.load(tmp_path / "mine.py") == recipe
+    lines = [line for line in recipe_text(recipe).splitlines() if "config." in line]
+    assert len(lines) == 5 and not any("steps" in line for line in lines)  # what is as it always is stays out
