@@ -69,6 +69,28 @@ def test_splits_stand_one_after_the_other_and_the_task_is_of_all(written):
         read({"train": written("a", "c")}, answers=("a", "b"))
 
 
+def test_the_positive_answer_is_the_rarer_one_of_all_splits(written):
+    """Of each split by itself it would be another one."""
+    files = {"train": written(*"aab"), "valid": written(*"bbba", name="valid")}
+    assert read(files).positive.answer == "a" and read({"train": files["train"]}).positive.answer == "b"
+
+
+def test_answers_that_are_spelled_two_ways_are_told_where_they_are_chosen(written):
+    files, said = {"train": written(*("yes", "no", "Yes", "no") * 2)}, []
+    read(files, said)
+    assert any("differ only in letter case" in text for text in said)
+    said.clear()
+    read(files, said, task="write")
+    assert not any("letter case" in text for text in said)
+
+
+def test_rows_that_were_learned_from_are_counted_by_their_marks():
+    marks = [frozenset({f"t{n}"}) for n in range(10)]
+    made = dataclasses.replace(data(**ALL), marks=marks)
+    assert made.known(range(6), {"t1", "t5", "t7"}) == 2 and made.known([7], {"t7"}) == 1 and made.known([], {"t7"}) == 0
+    assert [one.id for one in made.of("valid")] == [one.id for one in made.examples[6:8]]
+
+
 def test_open_answers_are_written_and_have_no_positive(written):
     said = []
     found = read({"train": written(*"abcdefgh")}, said)
@@ -88,3 +110,7 @@ def test_whatever_a_row_says_or_shows_is_in_the_digest_of_its_split():
     changed.append(dataclasses.replace(one, marks=[frozenset("a"), frozenset("b"), *one.marks[2:]]))
     assert len({each.digest("train") for each in changed}) == len(changed)
     assert {each.digest("valid") for each in changed} == {one.digest("valid")}
+    assert one.digest("train").startswith("3 rows, ") and one.digest("train") != one.digest("valid")
+    look = dataclasses.replace(one, marks=[frozenset({"p" + "0" * 16 + "its look"})] * 10)
+    bare = dataclasses.replace(one, marks=[frozenset({"p" + "0" * 16})] * 10)
+    assert look.digest("train") == bare.digest("train")  # what a picture looks like follows from what it is
