@@ -68,6 +68,11 @@ def test_a_train_among_buses_is_a_class(tmp_path):
     assert splits_in(tmp_path) == {} and {row.answer for row in read_examples(tmp_path)} == {"train", "bus", "car"}
 
 
+def test_a_class_folder_may_have_a_file_beside_it(tmp_path):
+    make(tmp_path, "train/cat/1.jpg", "train/readme.txt", "valid/cat/1.jpg", "valid/.hidden/1.jpg", "test/1.jpg")
+    assert splits_in(tmp_path) == {"train": tmp_path / "train", "valid": tmp_path / "valid"}  # test/ holds no class
+
+
 def test_a_folder_around_a_set_is_no_answer_and_leads_to_the_set(tmp_path):
     """As Roboflow's archives unpack: everything in dataset/."""
     make(tmp_path, "dataset/_annotations.train.jsonl", "dataset/_annotations.valid.jsonl", "dataset/1.jpg")

@@ -83,6 +83,12 @@ def test_a_gif_is_walked_as_pillow_walks_it():
     assert compared > 100
 
 
+def test_a_gif_may_end_anywhere():
+    whole = gif([(0, 0, 3, 4), (1, 2, 3, 4)], between=b"!\xfe\x02ab\x00")
+    counts = [len(gif_frames("x", whole[:end])) for end in range(len(whole) + 1)]
+    assert counts[-1] == 2 and counts == sorted(counts) and gif_frames("x", whole) == [(3, 4), (4, 6)]
+
+
 def test_honest_files_are_far_from_the_limits(tmp_path, monkeypatch):
     frames = [Image.effect_noise((64, 48), 50 + step).convert("RGB") for step in range(40)]
     for name in ("a.gif", "a.png", "a.webp"):

@@ -348,6 +348,9 @@ def test_a_picture_in_a_column_is_read_or_told(folder):
     assert len(read_examples(path, columns={"image": "photo"})[0].images) == 1
     path.write_text(f"prefix,suffix,image,copy\nq,yes,{A},{A}\n")
     assert len(read_examples(path)[0].images) == 1
+    path.write_text(f"file_name,suffix\n{A},yes\n")  # here the column is what is asked, and no picture
+    (row,) = read_examples(path, columns={"prefix": "file_name"})
+    assert row.prompt == A and row.images == ()
     path.write_text(f"prefix,suffix,image,image\nq,yes,{A},{B}\n")
     with pytest.raises(UserError, match="the column 'image' is in the header twice"):
         read_examples(path)
@@ -401,3 +404,11 @@ def test_outer_white_space_is_no_part_of_what_is_said(folder, tmp_path):
         Image.new("RGB", (8, 6)).save(tmp_path / "photos" / name / "a.png")
     asked = read_examples(tmp_path / "photos", question=" is  it? ", names={"no": " nein "})
     assert {one.answer for one in asked} == {"yes", "nein"} and {one.prompt for one in asked} == {"is  it?"}
+
+
+@pytest.mark.parametrize("name", ["state.json", "data-00000-of-00001.arrow"])
+def test_a_folder_in_arrow_format_is_told_how_to_write_itself_out(tmp_path, name):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match="in Arrow format, which is not read: write it out first"):
+        read_examples(tmp_path)

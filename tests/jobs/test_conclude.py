@@ -156,7 +156,9 @@ def concluded(tmp_path, monkeypatch):
     reported: list = []
     monkeypatch.setattr(concluding, "_report", lambda *given: reported.append(given))
 
-    def run(rolls, data=FILED, passes=Passes(2, frozenset({"p9"})), **asked):
+    passes = Passes(2, frozenset({"p9"}))
+
+    def run(rolls, data=FILED, **asked):
         options = dict(folds=None, repeat=1, keep="best", whole=False, origin=None) | asked
         out, said = Outputs("mine"), []
         out.stale = [Path("checkpoints/stale.npz")]
@@ -172,7 +174,7 @@ def test_the_best_by_its_validation_rows_is_saved_with_its_own_figures(concluded
     Path("checkpoints").mkdir()
     Path("checkpoints/stale.npz").touch()
     rolls = [ended(0, right_on(0, 1, 2)), ended(1, right_on(2, 3, 5)), ended(2, right_on(0, 1, 4))]
-    status, said, (report,) = concluded(rolls, keep="2")
+    status, said, (_report,) = concluded(rolls, keep="2")
     assert status == 0 and {path.name for path in Path("checkpoints").iterdir()} == {"mine.npz", "mine.rank2.npz"}
     best, second = (load_roll(f"checkpoints/{name}.npz") for name in ("mine", "mine.rank2"))
     assert best.tree["text"]["norm"]["scale"].tolist() == [1, 1] and best.card.seed == 1

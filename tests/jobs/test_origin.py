@@ -44,7 +44,10 @@ def test_one_roll_is_drawn_of_the_base_where_it_is_now(tmp_path):
     roll = load_roll(tmp_path / "one.npz")
     several = dataclasses.replace(roll.card, recipe=roll.card.recipe | {"draws": 8, "model": "there"})
     save_roll(tmp_path / "one.npz", roll.tree, several)
-    assert (read_origin(tmp_path / "one.npz").recipe.draws, read_origin(tmp_path / "one.npz").recipe.model) == (0, "there")
+    assert (read_origin(tmp_path / "one.npz").recipe.draws, read_origin(tmp_path / "one.npz").recipe.model) == (
+        0,
+        "there",
+    )
     assert read_origin(tmp_path / "one.npz", "here").recipe.model == "here"
     with pytest.raises(UserError, match=r"a whole model: name the roll that was worked into it"):
         read_origin(tmp_path / "one.whole.npz")
@@ -87,7 +90,9 @@ def test_files_that_are_not_those_of_then_are_named_before_they_are_read(tmp_pat
     origin(files=good).check_files()  # of a folder no digest was taken
     assert origin(files=good).files == {"train": Path("a.jsonl"), "valid": Path("folder")}
     bad = {"valid": {"path": "b.jsonl", "sha256": "ab"}, "test": {"path": "gone.jsonl"}}
-    with pytest.raises(UserError, match=r"b\.jsonl \(valid\): another file.*\n.*gone\.jsonl \(test\): it is not there") as told:
+    with pytest.raises(
+        UserError, match=r"b\.jsonl \(valid\): another file.*\n.*gone\.jsonl \(test\): it is not there"
+    ) as told:
         origin(files=good | bad).check_files()
     assert "a.jsonl" not in str(told.value)
 

@@ -76,7 +76,9 @@ def test_a_roll_is_meant_by_its_name_its_path_or_a_pattern(out):
     at = lambda *names: [Path("checkpoints", f"{name}.npz") for name in names]
     assert [named_roll("mine"), named_roll("lone.npz")] == [*at("mine"), Path("lone.npz")]
     assert named_roll("gone/away.npz") == Path("gone/away.npz")  # whoever opens it says that it is not there
-    with pytest.raises(UserError, match=r"nothing: no such roll; in \./checkpoints there are: a\[1\], mine, mine\.rank2"):
+    with pytest.raises(
+        UserError, match=r"nothing: no such roll; in \./checkpoints there are: a\[1\], mine, mine\.rank2"
+    ):
         named_roll("nothing")
     Path("other").touch()
     assert named_roll("other") == Path("other")  # a file that lies here comes first

@@ -12,7 +12,17 @@ from rolltune.errors import UserError
 from rolltune.jobs import learn
 from rolltune.jobs import plan_memory as planning
 from rolltune.jobs.plan_choices import MOST_TRIED, Choice, difference, flags_of, picture_size, whole_number
-from rolltune.jobs.plan_memory import Options, Place, Planned, Rows, find_place, most_that_fit, refusal, room_of, verdict
+from rolltune.jobs.plan_memory import (
+    Options,
+    Place,
+    Planned,
+    Rows,
+    find_place,
+    most_that_fit,
+    refusal,
+    room_of,
+    verdict,
+)
 from rolltune.memory import Need
 from rolltune.recipe import Recipe
 from rolltune.tiny.ads import write_sample_ads

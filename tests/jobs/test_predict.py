@@ -39,7 +39,9 @@ def test_rows_near_the_threshold_and_without_an_answer_are_counted():
     rows = [row, dataclasses.replace(row, near=False), dataclasses.replace(row, answer="b", right=("a",))]
     saved = [SimpleNamespace(card=SimpleNamespace(metrics={}))]
     said = _summary(Answered(rows, asked, [Finding(ERROR, "bad row", "x", "odd")]), saved)
-    assert said[0] == "2 of 3 rows are near the threshold" and said[1].startswith("0 of 1 answers are those given (95 %")
+    assert said[0] == "2 of 3 rows are near the threshold" and said[1].startswith(
+        "0 of 1 answers are those given (95 %"
+    )
     assert said[2:] == ["not answered: 1, see above"]
     written = dataclasses.replace(row, near=None)
     assert _summary(Answered([written], asked[:1], []), saved) == []
@@ -76,7 +78,9 @@ def test_pictures_in_memory_keep_every_pixel(tmp_path):
     draw = np.random.default_rng(0)
     grey, colour, clear = (draw.integers(0, 256, shape).astype(np.uint8) for shape in ((5, 7), (5, 7, 3), (5, 7, 4)))
     clear[..., 3] = 255
-    for number, (given, seen) in enumerate(((grey, np.stack([grey] * 3, -1)), (colour, colour), (clear, clear[..., :3]))):
+    for number, (given, seen) in enumerate(
+        ((grey, np.stack([grey] * 3, -1)), (colour, colour), (clear, clear[..., :3]))
+    ):
         path = _path_of(given, "image", tmp_path / f"{number}.png")
         np.testing.assert_array_equal(np.asarray(Image.open(path)), seen)
         assert _path_of(path, "image", tmp_path / "other.png") == path
@@ -90,9 +94,13 @@ def saved(name="a", decision=None, **recipe) -> Saved:
 def test_how_rolls_decide_is_said_where_it_is_not_by_the_likeliest():
     made = Decision(1.0, Threshold("yes", 0.3), ("chosen so",))
     assert decided_text([saved(), saved("b")]) == []
-    assert decided_text([saved(decision=made)]) == ["./a.npz: 'yes' is given from a probability of 0.3000 on; chosen so"]
+    assert decided_text([saved(decision=made)]) == [
+        "./a.npz: 'yes' is given from a probability of 0.3000 on; chosen so"
+    ]
     *lines, last = decided_text([saved(), saved("b", made)])
-    assert [line.partition(":")[0] for line in lines] == ["./b.npz"] and last.startswith("together they decide by the mean")
+    assert [line.partition(":")[0] for line in lines] == ["./b.npz"] and last.startswith(
+        "together they decide by the mean"
+    )
     warm = decided_text([saved(), saved("b", Decision(2.0))])
     assert len(warm) == 1 and "temperature 2" in warm[0]
 

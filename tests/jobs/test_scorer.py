@@ -52,9 +52,7 @@ def test_rolls_with_other_answers_are_scored_on_one_bench_as_on_their_own():
 def test_rolls_that_answer_another_question_cannot_vote(what, card, recipe):
     first = Saved(Path("a.npz"), RollCard(Base("small", "ab"), "lora", {}, "", ["a", "no"]), Recipe(task="choose"))
     check_alike([first, dataclasses.replace(first, path=Path("c.npz"))], None)
-    other = Saved(
-        Path("b.npz"), dataclasses.replace(first.card, **card), dataclasses.replace(first.recipe, **recipe)
-    )
+    other = Saved(Path("b.npz"), dataclasses.replace(first.card, **card), dataclasses.replace(first.recipe, **recipe))
     with pytest.raises(UserError, match=rf"b\.npz cannot vote with \./a\.npz: {what} is"):
         check_alike([first, first, other], None)
     if "model" in recipe:

@@ -41,7 +41,9 @@ def test_a_prompt_scores_as_if_it_stood_in_every_row(tmp_path, monkeypatch, caps
 
 
 def test_a_recipe_that_was_written_is_read_as_the_same(tmp_path):
-    recipe = recipes.Recipe(prompt='is it "so"?', answers=("no", "yes"), rate=0.5, rules=((".*", "full"),), method="rules")
+    recipe = recipes.Recipe(
+        prompt='is it "so"?', answers=("no", "yes"), rate=0.5, rules=((".*", "full"),), method="rules"
+    )
     (tmp_path / "mine.py").write_text(recipe_text(recipe))
     assert recipes.load(tmp_path / "mine.py") == recipe
     lines = [line for line in recipe_text(recipe).splitlines() if "config." in line]

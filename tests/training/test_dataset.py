@@ -87,7 +87,9 @@ def test_answers_that_are_spelled_two_ways_are_told_where_they_are_chosen(writte
 def test_rows_that_were_learned_from_are_counted_by_their_marks():
     marks = [frozenset({f"t{n}"}) for n in range(10)]
     made = dataclasses.replace(data(**ALL), marks=marks)
-    assert made.known(range(6), {"t1", "t5", "t7"}) == 2 and made.known([7], {"t7"}) == 1 and made.known([], {"t7"}) == 0
+    assert (
+        made.known(range(6), {"t1", "t5", "t7"}) == 2 and made.known([7], {"t7"}) == 1 and made.known([], {"t7"}) == 0
+    )
     assert [one.id for one in made.of("valid")] == [one.id for one in made.examples[6:8]]
 
 
