@@ -59,6 +59,8 @@ def test_an_undefined_figure_ranks_below_every_defined_one():
     assert any("roll 0 gives every picture the same answer" in note for note in board.notes)
     both = rank([entry(0, 0, 5, 0, 5), entry(1, 0, 5, 0, 5)], "precision")
     assert any("precision is undefined for every roll (no picture was predicted yes)" in note for note in both.notes)
+    none = rank([entry(0, 0, 5, 0, 0), entry(1, 0, 5, 0, 0)], "f-measure")
+    assert any("f-measure is undefined for every roll (no picture has the answer yes or" in note for note in none.notes)
 
 
 def test_only_rolls_that_ran_to_the_end_can_be_chosen():

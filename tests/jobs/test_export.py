@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import types
+from pathlib import Path
 
 import huggingface_hub
 import numpy as np
@@ -176,6 +177,11 @@ def test_an_adapter_from_elsewhere_is_validated_like_the_roll_it_was(make_roll, 
     assert "--model PATH" in capsys.readouterr().err
 
 
+def test_a_published_base_is_called_by_its_name_on_the_hub():
+    assert job._published("llava-v1.6-mistral-7b-float16") == "llava-hf/llava-v1.6-mistral-7b-hf"
+    assert job._published("my-own") == "my-own"
+
+
 class Hub:
     """The library's API, at its boundary."""
 
@@ -198,7 +204,9 @@ def test_the_upload_is_private_and_asked_for(make_roll, monkeypatch, capsys):
     make_roll()
     hub = Hub()
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
-    assert main(["export", "-m", "made", "--output", "a"]) == 0 and hub.calls == []
+    assert main(["export", "-m", "made", "--output", "a", "--base-name", "some/base"]) == 0 and hub.calls == []
+    assert json.loads(Path("a/adapter_config.json").read_text())["base_model_name_or_path"] == "some/base"
+    assert 'base_model: "some/base"' in Path("a/README.md").read_text()
     assert main(["export", "-m", "made", "--output", "b", "--upload", "somebody/ads"]) == 0
     (_, made), (_, sent) = hub.calls
     assert made["private"] is True and (made["repo_id"], sent["repo_id"]) == ("somebody/ads", "somebody/ads")

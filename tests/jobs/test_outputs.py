@@ -61,7 +61,9 @@ def test_a_run_needs_room_for_two_states_and_the_rolls_that_it_keeps(keep, rolls
     assert room_for(SimpleNamespace(rolls=state, width=4, slots=[None] * 4), options) == 2 * whole + rolls * 400
 
 
-def test_the_next_name_is_the_first_that_is_free(out):
+def test_files_have_the_names_that_people_know_and_the_next_one_is_the_first_that_is_free(out):
+    names = [out.at_step(4).name, out.at_step(4, 0).name, out.at_step(4, 12).name]
+    assert names == ["mine.step4.npz", "mine.roll0.step4.npz", "mine.roll12.step4.npz"]
     assert out.next_name() == "mine-v2" and out.kept(1) == out.roll and out.kept(2).name == "mine.rank2.npz"
     for name in ("mine-v2", "mine-v3"):
         Outputs(name).roll.touch()

@@ -2,10 +2,12 @@
 
 import dataclasses
 import re
+from types import SimpleNamespace
 
+import jax
 import pytest
 
-from rolltune import memory
+from rolltune import memory, quantize
 from rolltune.__main__ import main
 from rolltune.commands import plan_memory as command
 from rolltune.errors import UserError
@@ -72,6 +74,13 @@ def test_a_run_that_cannot_fit_hears_the_two_changes_that_help_most():
 def test_what_cannot_be_changed_is_not_proposed():
     plain = Choice("", Recipe(batch=1, remat=True, evaluate_batch=1, method="attention"), 1)
     assert planning.changes(plain, OPENED) == []
+    matrix = jax.ShapeDtypeStruct((2, 64, 32), "float32")
+    for word in ("nf4", "int8"):  # a file whose own matrices are in few bits is not packed again
+        few = SimpleNamespace(shapes=lambda word=word: {"a/kernel": quantize.quantized_shapes(matrix, word)})
+        assert not any(one.recipe.quantize for one in planning.changes(OWN, few))
+    assert any(one.recipe.quantize for one in planning.changes(OWN, OPENED))
+    quantized = dataclasses.replace(OWN, recipe=Recipe(quantize="int8"))
+    assert not any(one.recipe.quantize == "nf4" for one in planning.changes(quantized, OPENED))
     several = dataclasses.replace(plain, rolls=3)
     assert [flags_of(one, several) for one in planning.changes(several, OPENED)] == ["--rolls 1"]
 
@@ -172,6 +181,7 @@ def test_a_card_is_planned_for_by_what_it_has(monkeypatch):
         (["--try", "rematt=True"], "no such entry"),
         (["--try", "quantize=nf5"], "quantize.*nf4"),
         (["--try", "model.crops=4"], "model.crops.*has no such number"),
+        (["--try", "model.dtype=4"], "model.dtype.*has no such number"),
         (["--config.quantize=nf5"], "quantize.*nf4"),
         (["--config.method=rules", "--config.rules=[('nothing', 'lora'), ('.*', 'frozen')]"], "nothing"),
     ],

@@ -100,6 +100,18 @@ def test_open_answers_are_written_and_have_no_positive(written):
     assert "task: write (8 different answers in 8 rows); --config.task=choose" in said[-1]
 
 
+class Marks(frozenset):
+    """Marks that come in order, as a set's do in some process."""
+
+    def __iter__(self):
+        return iter(sorted(super().__iter__()))
+
+
+class Turned(Marks):
+    def __iter__(self):
+        return reversed(list(super().__iter__()))
+
+
 def test_whatever_a_row_says_or_shows_is_in_the_digest_of_its_split():
     one = dataclasses.replace(data(train=range(0, 3), valid=range(3, 6)), marks=[frozenset("a")] * 10)
     row, changed = one.examples[1], [one]
@@ -113,6 +125,8 @@ def test_whatever_a_row_says_or_shows_is_in_the_digest_of_its_split():
     assert len({each.digest("train") for each in changed}) == len(changed)
     assert {each.digest("valid") for each in changed} == {one.digest("valid")}
     assert one.digest("train").startswith("3 rows, ") and one.digest("train") != one.digest("valid")
+    either = [dataclasses.replace(one, marks=[kind(("p1", "p2"))] * 10).digest("train") for kind in (Marks, Turned)]
+    assert len(set(either)) == 1  # marks come in another order in every process
     look = dataclasses.replace(one, marks=[frozenset({"p" + "0" * 16 + "its look"})] * 10)
     bare = dataclasses.replace(one, marks=[frozenset({"p" + "0" * 16})] * 10)
     assert look.digest("train") == bare.digest("train")  # what a picture looks like follows from what it is
