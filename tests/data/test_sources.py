@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -412,3 +413,10 @@ def test_a_folder_in_arrow_format_is_told_how_to_write_itself_out(tmp_path, name
     (tmp_path / name).touch()
     with pytest.raises(UserError, match="in Arrow format, which is not read: write it out first"):
         read_examples(tmp_path)
+
+
+def test_a_row_is_named_by_its_file_and_folder_from_wherever_it_is_read(folder, monkeypatch):
+    write(folder, GOOD)
+    monkeypatch.chdir(folder)
+    for path in (Path("data.jsonl"), folder / "data.jsonl", Path("../data/data.jsonl")):
+        assert read_examples(path)[0].source == "data/data.jsonl:1"

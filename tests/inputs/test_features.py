@@ -204,7 +204,7 @@ def test_pictures_of_different_numbers_of_tiles_are_computed_each_with_its_like(
 
 
 def test_pictures_of_as_many_tiles_go_together_each_with_its_own_aspect(monkeypatch):
-    """Eight tiles at a time: of two, four pictures, the last ones filled up; each has those of its rows that are used."""
+    """Eight tiles at a time: of two, four pictures, the last ones filled up; each has the rows that are used."""
     batches = []
 
     def run(params, tiles, aspect):

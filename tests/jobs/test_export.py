@@ -231,6 +231,23 @@ def test_no_token_is_shown_or_written(make_roll, tmp_path, monkeypatch, capsys):
     assert not [one for one in tmp_path.rglob("*") if one.is_file() and token.encode() in one.read_bytes()]
 
 
+def test_the_page_says_what_was_learned_from_how_and_how_well():
+    metrics = {**METRICS, "valid": {"n": 4, "accuracy": 0.5}, "test": {"n": 3, "accuracy": 1.0}, "passes": 1}
+    card = RollCard(base.Base("x", "ab"), "lora", {}, "so?", ["no", "a|b"], metrics, seed=42)
+    page = model_card(card, Recipe(rank=5, rate=0.25), "hf", "out", "some/base", ["fine"])
+    lines = page.splitlines()
+    assert 'library_name: "transformers"' in lines and 'tags: ["rolltune", "hf"]' in lines and "- asked: `so?`" in lines
+    assert "- answers: `no`, `a\\|b`" in lines and "| train | `train.jsonl` | 12 | cd |" in lines
+    assert "| accuracy | 0.7500 | 0.500 to 0.900 |" in lines and "| tp | 3 |  |" in lines and "| n |" not in page
+    assert "**test** (not learned from), 3 rows" in lines and "| accuracy | 1.0000 |  |" in lines
+    assert "| seed | 42 |" in lines and "| rank | `5` |" in lines and "| rate | `0.25` |" in lines
+    assert "| base's digest | `ab` |" in lines and "| made with | `rolltune 0` |" in lines and "- fine" in lines
+    assert "of pass" not in page and "PeftModel" not in page
+    one = dataclasses.replace(card, metrics={**metrics, "run": {"rolls": 1}})
+    assert "**valid** (not learned from), 4 rows" in model_card(one, Recipe(), "peft", "out", "some/base", [])
+    assert "PeftModel" in model_card(one, Recipe(), "peft", "out", "some/base", [])
+
+
 def test_the_page_says_what_is_not_known():
     card = RollCard(base.Base("x", "ab"), "lora", {}, "", [], {"passes": 2})
     page = model_card(card, Recipe(task="write"), "peft", "x", "some/base", ["fine"])

@@ -12,7 +12,8 @@ from rolltune.errors import UserError
 from rolltune.evaluation.metrics import Positive
 from rolltune.evaluation.tasks import CHOOSE, Task
 from rolltune.jobs.again import DIFFERENT, told
-from rolltune.jobs.origin import MOST_NAMED, Origin, made_with, read_origin
+from rolltune.jobs.origin import MOST_NAMED, Origin, made_with, read_origin, run_facts
+from rolltune.jobs.second_pass import Earlier
 from rolltune.recipe import Recipe
 from rolltune.training.dataset import Data
 from rolltune.weights.roll_file import Base, RollCard, load_roll, save_roll
@@ -57,6 +58,15 @@ def origin(path=Path("first.npz"), files=(), marks=(), **run) -> Origin:
     run = {"rolls": 1, "fold": None, "made with": made_with()} | run
     metrics = {"files": dict(files), "learned": list(marks)}
     return Origin(path, RollCard(Base("tiny", "ab"), "lora", {}, "ok?", [], metrics), Recipe(), run)
+
+
+def test_a_card_says_how_its_run_was_asked_for(tmp_path):
+    save(tmp_path / "first.npz", 1.0, second=None)
+    before = Earlier(tmp_path / "first.npz", None, Recipe(), {})
+    run = run_facts(8, 5, 42, {"question": "so?", "columns": None}, before)
+    assert (run["rolls"], run["folds"], run["seed"], run["reading"]) == (8, 5, 42, {"question": "so?"})
+    assert run["second"] == {"path": str(tmp_path / "first.npz"), "sha256": sha256_of(tmp_path / "first.npz")}
+    assert run["made with"] == made_with() and run_facts(1, None, 0, {}, None)["second"] is None
 
 
 def test_what_keeps_a_training_from_the_same_bits_is_said():

@@ -105,6 +105,28 @@ def test_choices_can_be_stated():
     assert wide.stated.pictures == ((480, 640),)
 
 
+def test_of_equally_fast_choices_the_one_with_most_rolls_is_proposed():
+    made = [planned(dataclasses.replace(OWN, words=f"{rolls} rolls", rolls=rolls), 2 * rolls) for rolls in (1, 4, 2, 8)]
+    said: list[str] = []
+    asked: list[int] = []
+    assert verdict(made, 9 * GIB, lambda one: asked.append(one.choice.rolls) or 4, said.append) == 0
+    assert any(line.startswith("take: 4 rolls, which needs 8.00 GiB") for line in said) and asked == [4]
+
+
+def test_a_card_is_planned_for_in_bfloat16_and_parts_are_named(capsys, monkeypatch):
+    seen = []
+    needs = [Need("loading", weights=3 * GIB), Need("training step", activations=GIB, temporary=4 * GIB)]
+    monkeypatch.setattr(planning, "needs_of", lambda made, *rest: seen.append(made.recipe.dtype) or needs)
+    monkeypatch.setattr(planning.gpus, "compiler_here", lambda: False)
+    asked = Options(stated=Stated(16, 4, rows=3), card="h100")
+    said: list[str] = []
+    assert planning.plan_memory(asked, Recipe(), said.append) == 0 and set(seen) == {"bfloat16"}
+    assert any("most at a time: 5.00 GiB, in: training step; CUDA itself takes about" in text for text in said)
+    assert re.search(r"training step +1\.00 +4\.00 +5\.00", capsys.readouterr().out)
+    seen.clear()
+    assert planning.plan_memory(asked, Recipe(dtype="float32"), said.append) == 0 and set(seen) == {"float32"}
+
+
 def test_what_is_changed_is_what_has_to_be_typed():
     own = Choice("own", Recipe(batch=4, accumulate=2), 2, stated=Stated(64, 8))
     recipe = lambda **changed: dataclasses.replace(own, recipe=dataclasses.replace(own.recipe, **changed))

@@ -10,6 +10,7 @@ from small_families import PALIGEMMA
 
 from rolltune.data.examples import Example, Turn
 from rolltune.errors import UserError
+from rolltune.evaluation.written import Written
 from rolltune.inputs.features import TableFeed
 from rolltune.jobs import scorer as scoring
 from rolltune.jobs.scorer import Bench, Saved, Scorer, check_alike
@@ -35,6 +36,31 @@ def test_rolls_with_other_answers_are_scored_on_one_bench_as_on_their_own():
         alone = scorer(Bench(PALIGEMMA.model, PALIGEMMA.params), *answers).predict(EXAMPLES)
         assert found.answers == alone.answers == answers and found.log_probs.shape == (3, len(answers))
         np.testing.assert_allclose(found.log_probs, alone.log_probs, rtol=1e-6)
+
+
+def test_written_answers_come_in_the_order_of_the_rows_whatever_else_they_accept(monkeypatch):
+    """Rows are scored with those that accept as many answers, in powers of two, and put back."""
+    scorer = object.__new__(Scorer)
+    scorer.card, scorer.recipe = SimpleNamespace(answers=[]), Recipe(task="write")
+    together = []
+
+    def score(task, examples, tokens):
+        together.append([one.id for one in examples])
+        ids = tuple(one.id for one in examples)
+        return Written(ids, tuple(("a",) for _ in ids), -np.array([float(id) for id in ids]), ids)
+
+    monkeypatch.setattr(scorer, "_predict", score)
+    counts = [1, 3, 2, 1, 5, 4, 2]
+    rows = [
+        dataclasses.replace(EXAMPLES[0], id=str(n), accepted=tuple(map(str, range(count))))
+        for n, count in enumerate(counts)
+    ]
+    found = scorer.predict(rows)
+    assert found.ids == found.texts == tuple("0123456") and found.log_probs.tolist() == [-float(n) for n in range(7)]
+    assert together == [["0", "3"], ["2", "6"], ["1", "5"], ["4"]]
+    scorer.recipe = Recipe(task="classify")
+    with pytest.raises(UserError, match="leave --generate away"):
+        scorer.predict(rows, 8)
 
 
 @pytest.mark.parametrize(
