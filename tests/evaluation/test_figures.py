@@ -12,6 +12,8 @@ def test_each_task_has_its_own_metrics():
         check_name("f-measure", "write")
     with pytest.raises(UserError, match="'anls' for task choose; there are: f-measure, "):
         check_name("anls", "choose")
+    with pytest.raises(ValueError, match="not decided yet"):
+        default_metric("auto")
     assert [default_metric(kind) for kind in ("choose", "classify", "write")] == ["f-measure", "f-measure", "log-loss"]
 
 

@@ -224,3 +224,7 @@ def test_pictures_of_as_many_tiles_go_together_each_with_its_own_aspect(monkeypa
     }
     names = ["projector", "vision"]
     assert batches == [(names, (4, 2), [0, 1, 2, 4]), (names, (4, 2), [5, 6, 6, 6]), (names, (8, 1), [3] * 8)]
+
+
+def test_at_least_one_picture_goes_at_a_time():
+    assert [features.at_once(tiles) for tiles in (1, 2, 3, 8, 9, 40)] == [8, 4, 2, 1, 1, 1]

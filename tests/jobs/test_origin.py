@@ -89,6 +89,13 @@ def test_the_same_to_rounding_is_near_and_only_where_bits_cannot_be_promised(tmp
     assert told(of(rolls=2), tmp_path / "near.npz", said.append) == 0 and "the same to rounding" in said[-1]
     assert told(of(rolls=2), tmp_path / "far.npz", said.append) == DIFFERENT == 4
     assert told(of(), tmp_path / "near.npz", said.append) == DIFFERENT and "another roll came out" in said[-1]
+    losses = {split: {"log-loss": loss} for split, loss in (("train", 0.25), ("valid", 0.5))}
+    made = load_roll(tmp_path / "far.npz")
+    worse = dataclasses.replace(made.card, metrics={**made.card.metrics, "train": {"log-loss": 0.75}, "valid": None})
+    save_roll(tmp_path / "far.npz", made.tree, worse)
+    then = dataclasses.replace(of(), card=dataclasses.replace(card, metrics={**card.metrics, **losses}))
+    assert told(then, tmp_path / "far.npz", said.append) == DIFFERENT
+    assert said[-1] == "  train: log-loss 0.25 then, 0.75 now"  # the other split has no figures now
 
 
 def test_files_that_are_not_those_of_then_are_named_before_they_are_read(tmp_path, monkeypatch):

@@ -69,6 +69,13 @@ def test_splits_stand_one_after_the_other_and_the_task_is_of_all(written):
         read({"train": written("a", "c")}, answers=("a", "b"))
 
 
+def test_rows_are_read_as_it_is_said(tmp_path):
+    (tmp_path / "rows.csv").write_text("label,words\nyes,a\nno,b\n")
+    reading = {"columns": {"prefix": "words", "suffix": "label"}}
+    found = read_data({"train": tmp_path / "rows.csv"}, Wanted("auto"), lambda text: None, reading)
+    assert [(one.prompt, one.answer) for one in found.examples] == [("a", "yes"), ("b", "no")]
+
+
 def test_the_positive_answer_is_the_rarer_one_of_all_splits(written):
     """Of each split by itself it would be another one."""
     files = {"train": written(*"aab"), "valid": written(*"bbba", name="valid")}
