@@ -16,10 +16,20 @@ from rolltune.errors import UserError
 from rolltune.evaluation.decision import Decision
 from rolltune.evaluation.metrics import Threshold
 from rolltune.evaluation.predicted import Predicted
-from rolltune.jobs.predict import Answered, Options, _alike, _framed, _path_of, _summary, _with_answer, decided_text
-from rolltune.jobs.scorer import Saved
+from rolltune.jobs.predict import (
+    Answered,
+    Options,
+    Predictor,
+    _alike,
+    _framed,
+    _path_of,
+    _summary,
+    _with_answer,
+    decided_text,
+)
+from rolltune.jobs.scorer import Saved, read_saved
 from rolltune.recipe import Recipe
-from rolltune.weights.card import Base, RollCard
+from rolltune.weights.roll_file import Base, RollCard, save_roll
 
 
 def test_a_row_that_any_of_the_voting_rolls_has_learned_from_is_counted():
@@ -109,3 +119,37 @@ def test_a_classifier_writes_nothing():
     assert _alike([saved(task="classify")], Options()).path == Path("a.npz")
     with pytest.raises(UserError, match="leave --generate away"):
         _alike([saved(task="classify")], Options(generate=4))
+
+
+def test_a_roll_answers_on_its_own_base_alone(tmp_path, monkeypatch):
+    recipe = dataclasses.asdict(Recipe()) | {"task": "choose"}
+    card = RollCard(Base("tiny", "ab"), "lora", recipe, "", ["no", "yes"], {"positive": "yes"})
+    save_roll(tmp_path / "a.npz", {"text": {"norm": np.ones(2, np.float32)}}, card)
+    asked = []
+    other = SimpleNamespace(base=Base("tiny", "cd"))
+    monkeypatch.setattr("rolltune.base.load", lambda *given: asked.append(given[0]) or (other, {}))
+    with pytest.raises(UserError, match="the same name, but other weights"):
+        Predictor([read_saved(tmp_path / "a.npz")], Options(model="here"))
+    assert asked == ["here"]
+
+
+def test_a_picture_that_has_no_answer_is_an_error_where_one_was_asked_for(tmp_path, monkeypatch):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    predictor, groups = object.__new__(Predictor), []
+    broken = Finding(ERROR, "unreadable image", "a.png", "it is broken")
+
+    def answer(asked):
+        groups.append([(one.source, len(one.images), one.prompt) for one in asked.examples])
+        return Answered(["row"], asked.examples, [broken] if len(groups) > 3 else [])
+
+    monkeypatch.setattr(predictor, "answer", answer, raising=False)
+    path, pixels = tmp_path / "a.png", np.zeros((4, 4), np.uint8)
+    for images in (path, [path, pixels], [[path, pixels], path]):
+        assert predictor.predict(images, "so?") == ["row"]
+    with pytest.raises(UserError, match=r"a\.png: it is broken"):
+        predictor.predict([path], "so?")
+    name = path.as_posix()
+    assert groups[0] == groups[3] == [(name, 1, "so?")] and groups[1] == [(name, 1, "so?"), ("image 1", 1, "so?")]
+    assert groups[2] == [(name, 2, "so?"), (name, 1, "so?")]
+    with pytest.raises(UserError, match="image 1: an empty list of pictures"):
+        predictor.predict([path, []])
