@@ -223,3 +223,44 @@ def test_a_fold_s_roll_is_measured_on_the_rows_that_it_did_not_train_on():
     assert (plain.train.accuracy, plain.valid.accuracy, plain.settings) == (1.0, 0.5, {"weight_decay": 0.5})
     alone = dataclasses.replace(DATA, spans={"train": range(6)})
     assert _entry(Recipe(), alone, one, None).valid is None
+
+
+def test_the_report_is_of_the_chosen_roll_on_the_rows_that_say_most(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    reported: list = []
+    monkeypatch.setattr(concluding, "write_report", lambda path, summary, opening: reported.append((path, summary)))
+    asked = SimpleNamespace(folds=None, repeat=1, keep="best", whole=False, origin=None, command="03 -d set")
+    model = SimpleNamespace(base=BASE)
+
+    def run(data, rolls, **recipe):
+        curves = {1: ([4, 8], [0.5, 0.25]), 0: ([4], [0.75])}
+        made = Finished(rolls, right_on(0), Passes(1, frozenset({"p4"})), curves, {"device": "x"})
+        assert conclude(asked, Recipe(metric="accuracy", **recipe), model, data, made, Outputs("mine"), print) == 0
+        return reported.pop()
+
+    rolls = [ended(0, right_on(0)), ended(1, right_on(2, 3, 5)), ended(2, right_on(1), REASONS[1])]
+    seen = dataclasses.replace(FILED, marks=[frozenset({f"p{n}"}) for n in range(6)])
+    path, told = run(seen, rolls, prompt="so?")
+    assert path == Path("reports/mine.html") and (told.title, told.stage) == ("mine", "(1st trained)")
+    assert (told.prompt, told.command, told.roll_file, told.facts) == (
+        "so?",
+        "03 -d set",
+        "./checkpoints/mine.npz",
+        {"device": "x"},
+    )
+    assert [(one.role, one.before.accuracy, one.after.accuracy, one.learned) for one in told.splits] == [
+        ("train", 0.5, 0.0, 2), ("valid", 0.0, 1.0, 0), ("test", 0.0, 0.5, 1),
+    ]  # fmt: skip
+    assert [one.name for one in told.splits] == [f"./set/{split}.jsonl" for split in ("train", "valid", "test")]
+    assert [(one.roll, list(one.steps), one.state) for one in told.curves] == [(0, [4], "alive"), (1, [4, 8], "alive")]
+    assert told.leaderboard.chosen.roll == 1 and told.scored_split == "./set/test.jsonl"
+    assert told.scored.ids == tuple(one.id for one in DATA.of("test")) and told.base == {"name": "tiny", "hash": "ab"}
+    assert [(one.split, one.prompt, one.is_wrong) for one in told.pictures] == [
+        ("test", "so?", True),
+        ("test", "so?", False),
+    ]
+    two = dataclasses.replace(FILED, spans={"train": range(4), "valid": range(4, 6)})
+    _, told = run(dataclasses.replace(two, files={s: FILED.files[s] for s in ("train", "valid")}), rolls[:1])
+    assert told.leaderboard is None and told.scored_split == "./set/valid.jsonl" and told.prompt == "is it?"
+    one = dataclasses.replace(two, spans={"train": range(6)}, files={"train": FILED.files["train"]})
+    assert run(one, rolls[:1])[1].scored_split == "./set/train.jsonl"

@@ -14,7 +14,7 @@ from rolltune import adapters, base, trees
 from rolltune.__main__ import main
 from rolltune.jobs import export as job
 from rolltune.jobs.export import Options, export
-from rolltune.jobs.model_card import model_card
+from rolltune.jobs.model_card import _code, _plain, model_card
 from rolltune.recipe import Recipe
 from rolltune.weights import merged as merging
 from rolltune.weights.card import RollCard
@@ -246,6 +246,58 @@ def test_the_page_says_what_was_learned_from_how_and_how_well():
     one = dataclasses.replace(card, metrics={**metrics, "run": {"rolls": 1}})
     assert "**valid** (not learned from), 4 rows" in model_card(one, Recipe(), "peft", "out", "some/base", [])
     assert "PeftModel" in model_card(one, Recipe(), "peft", "out", "some/base", [])
+
+
+def test_no_text_of_people_is_markdown_or_html():
+    assert _code("a") == "`a`" and _code("") == "" and _code(" \n ") == "" and _code("a\n b") == "`a b`"
+    for text in ("a`b", "`", "a``b", "```", "``a`"):
+        made = _code(text)
+        fence = made[: len(made) - len(made.lstrip("`"))]
+        assert made == f"{fence} {text} {fence}" and fence not in text
+    assert _code("a|b") == "`a\\|b`"
+    assert _plain("*a* [b](c) <i>\n| `d`") == "\\*a\\* \\[b\\]\\(c\\) \\<i\\> \\| \\`d\\`"
+
+
+def test_what_lies_beside_the_weights_goes_along(tmp_path):
+    """Of a Hugging Face folder its small files, not its weights and not their index; a tokenizer in any case."""
+    source, out = tmp_path / "hf", tmp_path / "out"
+    source.mkdir()
+    out.mkdir()
+    for name in (
+        "config.json",
+        "tokenizer.json",
+        "modeling.py",
+        "LICENSE.txt",
+        "NOTICE",
+        "chat.jinja",
+        "USE_POLICY.md",
+    ):
+        (source / name).write_text(name)
+    for name in ("model.safetensors", "model.safetensors.index.json", "picture.png"):
+        (source / name).write_text(name)
+    (source / "more.json").mkdir()
+    (out / "config.json").write_text("new")
+    (tmp_path / "my.json").write_text("tokens")
+    tokenizer = types.SimpleNamespace(path=tmp_path / "my.json")
+    family = types.SimpleNamespace(tokenizers=("tokenizer.model", "tokenizer.json"))
+    model = types.SimpleNamespace(tokenizer=tokenizer, family=family)
+    opened = lambda place: types.SimpleNamespace(checkpoint=types.SimpleNamespace(path=place), model=model)
+    job._copy_beside(opened(source), out)
+    assert {path.name: path.read_text() for path in out.iterdir()} == {
+        "config.json": "new",
+        **{
+            name: name
+            for name in ("tokenizer.json", "modeling.py", "LICENSE.txt", "NOTICE", "chat.jinja", "USE_POLICY.md")
+        },
+    }
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    job._copy_beside(opened(tmp_path / "model.npz"), bare)
+    assert {path.name: path.read_text() for path in bare.iterdir()} == {"tokenizer.json": "tokens"}
+    names = {"tokenizer.model": "tokenizer.model", "odd.model": "tokenizer.model", "odd.txt": "odd.txt"}
+    for own, name in names.items():
+        tokenizer.path = tmp_path / own
+        assert job._tokenizer_name(opened(source)) == name
 
 
 def test_the_page_says_what_is_not_known():

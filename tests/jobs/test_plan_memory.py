@@ -122,7 +122,9 @@ def test_a_card_is_planned_for_in_bfloat16_and_parts_are_named(capsys, monkeypat
     said: list[str] = []
     assert planning.plan_memory(asked, Recipe(), said.append) == 0 and set(seen) == {"bfloat16"}
     assert any("most at a time: 5.00 GiB, in: training step; CUDA itself takes about" in text for text in said)
-    assert re.search(r"training step +1\.00 +4\.00 +5\.00", capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    assert re.search(r"training step +1\.00 +4\.00 +5\.00", shown) and re.search(r"loading +3\.00 +3\.00", shown)
+    assert "GiB, 1 roll\n" in re.sub(" +\n", "\n", shown)
     seen.clear()
     assert planning.plan_memory(asked, Recipe(dtype="float32"), said.append) == 0 and set(seen) == {"float32"}
 
@@ -272,3 +274,31 @@ def test_a_training_that_cannot_fit_is_refused_before_the_weights_come(few, monk
     planning.check_room(made, 1, round(2.1 * GIB), said.append)
     planning.check_room(made, 1, 4 * GIB, said.append)
     assert "may just fit" in said[0] and "4.00 GiB are free" in said[1]
+
+
+def test_choices_are_listed_the_fastest_first_with_what_each_needs(capsys):
+    made = [
+        planned(dataclasses.replace(OWN, words=words, rolls=rolls, effort=effort), size)
+        for words, rolls, effort, size in (("slow", 1, (2, 0), 2), ("own", 4, (0,), 12), ("one", 1, (0,), 8))
+    ]
+    listed = planning.choices_table(made, 8 * GIB)
+    cells = list(zip(*(column.cells for column in listed.columns), strict=True))
+    assert cells == [
+        ("own", "4", "12.00", "training step", "no"),
+        ("one", "1", "8.00", "training step", "yes"),
+        ("slow", "1", "2.00", "training step", "yes"),
+    ]
+    assert {row[-1] for row in zip(*(c.cells for c in planning.choices_table(made, None).columns), strict=True)} == {""}
+
+
+def test_a_choice_that_cannot_be_is_left_out_and_said(capsys, monkeypatch):
+    needs = lambda made, *rest: [Need("training step", weights=GIB * made.recipe.rank)]
+    monkeypatch.setattr(planning, "needs_of", needs)
+    said: list[str] = []
+    asked = Options(stated=Stated(16, 4, rows=3), tries={"quantize": ("nf4", ""), "rank": ("2",)}, budget=3 * GIB)
+    assert planning.plan_memory(asked, Recipe(rank=9), said.append) == 0
+    shown = "".join(capsys.readouterr())
+    assert "left out: what to quantize" in " ".join(shown.split())  # the built-in model has odd sides
+    assert any("take: quantize=none, rank=2, which needs 2.00 GiB: --config.rank=2" in text for text in said)
+    assert any(text.startswith("the recipe as it is cannot fit") for text in said)
+    assert any("room for arrays: 3.00 GiB of 3.00 GiB" in text for text in said)
