@@ -16,6 +16,7 @@ from rolltune.errors import UserError
 from rolltune.evaluation.decision import Decision
 from rolltune.evaluation.metrics import Threshold
 from rolltune.evaluation.predicted import Predicted
+from rolltune.jobs import predict as predicting
 from rolltune.jobs.predict import (
     Answered,
     Options,
@@ -153,3 +154,49 @@ def test_a_picture_that_has_no_answer_is_an_error_where_one_was_asked_for(tmp_pa
     assert groups[2] == [(name, 2, "so?"), (name, 1, "so?")]
     with pytest.raises(UserError, match="image 1: an empty list of pictures"):
         predictor.predict([path, []])
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """`asked(data, ...)`: (the exit status, what was said) of a roll that answers yes to all that it can read."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("good.png")
+    Path("bad.png").write_bytes(b"no picture")
+    monkeypatch.setattr(predicting, "read_saved", lambda path: saved(path.stem))
+
+    class Stub:
+        def __init__(self, saved, options):
+            pass
+
+        def answer(self, asked):
+            rows = [
+                Predicted(one.source, one.id, (), "yes", {"no": 0.1, "yes": 0.9}, False, {}, ())
+                for one in asked.examples
+            ]
+            late = [Finding(ERROR, "unreadable image", "late.png", "a frame is broken")] if len(rows) > 1 else []
+            return Answered(rows, asked.examples, [*asked.problems, *late])
+
+    monkeypatch.setattr(predicting, "Predictor", Stub)
+
+    def run(*data, **options):
+        said: list[str] = []
+        return predicting.predict([Path("a.npz")], data, Options(**options), said.append), said
+
+    return run
+
+
+def test_what_has_no_answer_is_told_once_and_in_the_exit_status(asked, capsys):
+    assert asked("good.png")[0] == 0 and "good.png" in capsys.readouterr().out
+    status, said = asked("good.png", "bad.png")
+    assert status == 1 and sum("bad.png" in text for text in said) == 1 and said[-1] == "not answered: 1, see above"
+    status, said = asked("good.png", "good.png", "bad.png")  # what shows while they are answered comes after
+    told = [text for text in said if text.startswith("no answer: ")]
+    assert status == 1 and len(told) == 2 and "bad.png" in told[0] and "late.png" in told[1]
+    with pytest.raises(UserError, match="there is no row that can be answered"):
+        asked("bad.png")
+    capsys.readouterr()
+    status, said = asked("good.png", output=Path("rows.csv"))
+    assert status == 0 and "written: ./rows.csv (1 rows)" in said and not capsys.readouterr().out
+    assert Path("rows.csv").read_text().count("good.png") >= 1
+    with pytest.raises(UserError, match="endings"):
+        asked("good.png", output=Path("rows.xlsx"))
