@@ -26,6 +26,7 @@ def test_known_values():
     assert similarity("abcd", ["wxyz"]) == 0.0
     assert similarity("abcd", ["abxy"]) == 0.5  # exactly at the threshold counts
     assert similarity("abc", ["axy"]) == 0.0  # 1/3 lies below it
+    assert similarity(" ", [""]) == 1.0 and similarity("", ["a"]) == similarity("a", [""]) == 0.0
 
 
 def test_figures_by_hand():
