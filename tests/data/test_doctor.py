@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from rolltune.commands.doctor import main
-from rolltune.data.doctor import Report, _answers, _oddities, examine, script_of, sources_of
+from rolltune.data.doctor import Report, _answers, _oddities, examine, script_of, sources_of, write_cleaned
 from rolltune.data.doctor_page import page
 from rolltune.data.examples import Example, Scan, Turn
 from rolltune.data.fingerprints import Fingerprint
@@ -202,3 +202,19 @@ def test_letters_have_their_scripts():
     assert [script_of(letter) for letter in ("a", "\u00e9", "\u3042", "\u5e83", "\u0436")] == [
         "Latin", "Latin", "Hiragana", "Cjk", "Cyrillic"
     ]  # fmt: skip
+
+
+def test_a_cleaned_file_counts_the_rows_that_it_leaves_out_once(tmp_path):
+    rows = [
+        {"prefix": "a", "suffix": "yes", "id": 1},
+        {"prefix": 5, "suffix": ""},  # two things are wrong with it
+        {"prefix": "b", "suffix": "no", "id": 1},  # an id that was used
+        {"prefix": "a", "suffix": "yes", "id": 3},  # a duplicate
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sources = sources_of([tmp_path / "rows.jsonl"])
+    report = examine(sources)
+    assert sum(finding.kind == "bad row" for finding in report.findings) == 2
+    assert write_cleaned(report, sources) == {"rows": (tmp_path / "rows.cleaned.jsonl", 2, 2)}
+    kept = [json.loads(line) for line in (tmp_path / "rows.cleaned.jsonl").read_text().splitlines()]
+    assert kept == [rows[0], {"prefix": "b", "suffix": "no"}]
