@@ -248,6 +248,17 @@ def test_the_page_says_what_was_learned_from_how_and_how_well():
     assert "PeftModel" in model_card(one, Recipe(), "peft", "out", "some/base", [])
 
 
+def test_what_an_export_found_is_told_with_its_share_of_the_rounding():
+    found = merging.Difference(0.125, "text/norm/scale", 0.5)
+    opened = lambda name: types.SimpleNamespace(checkpoint=types.SimpleNamespace(path=Path(name)))
+    weights, scores = job._told(found, 0.03125, 0.5, "bfloat16", False, "npz", opened("a.npz"))
+    assert weights.endswith("a weight is 0.125 (text/norm/scale), 50% of what bfloat16 may round")
+    assert scores.endswith("from the adapter on its base is 0.0312 (at most 0.5)")
+    packed, resized = job._told(found, 0.0, 0.5, "bfloat16", True, "hf", opened("a.npz"))[2:]
+    assert "in four or eight bits" in packed and "resizes pictures by its own rule" in resized
+    assert len(job._told(found, 0.0, 0.5, "bfloat16", False, "hf", opened("folder"))) == 2
+
+
 def test_no_text_of_people_is_markdown_or_html():
     assert _code("a") == "`a`" and _code("") == "" and _code(" \n ") == "" and _code("a\n b") == "`a b`"
     for text in ("a`b", "`", "a``b", "```", "``a`"):

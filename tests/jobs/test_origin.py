@@ -112,6 +112,8 @@ def test_files_that_are_not_those_of_then_are_named_before_they_are_read(tmp_pat
     ) as told:
         origin(files=good | bad).check_files()
     assert "a.jsonl" not in str(told.value)
+    with pytest.raises(UserError, match=r"folder \(valid\): another file than then"):  # a folder where a file was
+        origin(files={"valid": {"path": "folder", "sha256": "ab"}}).check_files()
 
 
 def test_the_pictures_that_have_changed_are_named(tmp_path, monkeypatch):

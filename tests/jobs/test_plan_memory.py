@@ -90,6 +90,9 @@ def test_room_is_what_the_desktop_and_cuda_leave():
     assert room_of(Options(desktop=GIB), place) == 11 * GIB - round(memory.CONTEXT)
     assert room_of(Options(budget=8 * GIB), place) == 8 * GIB - round(memory.CONTEXT)
     assert room_of(Options(), Place("this CPU")) is None
+    described = Place("a card, by the CPU's compiler", has=12 * GIB)
+    assert room_of(Options(card="h100"), described) == 12 * GIB - round(memory.CONTEXT)
+    assert room_of(Options(budget=GIB), Place("this CPU")) == GIB  # which has no CUDA
     with pytest.raises(UserError, match="leave nothing"):
         room_of(Options(budget=GIB, desktop=GIB), place)
 
