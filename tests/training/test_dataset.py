@@ -72,7 +72,9 @@ def test_splits_stand_one_after_the_other_and_the_task_is_of_all(written):
 def test_rows_are_read_as_it_is_said(tmp_path):
     (tmp_path / "rows.csv").write_text("label,words\nyes,a\nno,b\n")
     reading = {"columns": {"prefix": "words", "suffix": "label"}}
-    found = read_data({"train": tmp_path / "rows.csv"}, Wanted("auto"), lambda text: None, reading)
+    said: list[str] = []
+    found = read_data({"train": tmp_path / "rows.csv"}, Wanted("auto"), said.append, reading)
+    assert said[0] == f"{tmp_path / 'rows.csv'}: CSV: 2 rows, text only, 2 answers (no, yes)"  # as it was understood
     assert [(one.prompt, one.answer) for one in found.examples] == [("a", "yes"), ("b", "no")]
 
 
