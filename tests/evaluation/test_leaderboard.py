@@ -65,6 +65,7 @@ def test_settings_that_differ_have_a_column_each_and_the_rates_are_short():
     assert [roll["settings"] for roll in said["rolls"]] == own and [roll["rank"] for roll in said["rolls"]] == [1, 2]
     assert said["chosen"] == 0 and said["ranked_on"] == "valid" and said["rolls"][0]["seed"] == 100
     died = rank([*rolls, Entry(7, 107, 0.5, Status("died", 41, "why"))])
+    assert to_json(died)["ends"] == ["roll 7 died at step 41: why"] and to_json(died)["notes"] == list(died.notes)
     last = to_json(died)["rolls"][-1]
     assert (last["rank"], last["state"], last["step"], last["reason"], last["valid"]) == (None, "died", 41, "why", None)
 

@@ -109,6 +109,10 @@ def test_the_warning_of_choosing_on_few_pictures():
     assert text.startswith("choosing the best of 8 on 10 pictures flatters it")
     assert "up to 0.96" in text and "02-shuffle_data.sh -t N" in text
     assert "cannot choose" in winners_curse(8, 10, 1.0)
+    assert "02-shuffle" not in winners_curse(8, 10, 0.8, tested=True) + winners_curse(8, 10, 0.0, tested=True)
+    assert "(exact match 0.8)" in winners_curse(8, 10, 0.8, name="exact match")
+    extra = optimism(8, 10, 0.8)
+    assert winners_curse(8, 10, 0.8, worth=extra) and winners_curse(8, 10, 0.8, worth=extra * 1.001) is None
     assert winners_curse(1, 10, 0.8) is None
     assert winners_curse(2, 100000, 0.8) is None
 

@@ -44,7 +44,7 @@ def test_written_answers_come_in_the_order_of_the_rows_whatever_else_they_accept
     scorer.card, scorer.recipe = SimpleNamespace(answers=[]), Recipe(task="write")
     together = []
 
-    def score(task, examples, tokens):
+    def score(task, examples, *how):
         together.append([one.id for one in examples])
         ids = tuple(one.id for one in examples)
         return Written(ids, tuple(("a",) for _ in ids), -np.array([float(id) for id in ids]), ids)
