@@ -214,3 +214,16 @@ def test_shards_are_those_of_the_index_or_the_one_file(tmp_path):
         read_hf(tmp_path / "two")
     shutil.copy(tmp_path / "one/model.safetensors", tmp_path / "two")
     assert set(read_hf(tmp_path / "two")) == set(tensors)  # the whole one goes before its shards
+
+
+def test_a_file_that_is_cut_off_or_deleted_after_it_was_opened_is_told(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, a=np.zeros(1000, np.float32), b=np.zeros(4, np.float32))
+    tensors = read_npz(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    assert not tensors["a"].read(0, 100).any()
+    with pytest.raises(UserError, match=r"x\.npz ends too early: it was cut off"):
+        tensors["a"].read(0, 1000)
+    path.unlink()
+    with pytest.raises(UserError, match=r"x\.npz can't be read any more"):
+        tensors["b"].read(0, 4)
