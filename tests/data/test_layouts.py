@@ -68,6 +68,15 @@ def test_a_train_among_buses_is_a_class(tmp_path):
     assert splits_in(tmp_path) == {} and {row.answer for row in read_examples(tmp_path)} == {"train", "bus", "car"}
 
 
+def test_a_whole_table_beside_its_splits_is_what_the_folder_stands_for(tmp_path):
+    make(tmp_path, "train.jsonl", "valid.jsonl", "1.jpg")
+    with pytest.raises(UserError, match="split already"):
+        read_examples(tmp_path)
+    make(tmp_path, "data.jsonl")
+    assert [row.source for row in read_examples(tmp_path)] == [f"{tmp_path.name}/data.jsonl:1"]
+    assert list(splits_in(tmp_path)) == ["train", "valid"]
+
+
 def test_a_class_folder_may_have_a_file_beside_it(tmp_path):
     make(tmp_path, "train/cat/1.jpg", "train/readme.txt", "valid/cat/1.jpg", "valid/.hidden/1.jpg", "test/1.jpg")
     assert splits_in(tmp_path) == {"train": tmp_path / "train", "valid": tmp_path / "valid"}  # test/ holds no class

@@ -56,6 +56,8 @@ def test_a_positive_answer_must_be_one_of_them(written):
     assert found.positive.answer == "no"
     assert [one.id for one in found.examples] == ["train/rows.jsonl:1", "train/rows.jsonl:2"]
     assert [found.id_in_file(place) for place in range(2)] == ["rows.jsonl:1", "rows.jsonl:2"]
+    below = dataclasses.replace(found, examples=[dataclasses.replace(found.examples[0], id="train/cat/1.jpg")])
+    assert below.id_in_file(0) == "cat/1.jpg"  # as class folders have them
     with pytest.raises(UserError, match=r"positive: 'maybe' is not one of the answers \['no', 'yes'\]"):
         read({"train": path}, positive="maybe")
 
