@@ -60,6 +60,7 @@ def test_a_frame_is_known_by_its_number(photos, tmp_path):
     first.save(moving, save_all=True, append_images=others)
     assert known(row(moving, frames=(1,)), row(moving, frames=(1,)))
     assert not known(row(moving, frames=(1,)), row(moving, frames=(2,)))
+    assert not known(row(moving, frames=(0,)), row(moving))  # which is the middle one
 
 
 def test_a_row_of_several_pictures_is_known_where_more_than_half_of_them_are(photos):

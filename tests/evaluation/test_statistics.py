@@ -180,8 +180,8 @@ def test_the_optimism_of_a_mean_is_near_a_simulation_and_knows_what_rolls_have_i
 
 
 def test_means_over_answers_have_intervals_that_equal_drawing_rows():
-    right = ["a"] * 12 + ["b"] * 6 + ["c"] * 2
-    chosen = ["a"] * 9 + ["b"] * 3 + ["b"] * 4 + ["a", "c"] + ["c", "a"]
+    right = ["a"] * 12 + ["b"] * 6 + ["c"] * 2  # precision and recall are far apart
+    chosen = ["a"] * 2 + ["b"] * 10 + ["b"] * 4 + ["a", "c"] + ["c", "a"]
     scored = prediction(right, chosen, ("a", "b", "c"))
     figures, rng = measure(scored, None), np.random.default_rng(1)
     drawn = [measure(scored.at(rng.integers(0, 20, 20)), None) for _ in range(400)]

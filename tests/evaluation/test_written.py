@@ -65,6 +65,7 @@ def test_where_nothing_was_written_the_log_loss_stands_alone():
         None,
     )
     assert "exact match: undefined (nothing was written)" in block("x", metrics)
+    assert "ANLS:        undefined (nothing was written)" in block("x", metrics)
     empty = measure_written(texts([], []))
     assert (empty.log_loss, empty.exact, empty.anls, empty.majority_rate) == (None, None, None, None)
     assert set(empty.undefined.values()) == {"there are no rows"}

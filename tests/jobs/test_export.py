@@ -19,7 +19,7 @@ from rolltune.recipe import Recipe
 from rolltune.weights import merged as merging
 from rolltune.weights.card import RollCard
 from rolltune.weights.checkpoint import open_checkpoint
-from rolltune.weights.roll_file import save_roll
+from rolltune.weights.roll_file import RollFile, save_roll
 
 ODD = "<b>bold</b> | `x` \x1b[31m"
 METRICS = {
@@ -316,3 +316,11 @@ def test_the_page_says_what_is_not_known():
     page = model_card(card, Recipe(task="write"), "peft", "x", "some/base", ["fine"])
     assert "the question of each row" in page and "it writes its answers" in page and "pass 2" in page
     assert page.startswith('---\nlibrary_name: "peft"\nbase_model: "some/base"')
+
+
+def test_what_was_trained_on_other_weights_is_not_merged(tmp_path, monkeypatch):
+    own, other = base.Base("tiny", "ab"), types.SimpleNamespace(base=base.Base("tiny", "cd"))
+    monkeypatch.setattr(base, "load", lambda *given: (other, {}))
+    roll = RollFile({}, RollCard(own, "lora", {}))
+    with pytest.raises(job.UserError, match="the same name, but other weights"):
+        job._scores("tiny", "", "float32", (), tmp_path / "a.npz", roll, None, [])

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from rolltune import tracking
 from rolltune.jobs.log import Log, Sinks
 from rolltune.jobs.outputs import Outputs
 from rolltune.training.loop import Evaluation, FinishedRoll, Slot, State
@@ -62,3 +63,31 @@ def test_each_roll_s_figures_are_logged_under_its_number_at_its_own_step(tmp_pat
     figures = {f"roll {7 + 2 * n}/{name}": pair[n] for name, pair in by_roll.items() for n in range(2)}
     assert logged[0] == {"step": 12, **figures} and logged[2] == {"step": 12, "roll 7/accuracy": 0.5}
     assert log.curves == {7: ([4, 8], [0.5, 0.5]), 9: ([12, 16], [0.25, 0.25])}
+
+
+def test_a_new_run_starts_a_new_log_and_one_that_goes_on_keeps_what_came_before_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    state = State(rolls=None, slots=[Slot(Draw(0, 0, 1e-3, 8.0, 0.0)), Slot(None)], width=2, step=8)
+    opened: list = []
+    monkeypatch.setattr(tracking, "WeightsAndBiases", lambda *given: opened.append(given) or Sink())
+    monkeypatch.setattr(tracking, "TensorBoard", lambda folder: opened.append(folder) or Sink())
+    closed: list = []
+
+    class Sink:
+        def log(self, step, figures):
+            pass
+
+        def close(self):
+            closed.append(self)
+
+    out = Outputs("ads")
+    out.metrics.parent.mkdir()
+    steps = lambda: [json.loads(line)["step"] for line in out.metrics.read_text().splitlines()]
+    for fresh, kept in ((False, [4, 8]), (True, [])):
+        out.metrics.write_text("".join(json.dumps({"step": step, "loss": 1.0}) + "\n" for step in (4, 8, 12)))
+        with Log(out, Sinks(True, "project", {"rank": 4}), "accuracy", 16, state, fresh) as log:
+            assert steps() == kept and not closed
+            log.judged(state, {0: Evaluation(0.5, False)}, False)
+        assert steps() == [*kept, 8] and len(closed) == 2
+        closed.clear()
+    assert opened == [out.tensorboard, (out.wandb, "project", "ads", {"rank": 4})] * 2

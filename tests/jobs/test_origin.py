@@ -69,6 +69,15 @@ def test_a_card_says_how_its_run_was_asked_for(tmp_path):
     assert run["made with"] == made_with() and run_facts(1, None, 0, {}, None)["second"] is None
 
 
+def test_what_decides_the_last_bits_is_written_down(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--some_flag")
+    made = made_with()
+    assert made.keys() == {"rolltune", "jax", "jaxlib", "numpy", "python", "device", "XLA_FLAGS"}
+    assert made["XLA_FLAGS"] == "--some_flag" and made["numpy"] == np.__version__ and "cores" in made["device"]
+    monkeypatch.delenv("XLA_FLAGS")
+    assert made_with() == made | {"XLA_FLAGS": ""}
+
+
 def test_what_keeps_a_training_from_the_same_bits_is_said():
     assert origin().rounded == ""
     assert origin(rolls=4).rounded == "it was one of 4 rolls"

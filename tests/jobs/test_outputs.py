@@ -108,3 +108,10 @@ def test_one_run_of_a_name_goes_on_at_a_time(out):
         raise ZeroDivisionError
     with out.held():
         assert there() == {".mine.lock"}
+    os.rmdir("checkpoints")
+    with out.held():  # in a new folder, too
+        assert there() == {".mine.lock"}
+    os.rmdir("checkpoints")
+    Path("checkpoints").touch()
+    with pytest.raises(UserError, match="checkpoints"), out.held():
+        pass

@@ -144,6 +144,9 @@ def test_states_are_outlined_where_the_pictures_rows_lie_with_them(limit):
             encoded = Encoded(rows, feed, (), ["", ""])
             found = outlining.states_of(small.model, encoded, 1, limit)
             assert (found is not None) == (either or (feed is table) == bool(limit)), (small.name, feed)
+            if found is not None:
+                assert [len(row.keys) for row in found.rows] == [0 if either else len(row.keys) for row in rows]
+                assert [len(row.pictures) for row in found.rows] == [1 if either else 2] * 2
             if found is not None and limit:
                 beside = 0 if either else 40
                 assert found.feed.source.rows.shape[0] == sum(len(row.tokens) for row in rows) + beside
