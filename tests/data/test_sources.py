@@ -420,3 +420,11 @@ def test_a_row_is_named_by_its_file_and_folder_from_wherever_it_is_read(folder, 
     monkeypatch.chdir(folder)
     for path in (Path("data.jsonl"), folder / "data.jsonl", Path("../data/data.jsonl")):
         assert read_examples(path)[0].source == "data/data.jsonl:1"
+
+
+def test_all_that_is_wrong_with_a_question_and_its_answer_is_told(folder):
+    path = write(folder, {"image": A}, {"prefix": 5, "suffix": ""})
+    with pytest.raises(UserError) as told:
+        read_examples(path)
+    for line in ('1: "prefix" is missing', '1: "suffix" is missing', '2: "prefix" is a number', '2: "suffix" is empty'):
+        assert f"data.jsonl:{line}" in str(told.value)
