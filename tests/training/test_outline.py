@@ -106,6 +106,8 @@ def test_a_folder_with_a_config_alone_serves(tmp_path):
     assert shorter.cached.start.lora["text/layers/mlp/up/kernel"] == (2, 64, 128)
     full = outlining.cut_depth(dataclasses.replace(made), 6)
     assert described(full.cached.base) == described(made.cached.base)
+    several = dataclasses.replace(made.plan, stacks={"text/layers": (1, 2, 4), "text/cross": (3,)})
+    assert dataclasses.replace(made, plan=several).depth == 4
     path = "text/layers/mlp/up/kernel"
     pair = {"a": jax.ShapeDtypeStruct((6, 64, 4), "float32"), "b": jax.ShapeDtypeStruct((6, 4, 128), "float32")}
     start = dataclasses.replace(made.cached.start, lora={}, adapters={path: pair})
