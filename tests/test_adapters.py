@@ -155,11 +155,14 @@ def test_plans_that_make_no_sense_are_advice(params):
     for rules, message in (
         ([(".*", "frozen")], "nothing to train"),
         ([("text/norm/scale", "lora"), (".*", "frozen")], "LoRA is for matrices"),
+        ([("vision/layers/attn/q/bias", "lora"), (".*", "frozen")], "LoRA is for matrices"),
         ([("text/.*", "thaw"), (".*", "frozen")], "'thaw'; expected frozen, lora or full"),
         ([("text/layer/.*", "lora"), (".*", "frozen")], "matches no parameter"),
     ):
         with pytest.raises(UserError, match=message):
             adapters.trainability(rules, paths)
+    with pytest.raises(UserError, match="LoRA is for matrices"):
+        adapters.trainability([(".*", "lora")], ["text/kernel/scale"])
 
 
 def test_the_scale_is_that_of_the_papers():

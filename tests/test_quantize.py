@@ -199,3 +199,12 @@ def test_a_tree_is_quantized_by_rules():
             quantize_tree(tree(), rules)
     with pytest.raises(UserError, match="96 inputs, which are no whole blocks of 64"):
         quantize_tree({"text": {"q": {"kernel": made(96, 4)}}}, [(r".*", "nf4")])
+
+
+@pytest.mark.parametrize("count", [256, 300, 40])
+def test_scales_that_hardly_differ_are_kept_apart_whatever_fills_their_last_block(count):
+    """What is kept in eight bits is the distance from the mean: the fill must not be the farthest of all."""
+    scales = (10 + 0.01 * np.random.default_rng(0).uniform(-1, 1, count)).astype(np.float32)
+    found = quantize.encode_scales(scales)
+    assert found.codes.shape == (count,) and np.abs(found.absmax).max() < 0.02
+    np.testing.assert_allclose(quantize.decode_scales(found), scales, atol=2e-4)

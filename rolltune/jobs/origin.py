@@ -80,7 +80,7 @@ class Origin:
             path = Path(told["path"])
             if not path.exists():
                 problems.append(f"  {shown(path)} ({split}): it is not there; start where the roll was trained from")
-            elif "sha256" in told and path.is_file() and sha256_of(path) != told["sha256"]:
+            elif "sha256" in told and not (path.is_file() and sha256_of(path) == told["sha256"]):
                 problems.append(f"  {shown(path)} ({split}): another file than then (by its SHA-256)")
         self._refuse(problems)
 

@@ -74,7 +74,7 @@ class Outputs:
         )
 
     def next_name(self) -> str:
-        """The first free name of the kind NAME-b, NAME-c, ..."""
+        """The first free name of the kind NAME-v2, NAME-v3, ..."""
         stem, number = self.name, 2
         if match := re.fullmatch(r"(.+)-v(\d+)", self.name):
             stem, number = match[1], int(match[2]) + 1

@@ -13,6 +13,7 @@ from rolltune.data import batches
 from rolltune.data.batches import (
     Encoded,
     Loader,
+    bytes_of,
     collate,
     evaluation_batches,
     joint_batch,
@@ -175,6 +176,13 @@ def test_evaluation_has_every_row_once():
         assert batch.tokens[: len(places), 0].tolist() == places.tolist()
         seen += places.tolist()
     assert sorted(seen) == list(range(21))
+
+
+def test_a_batch_that_waits_is_as_large_as_its_arrays_on_the_host():
+    ((_, batch, source),) = evaluation_batches(rows_of(1), 1)
+    own = sum(leaf.nbytes for leaf in batch)
+    assert bytes_of((batch, source)) == own + sum(leaf.nbytes for leaf in source if isinstance(leaf, np.ndarray)) > 0
+    assert bytes_of((np.zeros(3, np.int32), (np.zeros(5, np.int8), "table"))) == 17
 
 
 def test_costs_are_linear_in_the_rows(monkeypatch):

@@ -33,7 +33,10 @@ def twice(*arguments):
 
 def test_names_are_safe_everywhere():
     assert safe_name("a?k=1&b%20c.JPG") == "a_k=1_b_20c.JPG"
+    assert safe_name(".jpg") == "jpg" and safe_name("con.tar.gz") == "_con.tar.gz"  # a name alone is no ending
     assert safe_name("con.jpg") == "_con.jpg" and safe_name("..") == "_" and safe_name("a/b.png") == "a_b.png"
+    assert safe_name("x" * 200 + ".geojsonl").endswith(".geojsonl")
+    assert "." not in safe_name("x" * 200 + ".jsonlines")  # nine letters are no ending
     assert len(safe_name("x" * 300 + ".jpg")) < 150 and safe_name("x" * 300 + ".jpg").endswith(".jpg")
 
 

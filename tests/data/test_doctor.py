@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
 from rolltune.commands.doctor import main
-from rolltune.data.doctor import examine, sources_of
+from rolltune.data.doctor import Report, _answers, _oddities, examine, script_of, sources_of, write_cleaned
 from rolltune.data.doctor_page import page
+from rolltune.data.examples import Example, Scan, Turn
+from rolltune.data.fingerprints import Fingerprint
 from rolltune.data.sources import read_examples
 
 
@@ -135,3 +138,83 @@ def test_real_sets(shared):
     turned = examine({"all": data / "plantdoc" / "all.jsonl", "originals": data / "plantdoc" / "originals.jsonl"})
     kinds = [finding.kind for finding in turned.findings]
     assert kinds.count("turned by EXIF") == 3 and kinds.count("near copy in two splits") == 62
+
+
+def print_of(name="a.png", width=64, height=64, **more) -> Fingerprint:
+    small = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+    given = {"format": "PNG", "mode": "RGB", "frames": 1, "orientation": 1, "small": small} | more
+    return Fingerprint(Path(name), width=width, height=height, pixels="", hashes=np.zeros(8, np.uint64), **given)
+
+
+@pytest.mark.parametrize(
+    ("one", "kinds"),
+    [
+        (print_of(), []),
+        (print_of(width=63), ["small image"]),
+        (print_of(height=63), ["small image"]),
+        (print_of(width=64, height=256), []),
+        (print_of(width=64, height=257), ["stretched image"]),
+        (print_of(width=257, height=64), ["stretched image"]),
+        (print_of("a.PNG"), []),
+        (print_of("a.jpg"), ["wrong file ending"]),
+        (print_of("a.jpeg", format="JPEG"), []),
+        (print_of("a.png", format="TIFF"), []),  # that no ending is usual for
+        (print_of(orientation=6), ["turned by EXIF"]),
+        (print_of(frames=2), ["animation"]),
+        (print_of(mode="I;16B"), ["unusual pixels"]),
+        (print_of(mode="CMYK"), ["unusual pixels"]),
+        (print_of(mode="P"), []),
+        (print_of(small=np.full((16, 16, 3), 7, np.uint8)), ["one-coloured image"]),
+    ],
+)
+def test_what_is_odd_about_a_picture(one, kinds):
+    assert [kind for _, kind, _, _ in _oddities(one)] == kinds
+
+
+def report_of(**splits: str) -> Report:
+    """Rows of these answers, a letter each."""
+    row = lambda n, answer: Example(str(n), (), (Turn("user", f"{n}?"), Turn("assistant", answer)), f"x:{n}")
+    scans = {name: Scan("rows", Path(), [row(n, one) for n, one in enumerate(some)]) for name, some in splits.items()}
+    return Report(scans)
+
+
+@pytest.mark.parametrize(
+    ("splits", "kinds"),
+    [
+        ({"train": "a" * 5 + "b" * 5}, []),
+        ({"train": "a" * 5 + "b" * 4}, ["few rows of an answer"]),
+        ({"train": "a" * 49 + "b" * 5}, []),
+        ({"train": "a" * 50 + "b" * 5}, ["imbalance"]),
+        ({"train": "a" * 6 + "b" * 6, "valid": "ab"}, []),  # few rows are told of in train alone
+        ({"train": "a" * 6 + "b" * 6, "valid": "ac"}, ["answer not in train"]),
+        ({"train": "a" * 6 + "b" * 6 + "c" * 6, "valid": "ab"}, []),
+        ({"train": "abcdefgh"}, []),  # free text
+        ({"train": "aaa"}, []),
+    ],
+)
+def test_how_answers_are_spread_is_told(splits, kinds):
+    report = report_of(**splits)
+    _answers(report)
+    assert [finding.kind for finding in report.findings] == kinds
+
+
+def test_letters_have_their_scripts():
+    assert [script_of(letter) for letter in ("a", "\u00e9", "\u3042", "\u5e83", "\u0436")] == [
+        "Latin", "Latin", "Hiragana", "Cjk", "Cyrillic"
+    ]  # fmt: skip
+
+
+def test_a_cleaned_file_counts_the_rows_that_it_leaves_out_once(tmp_path):
+    rows = [
+        {"prefix": "a", "suffix": "yes", "id": 1},
+        {"prefix": 5, "suffix": ""},  # two things are wrong with it
+        {"prefix": "b", "suffix": "no", "id": 1},  # an id that was used
+        {"prefix": "a", "suffix": "yes", "id": 3},  # a duplicate
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sources = sources_of([tmp_path / "rows.jsonl"])
+    report = examine(sources)
+    assert sum(finding.kind == "bad row" for finding in report.findings) == 2
+    assert write_cleaned(report, sources) == {"rows": (tmp_path / "rows.cleaned.jsonl", 2, 2)}
+    kept = [json.loads(line) for line in (tmp_path / "rows.cleaned.jsonl").read_text().splitlines()]
+    assert kept == [rows[0], {"prefix": "b", "suffix": "no"}]

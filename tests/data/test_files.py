@@ -1,11 +1,22 @@
 """Text that people write is read whatever their editor makes of it; what is written can be read again."""
 
+import hashlib
 import json
 import os
 
 import pytest
 
-from rolltune.data.files import json_text, jsonl_text, parse_json, read_json, read_text, write_jsonl
+from rolltune.data.files import (
+    distinct,
+    json_text,
+    jsonl_text,
+    parse_json,
+    read_json,
+    read_text,
+    relative,
+    sha256_of,
+    write_jsonl,
+)
 from rolltune.data.findings import Finding, quoted
 from rolltune.data.sources import scan_source
 from rolltune.errors import UserError
@@ -66,3 +77,22 @@ def test_values_are_shown_by_their_beginning():
     assert quoted("a" * 40) == repr("a" * 40)
     assert quoted("a" * 10**6) == repr("a" * 40) + "... (1000000 characters)"
     assert len(quoted(list(range(1000)))) < 50
+
+
+def test_two_files_never_have_one_name():
+    taken: dict[str, str] = {}
+    assert distinct("a.png", "x?/a.png", taken) == "a.png" == distinct("a.png", "x?/a.png", taken)
+    other = distinct("A.png", "y/A.png", taken)  # the letter case counts nowhere but on some systems
+    assert other.startswith("A-") and other.endswith(".png") and len(other) == len("A-12345678.png")
+    third = distinct("a.png", "z/a.png", taken)
+    assert (
+        len({one.casefold() for one in ("a.png", other, third)}) == 3 and distinct("a.png", "z/a.png", taken) == third
+    )
+    assert distinct("none", "z", taken) == "none" and distinct("none", "w", taken).startswith("none-")
+
+
+def test_paths_are_relative_to_the_file_that_names_them(tmp_path):
+    assert relative(tmp_path / "set/images/a.png", tmp_path / "set") == "images/a.png"
+    assert relative(tmp_path / "images/a.png", tmp_path / "set/fold1") == "../../images/a.png"
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()

@@ -9,7 +9,17 @@ import pytest
 from PIL import Image, ImageFile
 
 from rolltune.data.examples import Example, Turn
-from rolltune.data.images import apply_frame_policy, count_frames, frames_of, image_size, open_image, upright_rgb
+from rolltune.data.images import (
+    FramePolicy,
+    apply_frame_policy,
+    count_frames,
+    evenly,
+    frames_of,
+    image_size,
+    open_image,
+    parse_policy,
+    upright_rgb,
+)
 from rolltune.errors import UserError
 
 # Not whole for Pillow, but what we need of them is: the first view of two MPO files with a broken second one, and
@@ -219,3 +229,24 @@ def test_frames_come_as_they_are_shown(shared):
     assert len(in_order) == 36
     for index in (0, 17, 35):
         assert np.array_equal(in_order[index], np.asarray(open_image(path, index)))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 9, 100])
+@pytest.mark.parametrize("wanted", [1, 2, 4, 9])
+def test_frames_are_evenly_spaced_and_favour_neither_end(count, wanted):
+    found = evenly(count, wanted)
+    assert len(found) == min(count, wanted) and list(found) == sorted(set(found))
+    assert found[0] >= 0 and found[-1] < count
+    assert abs(found[0] - (count - 1 - found[-1])) <= 1
+    gaps = np.diff(found)
+    assert not len(gaps) or gaps.max() - gaps.min() <= 1
+    assert wanted > 1 or found == (count // 2,)
+
+
+def test_words_of_frame_policies():
+    good = {"first": None, "middle": None, "n:4": 4, "grid": None, "grid:9": 9, "expand": None, "expand:8": 8, "n:1": 1}
+    for text, number in good.items():
+        assert parse_policy(text) == FramePolicy(text.partition(":")[0], number)
+    for text in ("", "n", "n:", "n:0", "n:x", "n:-1", "grid:", "grid:0", "first:1", "skip:2", "every", "middle:"):
+        with pytest.raises(UserError, match="expected one of first, middle"):
+            parse_policy(text)

@@ -68,6 +68,25 @@ def test_a_train_among_buses_is_a_class(tmp_path):
     assert splits_in(tmp_path) == {} and {row.answer for row in read_examples(tmp_path)} == {"train", "bus", "car"}
 
 
+def test_two_splits_are_splits_whatever_else_lies_beside_them(tmp_path):
+    make(tmp_path, "train/cat/1.jpg", "val/cat/1.jpg", "notes/1.txt", "images/1.jpg")
+    assert splits_in(tmp_path) == {"train": tmp_path / "train", "valid": tmp_path / "val"}
+
+
+def test_a_whole_table_beside_its_splits_is_what_the_folder_stands_for(tmp_path):
+    make(tmp_path, "train.jsonl", "valid.jsonl", "1.jpg")
+    with pytest.raises(UserError, match="split already"):
+        read_examples(tmp_path)
+    make(tmp_path, "data.jsonl")
+    assert [row.source for row in read_examples(tmp_path)] == [f"{tmp_path.name}/data.jsonl:1"]
+    assert list(splits_in(tmp_path)) == ["train", "valid"]
+
+
+def test_a_class_folder_may_have_a_file_beside_it(tmp_path):
+    make(tmp_path, "train/cat/1.jpg", "train/readme.txt", "valid/cat/1.jpg", "valid/.hidden/1.jpg", "test/1.jpg")
+    assert splits_in(tmp_path) == {"train": tmp_path / "train", "valid": tmp_path / "valid"}  # test/ holds no class
+
+
 def test_a_folder_around_a_set_is_no_answer_and_leads_to_the_set(tmp_path):
     """As Roboflow's archives unpack: everything in dataset/."""
     make(tmp_path, "dataset/_annotations.train.jsonl", "dataset/_annotations.valid.jsonl", "dataset/1.jpg")

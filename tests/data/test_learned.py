@@ -60,6 +60,7 @@ def test_a_frame_is_known_by_its_number(photos, tmp_path):
     first.save(moving, save_all=True, append_images=others)
     assert known(row(moving, frames=(1,)), row(moving, frames=(1,)))
     assert not known(row(moving, frames=(1,)), row(moving, frames=(2,)))
+    assert not known(row(moving, frames=(0,)), row(moving))  # which is the middle one
 
 
 def test_a_row_of_several_pictures_is_known_where_more_than_half_of_them_are(photos):
@@ -71,3 +72,10 @@ def test_a_row_of_several_pictures_is_known_where_more_than_half_of_them_are(pho
 
 def test_how_many_are_known_is_said():
     assert learned_text(0, 9) == "" and learned_text(3, 9).startswith("3 of 9 of these were learned from")
+
+
+def test_a_mark_is_known_by_its_file_though_its_look_is_damaged_or_not_told():
+    mark = "p" + "0" * 16
+    for said in ("", "damaged", "another"):
+        assert learned([frozenset({mark + said})], [mark + "its look"]) == [True]
+    assert learned([frozenset({"p" + "1" * 16})], [mark + "its look"]) == [False]

@@ -83,6 +83,12 @@ def test_a_gif_is_walked_as_pillow_walks_it():
     assert compared > 100
 
 
+def test_a_gif_may_end_anywhere():
+    whole = gif([(0, 0, 3, 4), (1, 2, 3, 4)], between=b"!\xfe\x02ab\x00")
+    counts = [len(gif_frames("x", whole[:end])) for end in range(len(whole) + 1)]
+    assert counts[-1] == 2 and counts == sorted(counts) and gif_frames("x", whole) == [(3, 4), (4, 6)]
+
+
 def test_honest_files_are_far_from_the_limits(tmp_path, monkeypatch):
     frames = [Image.effect_noise((64, 48), 50 + step).convert("RGB") for step in range(40)]
     for name in ("a.gif", "a.png", "a.webp"):
@@ -90,3 +96,21 @@ def test_honest_files_are_far_from_the_limits(tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "FREE_READS", 1000)
     for name in ("a.gif", "a.png", "a.webp"):
         assert sum(1 for _ in frames_of(tmp_path / name)) == 40, name
+
+
+def test_limits_are_reached_and_not_passed():
+    most, side, frames = limits.MAX_PIXELS, limits.MAX_SIDE, limits.MAX_FRAMES
+    for good in ((side, 1), (1, side), (8000, most // 8000), (most // 8000, 8000)):
+        limits.check_size("x", good)
+    for bad in ((side + 1, 1), (1, side + 1), (8001, most // 8000), (most // 8000, 8001)):
+        with pytest.raises(UserError, match=rf"x: {bad[0]} x {bad[1]}"):
+            limits.check_size("x", bad)
+    limits.check_size("x", (4, 5), max_pixels=20)
+    with pytest.raises(UserError, match="4 x 5 pixels"):
+        limits.check_size("x", (4, 5), max_pixels=19)
+    limits.check_animation("x", frames, (1, 1))
+    limits.check_animation("x", 10, (10_000, limits.MAX_ANIMATION_PIXELS // 100_000))
+    limits.check_animation("x", 1, (100_000, 100_000))  # a still picture has limits of its own
+    for count, size in ((frames + 1, (1, 1)), (10, (10_000, limits.MAX_ANIMATION_PIXELS // 100_000 + 1))):
+        with pytest.raises(UserError, match="more than an animation may have"):
+            limits.check_animation("x", count, size)

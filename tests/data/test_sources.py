@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -348,6 +349,9 @@ def test_a_picture_in_a_column_is_read_or_told(folder):
     assert len(read_examples(path, columns={"image": "photo"})[0].images) == 1
     path.write_text(f"prefix,suffix,image,copy\nq,yes,{A},{A}\n")
     assert len(read_examples(path)[0].images) == 1
+    path.write_text(f"file_name,suffix\n{A},yes\n")  # here the column is what is asked, and no picture
+    (row,) = read_examples(path, columns={"prefix": "file_name"})
+    assert row.prompt == A and row.images == ()
     path.write_text(f"prefix,suffix,image,image\nq,yes,{A},{B}\n")
     with pytest.raises(UserError, match="the column 'image' is in the header twice"):
         read_examples(path)
@@ -401,3 +405,26 @@ def test_outer_white_space_is_no_part_of_what_is_said(folder, tmp_path):
         Image.new("RGB", (8, 6)).save(tmp_path / "photos" / name / "a.png")
     asked = read_examples(tmp_path / "photos", question=" is  it? ", names={"no": " nein "})
     assert {one.answer for one in asked} == {"yes", "nein"} and {one.prompt for one in asked} == {"is  it?"}
+
+
+@pytest.mark.parametrize("name", ["state.json", "data-00000-of-00001.arrow"])
+def test_a_folder_in_arrow_format_is_told_how_to_write_itself_out(tmp_path, name):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match="in Arrow format, which is not read: write it out first"):
+        read_examples(tmp_path)
+
+
+def test_a_row_is_named_by_its_file_and_folder_from_wherever_it_is_read(folder, monkeypatch):
+    write(folder, GOOD)
+    monkeypatch.chdir(folder)
+    for path in (Path("data.jsonl"), folder / "data.jsonl", Path("../data/data.jsonl")):
+        assert read_examples(path)[0].source == "data/data.jsonl:1"
+
+
+def test_all_that_is_wrong_with_a_question_and_its_answer_is_told(folder):
+    path = write(folder, {"image": A}, {"prefix": 5, "suffix": ""})
+    with pytest.raises(UserError) as told:
+        read_examples(path)
+    for line in ('1: "prefix" is missing', '1: "suffix" is missing', '2: "prefix" is a number', '2: "suffix" is empty'):
+        assert f"data.jsonl:{line}" in str(told.value)

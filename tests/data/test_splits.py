@@ -9,7 +9,16 @@ from PIL import Image, ImageDraw
 
 from rolltune.data.examples import Example, Turn
 from rolltune.data.fingerprints import alike, fingerprint, fingerprints
-from rolltune.data.splits import cluster_rows, fold_by_id, fold_rows, keys_of, modulo_rows, parse_amount, split_rows
+from rolltune.data.splits import (
+    cluster_rows,
+    fold_by_id,
+    fold_rows,
+    keys_of,
+    modulo_rows,
+    one_sided,
+    parse_amount,
+    split_rows,
+)
 from rolltune.errors import UserError
 
 ANSWERS = ["OK"] * 54 + ["NG"] * 42
@@ -153,3 +162,43 @@ def test_rows_that_belong_together(photo, tmp_path):
     # Two shared pictures are all that the one has, but half of what the other has, or two of its three.
     assert cluster_rows([row(0, [a, other]), row(1, [a, other, *more])], prints) == [0, 1]
     assert cluster_rows([row(0, [a, other, more[0]]), row(1, [other, a])], prints) == [0, 0]
+
+
+def test_rows_of_text_are_the_same_where_they_say_the_same_in_all_turns():
+    said = lambda *texts: tuple(Turn(("user", "assistant")[n % 2], text) for n, text in enumerate(texts))
+    texts = [
+        ("a", "b", "so?", "yes"),
+        ("c", "b", "so?", "yes"),
+        ("A", " b", "SO?", "no"),
+        ("a", "c", "so?", "yes"),
+        ("so?", "x"),
+    ]
+    rows = [Example(str(n), (), said(*some), f"x:{n}") for n, some in enumerate(texts)]
+    assert cluster_rows(rows, {}) == [0, 1, 0, 3, 4]  # whatever the answer is
+
+
+def test_rows_are_counted_by_answer_on_both_sides():
+    assert one_sided(["a", "b", "a", "b"], {"train": [0, 1], "valid": [2, 3]}) == []
+    lonely, alone = one_sided(["a", "b", "a", "c", "a", "a"], {"train": [0, 1], "valid": [2, 3], "test": [4, 5]})
+    assert lonely == "'c' (1): not in train, and so cannot be learnt, though valid and test asks for it"
+    assert alone == "'b' (1): in train alone, so that nothing tells whether it was learnt"
+    folds = {"fold0/train": [0, 1], "fold0/valid": [2, 3], "fold1/train": [2, 3], "fold1/valid": [0, 1]}
+    assert [text.partition(":")[0] for text in one_sided(list("abaa"), folds)] == ["fold0", "fold1"]
+    assert one_sided(list("abcdef"), {"train": [0, 1, 2], "valid": [3, 4, 5]}) == []  # free text
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "amount"),
+    [
+        ("10", 5, (10, True)),
+        ("20%", 96, (19, False)),
+        ("0.2", 10, (2, False)),
+        (".5", 5, (3, False)),
+        ("12.5%", 8, (1, False)),
+    ],
+)
+def test_an_amount_is_a_number_or_a_share(text, rows, amount):
+    assert parse_amount(text, rows) == amount
+    for bad in ("100%", "1.0", "-1", "x", "", "%", "1.5"):
+        with pytest.raises(UserError, match="no number of rows"):
+            parse_amount(bad, 10)

@@ -26,6 +26,9 @@ def test_auto_takes_few_answers_that_come_again_for_a_choice():
     assert decide(AUTO, (), examples(*"abab"))[0] == Task(CHOOSE, ("a", "b"))
     assert decide(AUTO, (), examples(*"aba"))[0] == Task(CHOOSE, ("a", "b"))  # two answers, however few rows
     assert decide(AUTO, ("c", "a"), examples("a"))[0] == Task(CHOOSE, ("c", "a"))  # stated: chosen from
+    assert decide(AUTO, (), examples(*"abca"))[0].kind == WRITE  # three in four rows hardly come again
+    assert decide(AUTO, (), examples(*"abcabc"))[0] == Task(CHOOSE, ("a", "b", "c"))
+    assert decide(AUTO, (), examples(*(str(n % 64) for n in range(128))))[0].kind == CHOOSE
     task, why = decide(AUTO, (), examples(*"abcdef"))
     assert task == Task(WRITE, ()) and why.startswith("task: write (6 different answers in 6 rows)")
     task, why = decide(AUTO, (), examples(*"abab", accepted=("a", "b")))

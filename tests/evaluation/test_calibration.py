@@ -39,6 +39,7 @@ def test_the_temperature_that_made_the_rows_too_sure_is_found():
     [
         (rows(0.9, 0.2), [1, 0], "all 2 rows are right"),
         (rows(0.99, 0.99, 0.4), [0, 0, 0], "outside 0.1 to 10"),
+        (rows(*[0.505] * 100), [1] * 99 + [0], "outside 0.1 to 10"),
         (np.array([[-np.inf, 0.0]]), [0], "probability 0"),
         (np.zeros((0, 2)), [], "no rows"),
     ],

@@ -41,6 +41,9 @@ def test_flipped_labels_are_found(tmp_path):
     first = found[0]
     assert (first.rank, first.rolls, first.agree) == (1, 3, 0)
     assert first.given == ANSWERS[label[int(first.id[1:])]] and first.instead == ANSWERS[truth[int(first.id[1:])]]
+    (tmp_path / "none.jsonl").write_text("of an earlier run")
+    write(tmp_path / "none.jsonl", [])
+    assert (tmp_path / "none.jsonl").read_text() == ""
     write(tmp_path / "d.jsonl", found)
     rows = [json.loads(line) for line in (tmp_path / "d.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [one.id for one in found] and rows[0]["images"] == [f"{first.id[1:]}.png"]

@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 from made_predictions import counted, texts
 
 from rolltune.errors import UserError
 from rolltune.evaluation.figures import check_name, default_metric, measured, mixed_title, no_better, order, worth
+from rolltune.evaluation.metrics import Prediction
 
 
 def test_each_task_has_its_own_metrics():
@@ -12,7 +14,16 @@ def test_each_task_has_its_own_metrics():
         check_name("f-measure", "write")
     with pytest.raises(UserError, match="'anls' for task choose; there are: f-measure, "):
         check_name("anls", "choose")
+    with pytest.raises(ValueError, match="not decided yet"):
+        default_metric("auto")
     assert [default_metric(kind) for kind in ("choose", "classify", "write")] == ["f-measure", "f-measure", "log-loss"]
+
+
+def test_of_three_answers_none_is_positive_unless_it_is_named():
+    chances = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.1, 0.1, 0.8]])
+    three = Prediction(tuple("wxyz"), ("a", "b", "c"), np.array([0, 1, 2, 2]), np.log(chances))
+    assert measured(three).positive is None and measured(three).precision == pytest.approx((0.5 + 1 + 1) / 3)
+    assert measured(three, "b").positive == "b" and measured(three, "b").precision == 1
 
 
 def test_more_is_better_but_for_log_loss_and_undefined_is_last():

@@ -53,12 +53,31 @@ def test_ties_go_to_the_lower_log_loss_and_the_notes_say_so():
     assert any("ranked by the lower number, their log-loss being equal too" in note for note in same.notes)
 
 
+def test_settings_that_differ_have_a_column_each_and_the_rates_are_short():
+    own = [{"alpha": 16.0, "weight_decay": 0.015625}, {"fold": 3}]
+    rolls = [
+        replace(entry(n, 3, 5 - n, 1, 1), settings=settings, learning_rate=0.0123456) for n, settings in enumerate(own)
+    ]
+    board = rank(rolls)
+    text = shown(board, 140)
+    assert all(word in text for word in ("alpha", "decay", "fold", "0.0156", "0.0123")) and "weight_decay" not in text
+    said = to_json(board)
+    assert [roll["settings"] for roll in said["rolls"]] == own and [roll["rank"] for roll in said["rolls"]] == [1, 2]
+    assert said["chosen"] == 0 and said["ranked_on"] == "valid" and said["rolls"][0]["seed"] == 100
+    died = rank([*rolls, Entry(7, 107, 0.5, Status("died", 41, "why"))])
+    assert to_json(died)["ends"] == ["roll 7 died at step 41: why"] and to_json(died)["notes"] == list(died.notes)
+    last = to_json(died)["rolls"][-1]
+    assert (last["rank"], last["state"], last["step"], last["reason"], last["valid"]) == (None, "died", 41, "why", None)
+
+
 def test_an_undefined_figure_ranks_below_every_defined_one():
     board = rank([entry(0, 0, 5, 0, 5), entry(1, 1, 1, 4, 4)], "precision")
     assert order(board) == [1, 0]
     assert any("roll 0 gives every picture the same answer" in note for note in board.notes)
     both = rank([entry(0, 0, 5, 0, 5), entry(1, 0, 5, 0, 5)], "precision")
     assert any("precision is undefined for every roll (no picture was predicted yes)" in note for note in both.notes)
+    none = rank([entry(0, 0, 5, 0, 0), entry(1, 0, 5, 0, 0)], "f-measure")
+    assert any("f-measure is undefined for every roll (no picture has the answer yes or" in note for note in none.notes)
 
 
 def test_only_rolls_that_ran_to_the_end_can_be_chosen():

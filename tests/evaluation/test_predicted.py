@@ -10,7 +10,7 @@ import pytest
 from rolltune.data.examples import Example, Turn
 from rolltune.errors import UserError
 from rolltune.evaluation.metrics import Prediction, Threshold
-from rolltune.evaluation.predicted import plain, predicted, remarks, write
+from rolltune.evaluation.predicted import Predicted, plain, predicted, remarks, table, write
 from rolltune.evaluation.written import Written
 
 ANSWERS = ("no", "yes")
@@ -53,6 +53,25 @@ def test_most_rolls_write_the_answer():
     written = [Written(("r0",), (("a dog",),), np.zeros(1), (text,)) for text in ("a cat", "A dog ", "a dog")]
     (one,) = predicted(rows("a dog"), written, ())
     assert one.answer == "A dog " and sum(one.votes.values()) == 3 and one.correct and one.near is None
+
+
+@pytest.mark.parametrize("count", [4, 5])
+def test_a_table_has_a_column_an_answer_or_names_the_likeliest(count):
+    chances = {letter: share for letter, share in zip("abcde"[:count], (0.1, 0.4, 0.05, 0.3, 0.15), strict=False)}
+    row = Predicted("x.png", "", (), "b", chances, False, {}, ())
+    made = table([row])
+    columns = [str(column.header) for column in made.columns]
+    last = str(next(iter(made.columns[-1].cells)))
+    if count == 4:
+        assert columns == ["picture", "answer", *"abcd", ""] and last == ""
+        assert [str(next(iter(column.cells))) for column in made.columns[2:6]] == [
+            "0.1000",
+            "0.4000",
+            "0.0500",
+            "0.3000",
+        ]
+    else:
+        assert columns == ["picture", "answer", ""] and last == "b 0.4000, d 0.3000, e 0.1500"
 
 
 def test_files_hold_every_digit_and_take_any_text(tmp_path):

@@ -109,6 +109,10 @@ def test_the_warning_of_choosing_on_few_pictures():
     assert text.startswith("choosing the best of 8 on 10 pictures flatters it")
     assert "up to 0.96" in text and "02-shuffle_data.sh -t N" in text
     assert "cannot choose" in winners_curse(8, 10, 1.0)
+    assert "02-shuffle" not in winners_curse(8, 10, 0.8, tested=True) + winners_curse(8, 10, 0.0, tested=True)
+    assert "(exact match 0.8)" in winners_curse(8, 10, 0.8, name="exact match")
+    extra = optimism(8, 10, 0.8)
+    assert winners_curse(8, 10, 0.8, worth=extra) and winners_curse(8, 10, 0.8, worth=extra * 1.001) is None
     assert winners_curse(1, 10, 0.8) is None
     assert winners_curse(2, 100000, 0.8) is None
 
@@ -176,8 +180,8 @@ def test_the_optimism_of_a_mean_is_near_a_simulation_and_knows_what_rolls_have_i
 
 
 def test_means_over_answers_have_intervals_that_equal_drawing_rows():
-    right = ["a"] * 12 + ["b"] * 6 + ["c"] * 2
-    chosen = ["a"] * 9 + ["b"] * 3 + ["b"] * 4 + ["a", "c"] + ["c", "a"]
+    right = ["a"] * 12 + ["b"] * 6 + ["c"] * 2  # precision and recall are far apart
+    chosen = ["a"] * 2 + ["b"] * 10 + ["b"] * 4 + ["a", "c"] + ["c", "a"]
     scored = prediction(right, chosen, ("a", "b", "c"))
     figures, rng = measure(scored, None), np.random.default_rng(1)
     drawn = [measure(scored.at(rng.integers(0, 20, 20)), None) for _ in range(400)]

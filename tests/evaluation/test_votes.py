@@ -1,5 +1,7 @@
 """Rolls that answer together: the mean of probabilities, and the greedy choice of a few."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -86,3 +88,12 @@ def test_there_is_no_vote_over_folds():
     other = SECOND._replace(ids=tuple("abcdefgh"))
     board = with_votes(rank([entry(0, FIRST), entry(1, other)]), {})
     assert board.votes == () and [one.roll for one in board.keep("vote").values()] == [board.chosen.roll]
+
+
+def test_a_vote_chosen_on_training_rows_says_so():
+    rolls = [
+        replace(entry(n, one), valid=None, train=entry(n, one).valid) for n, one in enumerate([FIRST, SECOND, THIRD])
+    ]
+    every, few = to_json(with_votes(rank(rolls, "accuracy"), {}))["votes"]
+    assert (every["chosen_on_train"], few["chosen_on_train"]) == (False, True) and "chosen_on_valid" not in every
+    assert few["train"]["accuracy"] == 1.0 and few["test"] is None

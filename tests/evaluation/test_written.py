@@ -26,6 +26,7 @@ def test_known_values():
     assert similarity("abcd", ["wxyz"]) == 0.0
     assert similarity("abcd", ["abxy"]) == 0.5  # exactly at the threshold counts
     assert similarity("abc", ["axy"]) == 0.0  # 1/3 lies below it
+    assert similarity(" ", [""]) == 1.0 and similarity("", ["a"]) == similarity("a", [""]) == 0.0
 
 
 def test_figures_by_hand():
@@ -66,6 +67,7 @@ def test_where_nothing_was_written_the_log_loss_stands_alone():
         None,
     )
     assert "exact match: undefined (nothing was written)" in block("x", metrics)
+    assert "ANLS:        undefined (nothing was written)" in block("x", metrics)
     empty = measure_written(texts([], []))
     assert (empty.log_loss, empty.exact, empty.anls, empty.majority_rate) == (None, None, None, None)
     assert set(empty.undefined.values()) == {"there are no rows"}

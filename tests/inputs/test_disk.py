@@ -93,6 +93,15 @@ def test_another_numbers_file_of_the_same_size_is_damaged_too(keep, tmp_path, mo
     np.testing.assert_array_equal(files.read("b"), VALUES["b"])
 
 
+def test_another_model_s_file_of_the_same_name_is_damaged_too(keep, tmp_path):
+    keep(weights="one")
+    first = files_in(tmp_path)
+    keep(weights="other")
+    (there,) = {file.parent for file in files_in(tmp_path)} - {file.parent for file in first}
+    shutil.copy(first[0], there)
+    assert keep(weights="other")[1] == ["a"] and keep(weights="one")[1] == []
+
+
 def test_zeros_alone_are_damaged_too(keep, tmp_path):
     """The checksum of zeros is not zero, but for no bytes at all: a file of zeros can't pass."""
     keep()

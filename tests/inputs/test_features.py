@@ -1,6 +1,7 @@
 """Image features on the disk: the same as computed anew, never of another picture or model, never half a file."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -200,3 +201,30 @@ def test_pictures_of_different_numbers_of_tiles_are_computed_each_with_its_like(
     for one, other in zip(tiles, table, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
     assert len({row[0] for row in tiles}) == 5
+
+
+def test_pictures_of_as_many_tiles_go_together_each_with_its_own_aspect(monkeypatch):
+    """Eight tiles at a time: of two, four pictures, the last ones filled up; each has the rows that are used."""
+    batches = []
+
+    def run(params, tiles, aspect):
+        batches.append((sorted(params), tiles.shape[:2], aspect[:, 0].tolist()))
+        return np.stack([np.arange(5)[:, None] + 10 * number for number in aspect[:, 0]])
+
+    keys = list(range(7))
+    pictures = SimpleNamespace(
+        tiles=lambda key: 1 if key == 3 else 2,
+        open=lambda key: Tiles(np.zeros((1 if key == 3 else 2, 4, 4, 3), np.uint8), key),
+        places={key: SimpleNamespace(used=np.array([key % 5, 4])) for key in keys},
+    )
+    monkeypatch.setattr(features, "program", lambda model, projected: run)
+    found = dict(features.compute(None, {"text": 0, "vision": 1, "projector": 2}, pictures, keys, False))
+    assert {key: rows[:, 0].tolist() for key, rows in found.items()} == {
+        key: [10 * key + key % 5, 10 * key + 4] for key in keys
+    }
+    names = ["projector", "vision"]
+    assert batches == [(names, (4, 2), [0, 1, 2, 4]), (names, (4, 2), [5, 6, 6, 6]), (names, (8, 1), [3] * 8)]
+
+
+def test_at_least_one_picture_goes_at_a_time():
+    assert [features.at_once(tiles) for tiles in (1, 2, 3, 8, 9, 40)] == [8, 4, 2, 1, 1, 1]

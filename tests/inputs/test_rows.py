@@ -8,6 +8,7 @@ from small_families import PALIGEMMA
 from small_model import CONFIG, NET, make_example
 
 from rolltune.data.examples import Turn
+from rolltune.data.views import UNTOUCHED, views
 from rolltune.errors import UserError
 from rolltune.evaluation.tasks import CHOOSE, CLASSIFY, WRITE, Task
 from rolltune.inputs import rows
@@ -46,6 +47,18 @@ def test_rows_know_their_pictures(encode):
     assert training[1].counts == (4, 4) and training[1].slots[:8].tolist() == list(range(8))
     assert training[2].slots.max() == -1
     assert training[0].pictures[0] == training[1].pictures[0] and training[4].pictures != training[5].pictures
+
+
+def test_the_pictures_of_rows_to_train_on_alone_are_changed_in_a_view(encode):
+    training, _ = encode(rows.TRAIN, Asking(CHOICE))
+    changed = views(("flip",), 2)[1]
+    made = rows.in_views(training, [1, 2, 4], [UNTOUCHED, changed])
+    assert len(made) == 12 and made[:6] == training
+    assert [[key.view for key in row.pictures] for row in made[6:]] == [
+        [UNTOUCHED], [changed] * 2, [], [UNTOUCHED], [changed], [UNTOUCHED]
+    ]  # fmt: skip
+    assert made[6] is training[0] and made[8] is training[2]  # what stays the same is kept once
+    assert [key.path for key in made[7].pictures] == [key.path for key in training[1].pictures]
 
 
 def test_a_prompt_takes_the_place_of_the_last_question_alone():

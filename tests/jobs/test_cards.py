@@ -41,6 +41,10 @@ def broken(path, place: str, value: object) -> None:
 def test_a_good_card_is_a_recipe(tmp_path):
     broken(tmp_path / "r.npz", "seed", 8)
     assert recipe_of(read_card(tmp_path / "r.npz"), "r.npz") == Recipe(task="choose")
+    three = dataclasses.replace(CARD, answers=["a", "b", "c"], metrics=METRICS | {"positive": None})
+    assert recipe_of(three, "r.npz").task == "choose"  # of more than two answers none has to be the positive one
+    with pytest.raises(UserError, match="it does not say which of its two answers"):
+        recipe_of(dataclasses.replace(three, answers=["a", "b"]), "r.npz")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import types
+from pathlib import Path
 
 import huggingface_hub
 import numpy as np
@@ -14,12 +15,12 @@ from rolltune import adapters, base, trees
 from rolltune.__main__ import main
 from rolltune.jobs import export as job
 from rolltune.jobs.export import Options, export
-from rolltune.jobs.model_card import model_card
+from rolltune.jobs.model_card import _code, _plain, model_card
 from rolltune.recipe import Recipe
 from rolltune.weights import merged as merging
 from rolltune.weights.card import RollCard
 from rolltune.weights.checkpoint import open_checkpoint
-from rolltune.weights.roll_file import save_roll
+from rolltune.weights.roll_file import RollFile, save_roll
 
 SIDE = 112  # pixels that the built-in model sees: such pictures nobody resizes
 ODD = "<b>bold</b> | `x` \x1b[31m"
@@ -69,6 +70,7 @@ def test_merged_it_is_the_same_model_with_the_change(form, make_roll, tiny, tmp_
     assert "largest difference of a weight" in told and "largest difference of a log-probability" in told
     folder = tmp_path / f"exports/made-{form}"
     target = folder if form == "hf" else folder / "made.whole.npz"
+    assert form == "npz" or [one.name for one in folder.glob("*.safetensors*")] == ["model.safetensors"]
     _, found = base.load(str(target), dtype="float32")
     _, params = tiny
     with np.load(path) as arrays:
@@ -217,6 +219,11 @@ def test_a_model_that_was_fine_tuned_whole_elsewhere_is_scored_as_the_roll_was(f
     assert "its own base" in capsys.readouterr().err
 
 
+def test_a_published_base_is_called_by_its_name_on_the_hub():
+    assert job._published("llava-v1.6-mistral-7b-float16") == "llava-hf/llava-v1.6-mistral-7b-hf"
+    assert job._published("my-own") == "my-own"
+
+
 class Hub:
     """The library's API, at its boundary."""
 
@@ -239,7 +246,9 @@ def test_the_upload_is_private_and_asked_for(make_roll, monkeypatch, capsys):
     make_roll()
     hub = Hub()
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
-    assert main(["export", "-m", "made", "--output", "a"]) == 0 and hub.calls == []
+    assert main(["export", "-m", "made", "--output", "a", "--base-name", "some/base"]) == 0 and hub.calls == []
+    assert json.loads(Path("a/adapter_config.json").read_text())["base_model_name_or_path"] == "some/base"
+    assert 'base_model: "some/base"' in Path("a/README.md").read_text()
     assert main(["export", "-m", "made", "--output", "b", "--upload", "somebody/ads"]) == 0
     (_, made), (_, sent) = hub.calls
     assert made["private"] is True and (made["repo_id"], sent["repo_id"]) == ("somebody/ads", "somebody/ads")
@@ -264,8 +273,96 @@ def test_no_token_is_shown_or_written(make_roll, tmp_path, monkeypatch, capsys):
     assert not [one for one in tmp_path.rglob("*") if one.is_file() and token.encode() in one.read_bytes()]
 
 
+def test_the_page_says_what_was_learned_from_how_and_how_well():
+    metrics = {**METRICS, "valid": {"n": 4, "accuracy": 0.5}, "test": {"n": 3, "accuracy": 1.0}, "passes": 1}
+    card = RollCard(base.Base("x", "ab"), "lora", {}, "so?", ["no", "a|b"], metrics, seed=42)
+    page = model_card(card, Recipe(rank=5, rate=0.25), "hf", "out", "some/base", ["fine"])
+    lines = page.splitlines()
+    assert 'library_name: "transformers"' in lines and 'tags: ["rolltune", "hf"]' in lines and "- asked: `so?`" in lines
+    assert "- answers: `no`, `a\\|b`" in lines and "| train | `train.jsonl` | 12 | cd |" in lines
+    assert "| accuracy | 0.7500 | 0.500 to 0.900 |" in lines and "| tp | 3 |  |" in lines and "| n |" not in page
+    assert "**test** (not learned from), 3 rows" in lines and "| accuracy | 1.0000 |  |" in lines
+    assert "| seed | 42 |" in lines and "| rank | `5` |" in lines and "| rate | `0.25` |" in lines
+    assert "| base's digest | `ab` |" in lines and "| made with | `rolltune 0` |" in lines and "- fine" in lines
+    assert "of pass" not in page and "PeftModel" not in page
+    one = dataclasses.replace(card, metrics={**metrics, "run": {"rolls": 1}})
+    assert "**valid** (not learned from), 4 rows" in model_card(one, Recipe(), "peft", "out", "some/base", [])
+    assert "PeftModel" in model_card(one, Recipe(), "peft", "out", "some/base", [])
+
+
+def test_what_an_export_found_is_told_with_its_share_of_the_rounding():
+    found = merging.Difference(0.125, "text/norm/scale", 0.5)
+    opened = lambda name: types.SimpleNamespace(checkpoint=types.SimpleNamespace(path=Path(name)))
+    weights, scores = job._told(found, 0.03125, 0.5, "bfloat16", False, "npz", opened("a.npz"))
+    assert weights.endswith("a weight is 0.125 (text/norm/scale), 50% of what bfloat16 may round")
+    assert scores.endswith("from the adapter on its base is 0.0312 (at most 0.5)")
+    packed, resized = job._told(found, 0.0, 0.5, "bfloat16", True, "hf", opened("a.npz"))[2:]
+    assert "in four or eight bits" in packed and "resizes pictures by its own rule" in resized
+    assert len(job._told(found, 0.0, 0.5, "bfloat16", False, "hf", opened("folder"))) == 2
+
+
+def test_no_text_of_people_is_markdown_or_html():
+    assert _code("a") == "`a`" and _code("") == "" and _code(" \n ") == "" and _code("a\n b") == "`a b`"
+    for text in ("a`b", "`", "a``b", "```", "``a`"):
+        made = _code(text)
+        fence = made[: len(made) - len(made.lstrip("`"))]
+        assert made == f"{fence} {text} {fence}" and fence not in text
+    assert _code("a|b") == "`a\\|b`"
+    assert _plain("*a* [b](c) <i>\n| `d`") == "\\*a\\* \\[b\\]\\(c\\) \\<i\\> \\| \\`d\\`"
+
+
+def test_what_lies_beside_the_weights_goes_along(tmp_path):
+    """Of a Hugging Face folder its small files, not its weights and not their index; a tokenizer in any case."""
+    source, out = tmp_path / "hf", tmp_path / "out"
+    source.mkdir()
+    out.mkdir()
+    for name in (
+        "config.json",
+        "tokenizer.json",
+        "modeling.py",
+        "LICENSE.txt",
+        "NOTICE",
+        "chat.jinja",
+        "USE_POLICY.md",
+    ):
+        (source / name).write_text(name)
+    for name in ("model.safetensors", "model.safetensors.index.json", "picture.png"):
+        (source / name).write_text(name)
+    (source / "more.json").mkdir()
+    (out / "config.json").write_text("new")
+    (tmp_path / "my.json").write_text("tokens")
+    tokenizer = types.SimpleNamespace(path=tmp_path / "my.json")
+    family = types.SimpleNamespace(tokenizers=("tokenizer.model", "tokenizer.json"))
+    model = types.SimpleNamespace(tokenizer=tokenizer, family=family)
+    opened = lambda place: types.SimpleNamespace(checkpoint=types.SimpleNamespace(path=place), model=model)
+    job._copy_beside(opened(source), out)
+    assert {path.name: path.read_text() for path in out.iterdir()} == {
+        "config.json": "new",
+        **{
+            name: name
+            for name in ("tokenizer.json", "modeling.py", "LICENSE.txt", "NOTICE", "chat.jinja", "USE_POLICY.md")
+        },
+    }
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    job._copy_beside(opened(tmp_path / "model.npz"), bare)
+    assert {path.name: path.read_text() for path in bare.iterdir()} == {"tokenizer.json": "tokens"}
+    names = {"tokenizer.model": "tokenizer.model", "odd.model": "tokenizer.model", "odd.txt": "odd.txt"}
+    for own, name in names.items():
+        tokenizer.path = tmp_path / own
+        assert job._tokenizer_name(opened(source)) == name
+
+
 def test_the_page_says_what_is_not_known():
     card = RollCard(base.Base("x", "ab"), "lora", {}, "", [], {"passes": 2})
     page = model_card(card, Recipe(task="write"), "peft", "x", "some/base", ["fine"])
     assert "the question of each row" in page and "it writes its answers" in page and "pass 2" in page
     assert page.startswith('---\nlibrary_name: "peft"\nbase_model: "some/base"')
+
+
+def test_what_was_trained_on_other_weights_is_not_merged(tmp_path, monkeypatch):
+    own, other = base.Base("tiny", "ab"), types.SimpleNamespace(base=base.Base("tiny", "cd"))
+    monkeypatch.setattr(base, "load", lambda *given: (other, {}))
+    roll = RollFile({}, RollCard(own, "lora", {}))
+    with pytest.raises(job.UserError, match="the same name, but other weights"):
+        job._scores("tiny", "", "float32", (), tmp_path / "a.npz", roll, None, [])

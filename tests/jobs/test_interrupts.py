@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from rolltune.jobs.interrupts import EVALUATING, TRAINING, Interrupts
+from rolltune.jobs.interrupts import EVALUATING, SIGNALS, TRAINING, Interrupts
 
 
 def busy(seconds: float) -> None:
@@ -56,3 +56,27 @@ def test_ctrl_c_asks_first_and_ends_then():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             interrupts.doing("loading the model")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_closed_terminal_asks_for_the_same_and_what_was_there_before_comes_back(number):
+    before = [signal.getsignal(one) for one in SIGNALS]
+    with Interrupts(lambda text: None) as interrupts:
+        assert not interrupts.asked()
+        os.kill(os.getpid(), number)
+        assert interrupts.asked()
+    assert [signal.getsignal(one) for one in SIGNALS] == before
+
+
+def test_nothing_ends_what_is_being_saved():
+    said: list[str] = []
+    with Interrupts(said.append) as interrupts:
+        with interrupts.saving():
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts.asked() and said == ["saving; this takes a moment ..."] * 2
+        with pytest.raises(ZeroDivisionError), interrupts.saving():
+            raise ZeroDivisionError
+        with pytest.raises(KeyboardInterrupt):  # it is over
+            os.kill(os.getpid(), signal.SIGINT)
+            busy(5)

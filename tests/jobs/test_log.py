@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from event_scalars import scalars
 
 from rolltune import sharding
@@ -16,7 +17,7 @@ from rolltune.jobs.outputs import Outputs
 from rolltune.recipe import Recipe
 from rolltune.training.loop import Evaluation, FinishedRoll, Slot, State
 from rolltune.training.rolls import Draw
-from rolltune.training.step import ALIVE, StepMetrics
+from rolltune.training.step import ALIVE, REASONS, STOPPED, StepMetrics
 
 
 def test_rolls_are_ranked_while_others_go_on(tmp_path, monkeypatch, capsys):
@@ -95,3 +96,33 @@ def test_samples_a_second_count_rows_of_all_rolls_without_compiling_and_evaluati
         log.step(at(20), report)
     logged = [json.loads(line) for line in Path("reports/ads.metrics.jsonl").read_text().splitlines()]
     assert [one.get("speed/samples-per-s") for one in logged] == [None, 8 * 12 / 4.0, 4 * 12 / 2.0]
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_each_roll_s_figures_are_logged_under_its_number_at_its_own_step(tmp_path, monkeypatch, width):
+    monkeypatch.chdir(tmp_path)
+    draw = lambda number: Draw(number, number, 1e-3, 8.0, 0.0)
+    slots = [Slot(draw(7), step=4)] if width == 1 else [Slot(draw(7), step=4), Slot(None), Slot(draw(9), step=12)]
+    states = np.array([ALIVE, STOPPED, STOPPED])[:width]
+    state = State(rolls=SimpleNamespace(state=states), slots=slots, width=width, step=12)
+    report = StepMetrics(*(np.array([one, 9.0, 2 * one])[:width] for one in (0.25, 1e-3, 0.5)))
+    shown = []
+    with Log(Outputs("ads"), Recipe(metric="accuracy", steps=16), state, fresh=True) as log:
+        monkeypatch.setattr(log._live, "show", lambda *given: shown.append(given))
+        log.step(state, report)
+        for slot in slots:
+            slot.step += 4
+        log.step(state, report)
+        log.judged(state, {0: Evaluation(0.5, False, None, {"valid/accuracy": 0.5})}, False)
+    logged = [json.loads(line) for line in Path("reports/ads.metrics.jsonl").read_text().splitlines()]
+    own = lambda record, *names: {name: record[name] for name in names}
+    if width == 1:
+        assert shown[0] == (4, [0.25], [1e-3], ["alive"], [4])
+        assert own(logged[1], "step", "loss", "lr") == {"step": 12, "loss": 0.25, "lr": 1e-3}
+        assert log.curves == {7: ([4, 8], [0.25, 0.25])} and logged[2]["valid/accuracy"] == 0.5
+        return
+    assert shown[0] == (12, [0.25, 0.5], [1e-3, 2e-3], ["alive", REASONS[STOPPED]], [4, 12])
+    by_roll = {"loss": (0.25, 0.5), "lr": (1e-3, 2e-3), "gradient-norm": (0.5, 1.0), "step": (4, 12)}
+    figures = {f"roll {7 + 2 * n}/{name}": pair[n] for name, pair in by_roll.items() for n in range(2)}
+    assert own(logged[0], *figures) == figures and logged[2]["roll 7/valid/accuracy"] == 0.5
+    assert log.curves == {7: ([4, 8], [0.25, 0.25]), 9: ([12, 16], [0.5, 0.5])}

@@ -2,17 +2,29 @@
 
 import dataclasses
 import re
+from types import SimpleNamespace
 
+import jax
 import pytest
 
-from rolltune import memory
+from rolltune import memory, quantize
 from rolltune.__main__ import main
 from rolltune.commands import plan_memory as command
 from rolltune.errors import UserError
 from rolltune.jobs import learn
 from rolltune.jobs import plan_memory as planning
-from rolltune.jobs.plan_choices import Choice, flags_of
-from rolltune.jobs.plan_memory import Options, Place, Planned, Rows, refusal, room_of, verdict
+from rolltune.jobs.plan_choices import MOST_TRIED, Choice, difference, flags_of, picture_size, whole_number
+from rolltune.jobs.plan_memory import (
+    Options,
+    Place,
+    Planned,
+    Rows,
+    find_place,
+    most_that_fit,
+    refusal,
+    room_of,
+    verdict,
+)
 from rolltune.memory import Need
 from rolltune.recipe import Recipe
 from rolltune.tiny.ads import write_sample_ads
@@ -62,6 +74,13 @@ def test_a_run_that_cannot_fit_hears_the_two_changes_that_help_most():
 def test_what_cannot_be_changed_is_not_proposed():
     plain = Choice("", Recipe(batch=1, remat=True, evaluate_batch=1, method="attention"), 1)
     assert planning.changes(plain, OPENED) == []
+    matrix = jax.ShapeDtypeStruct((2, 64, 32), "float32")
+    for word in ("nf4", "int8"):  # a file whose own matrices are in few bits is not packed again
+        few = SimpleNamespace(shapes=lambda word=word: {"a/kernel": quantize.quantized_shapes(matrix, word)})
+        assert not any(one.recipe.quantize for one in planning.changes(OWN, few))
+    assert any(one.recipe.quantize for one in planning.changes(OWN, OPENED))
+    quantized = dataclasses.replace(OWN, recipe=Recipe(quantize="int8"))
+    assert not any(one.recipe.quantize == "nf4" for one in planning.changes(quantized, OPENED))
     several = dataclasses.replace(plain, rolls=3)
     assert [flags_of(one, several) for one in planning.changes(several, OPENED)] == ["--rolls 1"]
 
@@ -71,6 +90,9 @@ def test_room_is_what_the_desktop_and_cuda_leave():
     assert room_of(Options(desktop=GIB), place) == 11 * GIB - round(memory.CONTEXT)
     assert room_of(Options(budget=8 * GIB), place) == 8 * GIB - round(memory.CONTEXT)
     assert room_of(Options(), Place("this CPU")) is None
+    described = Place("a card, by the CPU's compiler", has=12 * GIB)
+    assert room_of(Options(card="h100"), described) == 12 * GIB - round(memory.CONTEXT)
+    assert room_of(Options(budget=GIB), Place("this CPU")) == GIB  # which has no CUDA
     with pytest.raises(UserError, match="leave nothing"):
         room_of(Options(budget=GIB, desktop=GIB), place)
 
@@ -84,6 +106,88 @@ def test_choices_can_be_stated():
     assert found[0].recipe.batch == 2 and found[2].effort > found[1].effort
     (wide,) = planning.tried(own, {"picture": ("640x480",)})
     assert wide.stated.pictures == ((480, 640),)
+
+
+def test_of_equally_fast_choices_the_one_with_most_rolls_is_proposed():
+    made = [planned(dataclasses.replace(OWN, words=f"{rolls} rolls", rolls=rolls), 2 * rolls) for rolls in (1, 4, 2, 8)]
+    said: list[str] = []
+    asked: list[int] = []
+    assert verdict(made, 9 * GIB, lambda one: asked.append(one.choice.rolls) or 4, said.append) == 0
+    assert any(line.startswith("take: 4 rolls, which needs 8.00 GiB") for line in said) and asked == [4]
+
+
+def test_a_card_is_planned_for_in_bfloat16_and_parts_are_named(capsys, monkeypatch):
+    seen = []
+    needs = [Need("loading", weights=3 * GIB), Need("training step", activations=GIB, temporary=4 * GIB)]
+    monkeypatch.setattr(planning, "needs_of", lambda made, *rest: seen.append(made.recipe.dtype) or needs)
+    monkeypatch.setattr(planning.gpus, "compiler_here", lambda: False)
+    asked = Options(stated=Stated(16, 4, rows=3), card="h100")
+    said: list[str] = []
+    assert planning.plan_memory(asked, Recipe(), said.append) == 0 and set(seen) == {"bfloat16"}
+    assert any("most at a time: 5.00 GiB, in: training step; CUDA itself takes about" in text for text in said)
+    shown = capsys.readouterr().out
+    assert re.search(r"training step +1\.00 +4\.00 +5\.00", shown) and re.search(r"loading +3\.00 +3\.00", shown)
+    assert "GiB, 1 roll\n" in re.sub(" +\n", "\n", shown)
+    seen.clear()
+    assert planning.plan_memory(asked, Recipe(dtype="float32"), said.append) == 0 and set(seen) == {"float32"}
+
+
+def test_what_is_changed_is_what_has_to_be_typed():
+    own = Choice("own", Recipe(batch=4, accumulate=2), 2, stated=Stated(64, 8))
+    recipe = lambda **changed: dataclasses.replace(own, recipe=dataclasses.replace(own.recipe, **changed))
+    assert difference(own, own) == {} and flags_of(own, own) == "nothing to change"
+    assert difference(recipe(batch=1, accumulate=8), own) == {"batch": 1}  # one change: the same rows, in pieces
+    assert difference(recipe(batch=2, accumulate=2), own) == {"batch": 2}
+    assert difference(recipe(batch=1, accumulate=2, rank=4), own) == {"batch": 1, "rank": 4}
+    assert difference(recipe(accumulate=4), own) == {"accumulate": 4}
+    assert flags_of(recipe(batch=2), own) == "--config.batch=2"
+    other = dataclasses.replace(own, rolls=3, stated=Stated(32, 8), model={"layers": 5})
+    assert flags_of(other, own) == "--rolls 3 rows as stated there layers = 5 in the model's own files"
+    every = planning.tried(own, {"rank": tuple(map(str, range(1, MOST_TRIED + 1)))})
+    assert [one.recipe.rank for one in every] == list(range(1, MOST_TRIED + 1))
+    with pytest.raises(UserError, match="65 combinations"):
+        planning.tried(own, {"rank": tuple(map(str, range(1, MOST_TRIED + 2)))})
+    (given,) = planning.tried(own, {"model.layers": ("5",)})
+    assert given.model == {"layers": 5} and given.recipe == own.recipe
+    costly, plain = planning.tried(own, {"remat": ("True", "False")})
+    assert costly.effort > plain.effort
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "", "x", "²"])
+def test_a_number_from_one_on_is_asked_for(text):
+    assert whole_number("1", "--rolls") == 1
+    with pytest.raises(UserError, match="--rolls"):
+        whole_number(text, "--rolls")
+
+
+@pytest.mark.parametrize("text", ["0x5", "5x0", "5", "5x5x5", "ax5", "65537x5"])
+def test_a_picture_has_two_sides(text):
+    assert picture_size("65536x5", "--picture") == (5, 65536) and picture_size("6X4", "--picture") == (4, 6)
+    with pytest.raises(UserError, match="expected WIDTHxHEIGHT"):
+        picture_size(text, "--picture")
+
+
+def test_as_many_rolls_as_fit_are_counted_from_those_that_were_planned():
+    """3 GiB for all, and 2 for each roll."""
+    made = lambda choice: planned(choice, 3 + 2 * choice.rolls)
+    for rolls in (1, 2):
+        own = dataclasses.replace(OWN, rolls=rolls)
+        found = {room: most_that_fit(made(own), room * GIB, made) for room in (7, 8, 12, 13)}
+        assert found == {7: 2, 8: 2, 12: 4, 13: 5}
+
+
+def test_a_card_is_planned_for_by_what_it_has(monkeypatch):
+    monkeypatch.setattr(planning.gpus, "compiler_here", lambda: False)
+    place = find_place(Options(card="h100"))
+    assert place.has == round(planning.gpus.find("h100").gib * GIB) and not place.gpu and place.sharding is None
+    assert "by this CPU's compiler" in place.words
+    assert find_place(Options()).has is None and "name a graphics card with --card" in find_place(Options()).words
+    device = type("Device", (), {"platform": "gpu", "device_kind": "Some card"})()
+    monkeypatch.setattr(planning.jax, "devices", lambda: [device])
+    monkeypatch.setattr(planning.memory, "free_bytes", lambda: 10 * GIB)
+    here = find_place(Options())
+    assert here.gpu and here.has == 10 * GIB + round(memory.CONTEXT)  # which `room_of` takes off again
+    assert room_of(Options(desktop=0), here) == 10 * GIB
 
 
 @pytest.mark.parametrize(
@@ -104,6 +208,7 @@ def test_choices_can_be_stated():
         (["--try", "rematt=True"], "no such entry"),
         (["--try", "quantize=nf5"], "quantize.*nf4"),
         (["--try", "model.crops=4"], "model.crops.*has no such number"),
+        (["--try", "model.dtype=4"], "model.dtype.*has no such number"),
         (["--config.quantize=nf5"], "quantize.*nf4"),
         (["--config.method=rules", "--config.rules=[('nothing', 'lora'), ('.*', 'frozen')]"], "nothing"),
     ],
@@ -172,3 +277,31 @@ def test_a_training_that_cannot_fit_is_refused_before_the_weights_come(few, monk
     planning.check_room(made, 1, round(2.1 * GIB), said.append)
     planning.check_room(made, 1, 4 * GIB, said.append)
     assert "may just fit" in said[0] and "4.00 GiB are free" in said[1]
+
+
+def test_choices_are_listed_the_fastest_first_with_what_each_needs(capsys):
+    made = [
+        planned(dataclasses.replace(OWN, words=words, rolls=rolls, effort=effort), size)
+        for words, rolls, effort, size in (("slow", 1, (2, 0), 2), ("own", 4, (0,), 12), ("one", 1, (0,), 8))
+    ]
+    listed = planning.choices_table(made, 8 * GIB)
+    cells = list(zip(*(column.cells for column in listed.columns), strict=True))
+    assert cells == [
+        ("own", "4", "12.00", "training step", "no"),
+        ("one", "1", "8.00", "training step", "yes"),
+        ("slow", "1", "2.00", "training step", "yes"),
+    ]
+    assert {row[-1] for row in zip(*(c.cells for c in planning.choices_table(made, None).columns), strict=True)} == {""}
+
+
+def test_a_choice_that_cannot_be_is_left_out_and_said(capsys, monkeypatch):
+    needs = lambda made, *rest: [Need("training step", weights=GIB * made.recipe.rank)]
+    monkeypatch.setattr(planning, "needs_of", needs)
+    said: list[str] = []
+    asked = Options(stated=Stated(16, 4, rows=3), tries={"quantize": ("nf4", ""), "rank": ("2",)}, budget=3 * GIB)
+    assert planning.plan_memory(asked, Recipe(rank=9), said.append) == 0
+    shown = "".join(capsys.readouterr())
+    assert "left out: what to quantize" in " ".join(shown.split())  # the built-in model has odd sides
+    assert any("take: quantize=none, rank=2, which needs 2.00 GiB: --config.rank=2" in text for text in said)
+    assert any(text.startswith("the recipe as it is cannot fit") for text in said)
+    assert any("room for arrays: 3.00 GiB of 3.00 GiB" in text for text in said)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rolltune.errors import UserError
-from rolltune.jobs.second_pass import roll_to_continue, second_pass
+from rolltune.jobs.second_pass import Earlier, roll_to_continue, second_pass
 from rolltune.recipe import Recipe
 from rolltune.weights.roll_file import Base, RollCard, save_roll
 
@@ -30,7 +30,19 @@ def test_the_rolls_own_recipe_counts_and_what_was_typed(tmp_path):
     path = saved(tmp_path, optimizer="sgd", rate=0.03, dropout=0.1, steps=16)
     new, said = again(path, {"steps": 8}, dropout=0.5)
     assert (new.optimizer, new.dropout, new.steps, new.prompt, new.answers) == ("sgd", 0.1, 8, "ok?", ("a", "b"))
-    assert new.rate == pytest.approx(0.003) and "steps 16 -> 8" in said
+    assert new.rate == pytest.approx(0.003) and "steps 16 -> 8" in said and "a tenth of its rate: 0.003" in said
+    new, said = again(path, {"rate": 0.5, "prompt": "so?"})
+    assert (new.rate, new.prompt, new.steps) == (0.5, "so?", 16) and "at lr 0.5" in said and "->" not in said
+    asked = SimpleNamespace(second=None, name="second", stated=frozenset())
+    assert second_pass(asked, new, lambda text: None) == (None, new)
+
+
+def test_what_was_learned_before_is_known_and_counted():
+    card = RollCard(Base("tiny", "ab"), "lora", {}, "", [], {"passes": 3, "learned": ["p1", "t2"]})
+    earlier = Earlier(None, card, Recipe(), {})
+    assert earlier.passes == 3 and earlier.learned == {"p1", "t2"}
+    bare = dataclasses.replace(earlier, card=dataclasses.replace(card, metrics={}))
+    assert bare.passes == 1 and bare.learned == frozenset()
 
 
 def test_what_was_typed_has_to_fit_the_rolls_recipe(tmp_path):

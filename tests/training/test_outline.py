@@ -9,7 +9,10 @@ import pytest
 from small_families import FAMILIES, name_of
 
 from rolltune import base, memory
-from rolltune.data.batches import joint_batch
+from rolltune.batch import Source
+from rolltune.data.batches import Encoded, joint_batch
+from rolltune.inputs.disk import Files
+from rolltune.inputs.feeds import DiskFeed, TableFeed
 from rolltune.recipe import Recipe
 from rolltune.tiny.ads import write_sample_ads
 from rolltune.training import outline as outlining
@@ -103,3 +106,51 @@ def test_a_folder_with_a_config_alone_serves(tmp_path):
     assert shorter.cached.start.lora["text/layers/mlp/up/kernel"] == (2, 64, 128)
     full = outlining.cut_depth(dataclasses.replace(made), 6)
     assert described(full.cached.base) == described(made.cached.base)
+    several = dataclasses.replace(made.plan, stacks={"text/layers": (1, 2, 4), "text/cross": (3,)})
+    assert dataclasses.replace(made, plan=several).depth == 4
+    path = "text/layers/mlp/up/kernel"
+    pair = {"a": jax.ShapeDtypeStruct((6, 64, 4), "float32"), "b": jax.ShapeDtypeStruct((6, 4, 128), "float32")}
+    start = dataclasses.replace(made.cached.start, lora={}, adapters={path: pair})
+    second = dataclasses.replace(made, cached=dataclasses.replace(made.cached, start=start))
+    run, _ = outlining.programs(second)
+    rolls = outlining.rolls_of(run, 3)  # of a second pass: what was trained before, and nothing drawn
+    assert {path: {side: leaf.shape for side, leaf in pair.items()} for path, pair in rolls.trainable.items()} == {
+        path: {"a": (3, 6, 64, 4), "b": (3, 6, 4, 128)}
+    }
+    cut = outlining.cut_depth(second, 2).cached.start.adapters[path]
+    assert (cut["a"].shape, cut["b"].shape) == ((2, 64, 4), (2, 4, 128))
+
+
+@pytest.mark.parametrize(
+    ("stacks", "layers"),
+    [
+        ({"text/layers": range(18)}, 1),
+        ({"text/layers": range(32), "text/cross": range(8)}, 5),
+        ({"text/layers": range(4), "text/cross": ()}, 1),
+        ({"text/layers": range(7), "text/cross": range(2)}, 4),
+        ({}, 1),
+    ],
+)
+def test_so_many_layers_in_a_row_have_some_of_each_kind(stacks, layers):
+    assert outlining.period({name: tuple(some) for name, some in stacks.items()}) == layers
+
+
+@pytest.mark.parametrize("limit", [1.0, 0.0])
+def test_states_are_outlined_where_the_pictures_rows_lie_with_them(limit):
+    """Cross-attention needs both in one table, or both on the disk; other families need the states alone."""
+    files = DiskFeed(0, Files({}, {}, 16, np.dtype(np.float32)))
+    table = TableFeed(0, Source(jax.ShapeDtypeStruct((40, 32), "float32")), {})
+    for small, either in ((FAMILIES[0], True), (FAMILIES[-1], False)):
+        rows = [small.row("a b", "c", shown=[n]) for n in range(2)]
+        for feed in (files, table):
+            encoded = Encoded(rows, feed, (), ["", ""])
+            found = outlining.states_of(small.model, encoded, 1, limit)
+            assert (found is not None) == (either or (feed is table) == bool(limit)), (small.name, feed)
+            if found is not None:
+                assert [len(row.keys) for row in found.rows] == [0 if either else len(row.keys) for row in rows]
+                assert [len(row.pictures) for row in found.rows] == [1 if either else 2] * 2
+            if found is not None and limit:
+                beside = 0 if either else 40
+                assert found.feed.source.rows.shape[0] == sum(len(row.tokens) for row in rows) + beside
+                first = small.family.learned_count
+                assert all(row.slots.tolist() == list(range(first, first + len(row.tokens))) for row in found.rows)

@@ -8,7 +8,7 @@ import pytest
 from rolltune import optim
 from rolltune.training import rolls as tickets
 from rolltune.training.rolls import InitialWeights, Lottery, passes_rung
-from rolltune.training.step import StepConfig
+from rolltune.training.step import ALIVE, NOT_FINITE, STOPPED, StepConfig
 
 PATH = "text/layers/attn/q/kernel"
 CONFIG = StepConfig(None, {}, optim.Schedule("constant", 1, 0), optim.Optimizer("sgd", None))
@@ -29,7 +29,11 @@ def test_draws_depend_on_their_number_alone():
     assert [lottery(rates=(1.0, 2.0)).draw(n).rate for n in range(3)] == [1.0, 2.0, 1.0]
     listed = [lottery(alphas=(4.0, 16.0), weight_decays=(0.0, 0.1, 0.2)).draw(n) for n in range(3)]
     assert [(one.alpha, one.weight_decay) for one in listed] == [(4.0, 0.0), (16.0, 0.1), (4.0, 0.2)]
-    assert lottery(rates=(1.0,), redraw_factor=0.25).draw(3, attempt=2, fold=1).rate == 0.0625
+    again = lottery(rates=(1.0,), redraw_factor=0.25).draw(3, attempt=2, fold=1)
+    assert (again.rate, again.attempt, again.fold, again.seed) == (0.0625, 2, 1, 3)
+    assert spread.draw(5, attempt=1).rate == draws[5].rate / 2  # half of its own, out of the range where it must be
+    assert lottery(rate_range=(1e-4, 1e-2), rates=(5.0,), seed=8).draw(4).rate != draws[5].rate
+    assert [lottery(seed=2**32 - 1).draw(n).seed for n in range(2)] == [2**32 - 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -63,3 +67,53 @@ def test_rolls_begin_with_what_is_their_own_and_what_was_trained_before():
     trained = {PATH: {"a": jnp.full((2, 4, 2), 3.0), "b": jnp.full((2, 2, 4), 5.0)}}
     again = tickets.begin(lottery(), CONFIG, InitialWeights({}, full, adapters=trained), draws)
     jax.tree.map(lambda new, old: np.testing.assert_array_equal(new, [old, old]), again.trainable[PATH], trained[PATH])
+
+
+@pytest.fixture
+def three():
+    """Three rolls of one leaf, whose every number differs from any other roll's."""
+    draws = [lottery(rates=(0.1, 0.2, 0.3)).draw(n) for n in range(3)]
+    return tickets.begin(lottery(), CONFIG, InitialWeights({PATH: (2, 4, 4)}, {"text/norm/scale": jnp.ones(3)}), draws)
+
+
+def rolls_of(rolls) -> list[list[bytes]]:
+    """The leaves of each roll."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(rolls)]
+    return [[leaf[n].tobytes() for leaf in leaves] for n in range(len(leaves[0]))]
+
+
+def test_what_a_roll_draws_is_its_seed_s_whatever_its_neighbours_are(three):
+    drawn = rolls_of(three)
+    assert drawn[0] != drawn[1] != drawn[2]
+    start = InitialWeights({PATH: (2, 4, 4)}, {"text/norm/scale": jnp.ones(3)})
+    (alone,) = rolls_of(tickets.begin(lottery(), CONFIG, start, [lottery(rates=(0.1, 0.2, 0.3)).draw(2)]))
+    assert alone == drawn[2]
+    assert three.step.tolist() == three.stalled.tolist() == [0, 0, 0] and three.state.tolist() == [ALIVE] * 3
+    decays = [lottery(weight_decays=(0.0, 0.5)).draw(n) for n in range(2)]
+    assert tickets.begin(lottery(), CONFIG, start, decays).decay.tolist() == [0.0, 0.5]
+
+
+def test_one_slot_is_given_to_another_roll_and_the_others_stay(three):
+    before = rolls_of(three)
+    start = InitialWeights({PATH: (2, 4, 4)}, {"text/norm/scale": jnp.ones(3)})
+    fresh = tickets.begin(lottery(), CONFIG, start, [lottery().draw(7)])
+    (new,) = rolls_of(fresh)
+    assert rolls_of(tickets.replace(three, 1, fresh)) == [before[0], new, before[2]]
+
+
+def test_a_roll_is_ended_and_nothing_else_of_it_changes(three):
+    before = jax.tree.map(np.asarray, three)
+    ended = tickets.mark(three, 2, NOT_FINITE)
+    assert ended.state.tolist() == [ALIVE, ALIVE, NOT_FINITE]
+    assert rolls_of(ended._replace(state=before.state)) == rolls_of(before)
+
+
+def test_rolls_are_taken_moved_and_brought_to_the_host(three):
+    before, scale = rolls_of(three), np.asarray(three.trainable[PATH]["a"])
+    one = tickets.trainable_of(three, 2)
+    assert isinstance(one[PATH]["a"], np.ndarray)
+    np.testing.assert_array_equal(one[PATH]["a"], scale[2])
+    assert rolls_of(tickets.take(three, np.array([2, 0]))) == [before[2], before[0]]
+    closed = tickets.moved(three, np.array([2, 1, 1]), 2)
+    assert closed.state.tolist() == [ALIVE, ALIVE, STOPPED]  # what fills up the card is ended
+    assert rolls_of(closed)[:2] == [before[2], before[1]]

@@ -112,6 +112,14 @@ def test_a_classifier_trains_its_head_and_draws_one_where_there_is_none():
     with pytest.raises(UserError, match="has a head of 2 classes, the data 3 answers"):
         plan_for(PALIGEMMA.model, SHAPES | {CLASSES: (32, 2)}, Recipe(), task)
     assert CLASSES not in plan_for(PALIGEMMA.model, SHAPES, Recipe(), TASK).words
+    with pytest.raises(UserError, match=r"a head of 2 classes and gives no words: --config\.task=classify"):
+        plan_for(PALIGEMMA.model, SHAPES | {CLASSES: (32, 2)}, Recipe(), TASK)
+    own = Recipe(method="rules", rules=((CLASSES, "frozen"), (PATH, "lora"), (".*", "frozen")))
+    plan = plan_for(PALIGEMMA.model, SHAPES | {CLASSES: (32, 3)}, own, task)
+    assert plan.words[CLASSES] == "frozen" and plan.trained == [PATH]  # rules of one's own are what they say
+    above = (("text/norm/scale", "full"), (CLASSES, "full"), (PATH, "lora"), (".*", "frozen"))
+    plan = plan_for(PALIGEMMA.model, SHAPES, Recipe(method="rules", rules=above, first_layer=2), task)
+    assert plan.first == 2 and plan.paths("full") == ["text/norm/scale", CLASSES] and plan.paths("lora") == [PATH]
 
 
 def test_a_roll_begins_with_the_upper_layers_in_float32():

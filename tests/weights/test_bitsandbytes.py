@@ -82,6 +82,22 @@ def test_a_model_in_four_bits_loads_as_what_it_stands_for(tmp_path, tensors):
             np.testing.assert_array_equal(decode(one, ml_dtypes.bfloat16).T.astype(np.float32), ours)
 
 
+def test_scales_that_are_stored_as_columns_mean_the_same(tmp_path, tensors):
+    columns = {
+        name: array.reshape(-1, 1) if name.endswith(("absmax", "quant_map")) else array
+        for name, array in tensors.items()
+    }
+    plain, other = (read_hf(write(tmp_path / name, some)) for name, some in (("plain", tensors), ("columns", columns)))
+    for name in plain:
+        if isinstance(plain[name], PackedTensor):
+            size = int(np.prod(plain[name].shape))
+            np.testing.assert_array_equal(other[name].read(0, size), plain[name].read(0, size))
+            jax.tree.map(np.testing.assert_array_equal, other[name].packed(), plain[name].packed())
+            o, i = plain[name].shape
+            if "mlp" in name:  # whose scales are not quantized themselves: a row's blocks stand beside each other
+                assert plain[name].packed().scales.shape == (o, i // 64)
+
+
 def test_any_range_can_be_read_and_blocks_may_span_rows(tmp_path):
     values = np.random.default_rng(0).standard_normal((1, 7 * 96), np.float32)
     values = np.pad(values, ((0, 0), (0, -values.size % 64)))

@@ -14,7 +14,7 @@ from paligemma_files import open_npz
 from rolltune.errors import UserError
 from rolltune.weights import names
 from rolltune.weights.checkpoint import open_checkpoint
-from rolltune.weights.hf import read_hf, write_hf
+from rolltune.weights.hf import module_name, published_names, read_hf, write_hf
 from rolltune.weights.names import TensorMap, flatten, keep, load_tree, pick, stream, turn
 from rolltune.weights.npz import read_npz, write_npz
 
@@ -156,3 +156,74 @@ def test_bfloat16_is_written_as_big_vision_does(tmp_path):
     assert plain["params/a/b"].dtype.str == "|V2" and plain["params/c"].shape == ()
     np.testing.assert_array_equal(plain["params/a/b"].view(ml_dtypes.bfloat16), value)
     assert read_npz(tmp_path / "x.npz")["a/b"].dtype == ml_dtypes.bfloat16
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("fortran", [False, True])
+def test_any_part_of_a_tensor_is_read_in_any_order(tmp_path, compressed, fortran):
+    values = np.arange(24, dtype=np.float32).reshape(4, 6)
+    save = np.savez_compressed if compressed else np.savez
+    save(tmp_path / "x.npz", a=np.asfortranarray(values) if fortran else values, b=np.zeros(1, np.float32))
+    tensor = read_npz(tmp_path / "x.npz")["a"]
+    assert tuple(tensor.shape) == (4, 6) and tensor.dtype == np.float32
+    for start, stop in ((0, 24), (5, 9), (9, 24), (0, 1), (23, 24), (0, 24)):
+        np.testing.assert_array_equal(tensor.read(start, stop), np.arange(start, stop, dtype=np.float32))
+        out = np.zeros(stop - start, np.float32)
+        assert tensor.read(start, stop, out) is out
+        np.testing.assert_array_equal(out, np.arange(start, stop, dtype=np.float32))
+
+
+NAMES = (
+    "language_model.model.layers.0.mlp.up_proj.weight",
+    "language_model.model.embed_tokens.weight",
+    "language_model.lm_head.weight",
+    "vision_tower.vision_model.encoder.layers.3.layer_norm1.bias",
+    "multi_modal_projector.linear.weight",
+    "vision_model.global_transformer.layers.1.gate_attn",
+    "image_newline",
+)
+
+
+def test_names_of_today_and_published_ones_are_each_other_s_inverse():
+    today = [module_name(name) for name in NAMES]
+    assert today[0] == "model.language_model.layers.0.mlp.up_proj.weight" and today[2] == "lm_head.weight"
+    assert today[3] == "model.vision_tower.encoder.layers.3.layer_norm1.bias"
+    assert published_names(today) == dict(zip(today, NAMES, strict=True))
+    assert published_names(NAMES) == {name: name for name in NAMES}
+    text = ["model.layers.0.mlp.up_proj.weight", "lm_head.weight"]
+    assert published_names(text) == {name: name for name in text} and [module_name(name) for name in text] == text
+
+
+def test_shards_are_those_of_the_index_or_the_one_file(tmp_path):
+    tensors = {f"{name}.weight": np.full((2, 3), n, np.float32) for n, name in enumerate("abcd")}
+    write_hf(tmp_path / "one", tensors, {})
+    assert [path.name for path in sorted((tmp_path / "one").iterdir())] == ["config.json", "model.safetensors"]
+    write_hf(tmp_path / "two", tensors, {}, shard=48)  # two of 24 bytes fit exactly
+    assert sorted(path.name for path in (tmp_path / "two").glob("*.safetensors")) == [
+        f"model-0000{n}-of-00002.safetensors" for n in (1, 2)
+    ]
+    for folder in ("one", "two"):
+        found = read_hf(tmp_path / folder)
+        assert {name: found[name].read(0, 6).tolist() for name in found} == {
+            name: [float(n)] * 6 for n, name in enumerate(tensors)
+        }
+    index = tmp_path / "two/model.safetensors.index.json"
+    assert json.loads(index.read_text())["metadata"] == {"total_size": 96}
+    index.unlink()
+    with pytest.raises(UserError, match="holds several safetensors files and no"):
+        read_hf(tmp_path / "two")
+    shutil.copy(tmp_path / "one/model.safetensors", tmp_path / "two")
+    assert set(read_hf(tmp_path / "two")) == set(tensors)  # the whole one goes before its shards
+
+
+def test_a_file_that_is_cut_off_or_deleted_after_it_was_opened_is_told(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, a=np.zeros(1000, np.float32), b=np.zeros(4, np.float32))
+    tensors = read_npz(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    assert not tensors["a"].read(0, 100).any()
+    with pytest.raises(UserError, match=r"x\.npz ends too early: it was cut off"):
+        tensors["a"].read(0, 1000)
+    path.unlink()
+    with pytest.raises(UserError, match=r"x\.npz can't be read any more"):
+        tensors["b"].read(0, 4)

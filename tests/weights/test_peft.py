@@ -89,7 +89,55 @@ def test_what_pefts_layout_cannot_hold_is_refused(tmp_path):
         write({CLASSES: np.ones((32, 2), np.float32)})
 
 
-@pytest.mark.parametrize("entry", [{"use_dora": True}, {"peft_type": "LOHA"}, {"r": 0}, {"rank_pattern": {"q": 3}}])
+def test_a_head_of_classes_goes_along_and_comes_back(tmp_path):
+    small = SMALL["paligemma"]
+    path = "text/layers/attn/q/kernel"
+    row = next(row for row in table_of(small) if row.path == path)
+    head = DRAW.standard_normal((32, 3)).astype(np.float32)
+    write_adapter(tmp_path, {path: factors(row), CLASSES: head}, table_of(small), {}, Scaling(2, 4.0), "x")
+    config, tensors = json.loads((tmp_path / CONFIG).read_text()), load_file(tmp_path / TENSORS)
+    assert (config["task_type"], config["modules_to_save"]) == ("SEQ_CLS", ["score"])
+    np.testing.assert_array_equal(tensors["base_model.model.score.weight"], head.T)
+    tensors["base_model.model.score.modules_to_save.weight"] = tensors.pop("base_model.model.score.weight")
+    for name in ("score.weight", "score.modules_to_save.weight"):
+        again, _ = read_adapter(tmp_path, table_of(small))
+        np.testing.assert_array_equal(again[CLASSES], head, err_msg=name)
+        save_file(tensors, tmp_path / TENSORS)  # as later versions of PEFT name it
+    write_adapter(tmp_path, {path: factors(row)}, table_of(small), {}, Scaling(2, 4.0), "x")
+    config = json.loads((tmp_path / CONFIG).read_text())
+    assert (config["task_type"], config["modules_to_save"]) == ("CAUSAL_LM", None)
+
+
+def test_half_an_adapter_and_one_of_another_rank_are_named(tmp_path):
+    small = SMALL["paligemma"]
+    path = "text/layers/attn/q/kernel"
+    row = next(row for row in table_of(small) if row.path == path)
+    write_adapter(tmp_path, {path: factors(row)}, table_of(small), {}, Scaling(2, 4.0), "x")
+    good = load_file(tmp_path / TENSORS)
+    lost = next(name for name in good if name.endswith("lora_B.weight"))
+    save_file({name: tensor for name, tensor in good.items() if name != lost}, tmp_path / TENSORS)
+    with pytest.raises(UserError, match=f"{path}: one factor of two"):
+        read_adapter(tmp_path, table_of(small))
+    save_file(good | {lost: np.zeros((good[lost].shape[0], 3), np.float32)}, tmp_path / TENSORS)
+    with pytest.raises(UserError, match=r"lora_B\.weight \[32, 3\]: expected \[32, 2\]"):
+        read_adapter(tmp_path, table_of(small))
+    save_file({}, tmp_path / TENSORS)
+    with pytest.raises(UserError, match="no factors at all"):
+        read_adapter(tmp_path, table_of(small))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"use_dora": True},
+        {"peft_type": "LOHA"},
+        {"r": 0},
+        {"r": True},
+        {"lora_alpha": 0},
+        {"bias": "all"},
+        {"rank_pattern": {"q": 3}},
+    ],
+)
 def test_adapters_that_are_more_than_plain_lora_are_refused(entry, tmp_path):
     small = SMALL["paligemma"]
     rows = {row.path: row for row in table_of(small)}

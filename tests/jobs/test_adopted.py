@@ -1,0 +1,52 @@
+"""An adapter from elsewhere is a roll without a past: its base is named, its answers are those of the data."""
+
+import numpy as np
+import pytest
+from small_model import make_example
+
+from rolltune import base
+from rolltune.adapters import CLASSES
+from rolltune.errors import UserError
+from rolltune.jobs.adopted import adopt
+from rolltune.jobs.export import hf_table
+from rolltune.weights.peft import Scaling, write_adapter
+
+PATH = "text/layers/attn/q/kernel"
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """`adapter(base_name)`: a folder with an adapter of one matrix of the built-in model."""
+    table = hf_table(base.open_model("tiny"))
+    row = next(row for row in table if row.path == PATH)
+    leaf = {
+        "a": np.ones((row.layers, row.shape[0], 2), np.float32),
+        "b": np.ones((row.layers, 2, row.shape[1]), np.float32),
+    }
+
+    def make(name="tiny", **more):
+        write_adapter(tmp_path, {PATH: leaf, **more}, table, {}, Scaling(2, 3.0, True), name)
+        return tmp_path
+
+    return make
+
+
+def test_what_it_trains_and_how_it_is_scaled_is_its_own(adapter):
+    rows = [make_example(n, answer=answer) for n, answer in enumerate(("b", "a", "b", "b"))]
+    saved, roll = adopt(adapter(), None, rows)
+    assert (saved.recipe.rank, saved.recipe.alpha, saved.recipe.rslora, saved.recipe.model) == (2, 3.0, True, "tiny")
+    assert saved.recipe.task == "choose" and saved.card.answers == ["a", "b"]
+    assert saved.card.metrics == {"positive": "a"} and saved.card.prompt == "" and roll.card == saved.card
+    assert saved.recipe.trainability == [(f"^{PATH}$", "lora"), (".*", "frozen")]
+    assert set(roll.tree["text"]["layers"]["attn"]["q"]["kernel"]) == {"a", "b"}
+    written, _ = adopt(adapter(), None, [make_example(n, answer=f"text {n}") for n in range(6)])
+    assert written.recipe.task == "write" and not written.card.answers and written.card.metrics == {"positive": None}
+
+
+def test_its_base_is_named_or_lies_here(adapter):
+    rows = [make_example(n, answer="ab"[n % 2]) for n in range(4)]
+    with pytest.raises(UserError, match=r"belongs to 'some/base', which does not lie here: name its base with --model"):
+        adopt(adapter("some/base"), None, rows)
+    assert adopt(adapter("some/base"), "tiny", rows)[0].recipe.model == "tiny"
+    with pytest.raises(UserError, match="brings a head of classes"):
+        adopt(adapter(**{CLASSES: np.ones((4, 2), np.float32)}), None, rows)

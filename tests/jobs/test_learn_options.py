@@ -1,0 +1,90 @@
+"""What a training is asked for: how many rolls, which name, whose question is asked."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_model import make_example
+
+from rolltune.errors import UserError
+from rolltune.evaluation.metrics import Prediction
+from rolltune.evaluation.written import Written
+from rolltune.jobs.learn import Options, _check_name, _pack, _slots, _unpack, asked_text
+from rolltune.jobs.outputs import Outputs
+
+
+@pytest.mark.parametrize(
+    ("asked", "slots"),
+    [
+        ({}, 1),
+        ({"rolls": "8"}, 8),
+        ({"rolls": "auto"}, 1),  # until it is known how many fit
+        ({"folds": 5}, 5),
+        ({"folds": 5, "repeat": 3}, 5),
+        ({"rolls": "4", "repeat": 2}, 4),
+        ({"folds": 5, "origin": object()}, 1),  # one fold of them is trained again
+    ],
+)
+def test_so_many_rolls_run_at_once(asked, slots):
+    assert _slots(Options("set1", "mine", **asked)) == slots
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"repeat": 0}, "--repeat 0: expected a number from 1"),
+        ({"repeat": 2}, "--repeat 2 repeats --folds or --rolls; --rolls 2 trains as many seeds"),
+        ({"rolls": "0"}, "--rolls '0': expected a number from 1, or auto"),
+        ({"rolls": "-1"}, "--rolls '-1'"),
+        ({"rolls": "many"}, "--rolls 'many'"),
+    ],
+)
+def test_numbers_of_rolls_that_cannot_be_are_refused(asked, message):
+    with pytest.raises(UserError, match=message):
+        _slots(Options("set1", "mine", **asked))
+
+
+def test_what_was_trained_before_is_never_replaced_unasked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = Outputs("mine")
+    check = lambda **asked: _check_name(Options("set1", "mine", **asked), out)
+    check()
+    with pytest.raises(UserError, match="no interrupted run is there to go on with"):
+        check(resume=True)
+    out.roll.parent.mkdir()
+    for path in (out.roll, out.kept(2)):
+        path.touch()
+    with pytest.raises(UserError, match=r"mine\.npz is there already"):
+        check()
+    assert out.stale == []
+    check(overwrite=True)
+    assert out.stale == [out.kept(2)] and out.roll.exists()  # until the new one is saved
+    monkeypatch.setattr("rolltune.training.checkpoints.exists", lambda path: path == Path("checkpoints/mine.state"))
+    check(resume=True)
+    with pytest.raises(UserError, match="an interrupted run is there; go on with --resume, or start anew with --over"):
+        check()
+
+
+def test_whose_question_is_asked_is_said():
+    rows = [make_example(n, prompt) for n, prompt in enumerate(("is it?", "is it?", "or so?", ""))]
+    assert asked_text(rows[:2], "", "recipe") == "asked: 'is it?' (the rows' own)"
+    assert asked_text(rows, "", "recipe") == "asked: 'is it?' and 2 other prompts (the rows' own)"
+    assert asked_text(rows[3:], "so?", "roll") == "asked: 'so?' (the roll's)"
+    assert asked_text(rows[:2], "is it?", "roll") == "asked: 'is it?' (the roll's)"
+    replaced = asked_text(rows, "so?", "recipe")
+    assert replaced == "asked: 'so?' (the recipe's, in the place of the rows' own 'is it?' and 1 more)"
+
+
+def test_an_evaluation_comes_back_as_it_was_kept():
+    chosen = Prediction(
+        ("a", "b"), ("no", "yes"), np.array([0, 1]), np.log(np.array([[0.9, 0.1], [0.3, 0.7]], np.float32))
+    )
+    texts = Written(("a", "b"), (("x",), ("y",)), np.array([-1.0, -2.5], np.float32), ("one", "two"))
+    for one, like in (
+        (chosen, chosen._replace(log_probs=np.zeros((2, 2), np.float32))),
+        (texts, texts._replace(log_probs=np.zeros(2, np.float32), texts=None)),
+        (texts._replace(texts=None), texts._replace(texts=None, log_probs=np.zeros(2, np.float32))),
+    ):
+        again = _unpack(_pack(one), like)
+        np.testing.assert_array_equal(again.log_probs, one.log_probs)
+        assert again.log_probs.dtype == np.float32 and again._replace(log_probs=0) == one._replace(log_probs=0)
