@@ -242,15 +242,14 @@ def embed(config: Config, p: dict, tokens: Int[Either, "b t"], dtype: Any) -> Fl
 def logits(config: Config, p: dict, x: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
     """Float32 logits of final states: of the classes, where there is such a head; else through the head or the tied
     embedding."""
-    y = _norm(config, p["norm"], x)
+    return _logits(config, p, _norm(config, p["norm"], x))
+
+
+def _logits(config: Config, p: dict, y: Float[Array, "*b d"], low: Float[Array, "*b r"] | None = None) -> Array:
+    """`logits` of normed states; `low` is what an adapter of the head makes of them, where that is known."""
     if "classes" in p:  # few columns, newly trained: in float32
         return nn.product(y.astype(jnp.float32), p["classes"]["kernel"])
-    if "head" not in p:
-        out = nn.tied_logits(y, p["embed"]["embedding"])
-    elif isinstance(head := p["head"]["kernel"], jax.Array):
-        out = nn.tied_logits(y, head.T)
-    else:
-        out = nn.product(y, head).astype(jnp.float32)
+    out = nn.logits(y, p["head"]["kernel"], low) if "head" in p else nn.tied_logits(y, p["embed"]["embedding"])
     return config.final_softcap * jnp.tanh(out / config.final_softcap) if config.final_softcap else out
 
 
@@ -261,19 +260,24 @@ def target_log_probs(
     config: Config, p: dict, states: Float[Array, "b m d"], targets: Int[Either, "b m"]
 ) -> Float[Array, "b m"]:
     """Log-probability of each target given the state that predicts it, in float32. Logits come a chunk at a time."""
+    y, head = _norm(config, p["norm"], states), p.get("head", {}).get("kernel")
+    # An adapter's dropout goes by row and place, which are not to be told any more once the rows are one after another.
+    low = nn.low_rank(y, head) if isinstance(head, nn.LoRA) else None
 
-    def some(states, wanted):
-        out = logits(config, p, states)
+    def some(y, low, wanted):
+        out = _logits(config, p, y, low)
         return jnp.take_along_axis(out, wanted[:, None], -1)[:, 0] - jax.nn.logsumexp(out, -1)
 
-    states, wanted = states.reshape(-1, states.shape[-1]), targets.reshape(-1)
-    count = wanted.size
+    flat = lambda x: x.reshape(-1, *x.shape[2:])
+    given = jax.tree.map(flat, (y, low, targets))
+    count = targets.size
     if count <= TARGETS_AT_ONCE:
-        return some(states, wanted).reshape(targets.shape)
+        return some(*given).reshape(targets.shape)
     chunks = -(-count // TARGETS_AT_ONCE)
     size = -(-count // chunks)
-    fill = chunks * size - count
-    states = jnp.pad(states, ((0, fill), (0, 0))).reshape(chunks, size, -1)
-    wanted = jnp.pad(wanted, (0, fill)).reshape(chunks, size)
-    found = jax.lax.map(lambda each: jax.checkpoint(some)(*each), (states, wanted))
+
+    def cut(x):
+        return jnp.pad(x, ((0, chunks * size - count), *[(0, 0)] * (x.ndim - 1))).reshape(chunks, size, *x.shape[1:])
+
+    found = jax.lax.map(lambda each: jax.checkpoint(some)(*each), jax.tree.map(cut, given))
     return found.reshape(-1)[:count].reshape(targets.shape)

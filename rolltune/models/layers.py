@@ -65,11 +65,17 @@ def products(x: Float[Array, "*b i"], weights: Sequence[Any]) -> list[Float[Arra
         elif w.key is None:
             y = product(rows, w.base) + next(inner) @ w.b.astype(x.dtype)
         else:
-            keep = _kept_entries(w.key, w.dropout, x.shape).reshape(rows.shape)
-            dropped = jnp.where(keep, rows / (1 - w.dropout), 0).astype(x.dtype)
-            y = product(rows, w.base) + dropped @ w.a.astype(x.dtype) @ w.b.astype(x.dtype)
+            y = product(rows, w.base) + low_rank(x, w).reshape(len(rows), -1) @ w.b.astype(x.dtype)
         out.append(y.reshape(*x.shape[:-1], -1))
     return out
+
+
+def low_rank(x: Float[Array, "*b i"], w: LoRA) -> Float[Array, "*b r"]:
+    """What goes into an adapter's `b`: `x @ a`, with a key of the entries of x that are not dropped."""
+    if w.key is not None:
+        keep = _kept_entries(w.key, w.dropout, x.shape).reshape(x.shape)
+        x = jnp.where(keep, x / (1 - w.dropout), 0).astype(x.dtype)
+    return (x.reshape(-1, x.shape[-1]) @ w.a.astype(x.dtype)).reshape(*x.shape[:-1], -1)
 
 
 @jax.custom_vjp
@@ -352,6 +358,14 @@ def _attend_backward(scale, softcap, saved, dy):
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
+
+
+def logits(x: Float[Array, "*b d"], w: Any, low: Float[Array, "*b r"] | None = None) -> Float[Array, "*b v"]:
+    """Float32 `x @ w` for an output matrix [D, V] of any kind; `low` is an adapted one's `low_rank(x, w)`."""
+    if isinstance(w, LoRA):
+        low = low_rank(x, w) if low is None else low
+        return logits(x, w.base) + jnp.matmul(low, w.b.astype(x.dtype), preferred_element_type=jnp.float32)
+    return product(x, w).astype(jnp.float32) if isinstance(w, Quantized) else tied_logits(x, w.T)
 
 
 @jax.custom_vjp

@@ -106,11 +106,14 @@ MADE = {  # a model of transformers, and the special tokens that the family's te
     "gemma2": (of_text(transformers.Gemma2ForCausalLM, GEMMA2, **CAPS), ("<start_of_turn>", "<end_of_turn>")),
     "gemma2 with a head": (of_text(transformers.Gemma2ForCausalLM, GEMMA2, **CAPS), ()),
 }
-METHOD = {"paligemma2": "rules", "mllama": "rules"}
-RULES = {  # more than the decoder; and one kind of layer alone, whose MLPs differ from the others' by their numbers
+METHOD = {name: "rules" for name in ("paligemma2", "mllama", "llava", "phi3")}
+WITH_HEAD = ((r"text/(layers/.*|head)/kernel", "lora"), (".*", "frozen"))
+RULES = {  # more than the decoder's layers; and one kind alone, whose MLPs differ from the others' by their numbers
     "paligemma2": (("text/layers/.*/kernel", "lora"), ("vision/layers/.*/kernel", "lora"), ("projector/kernel", "lora"),
                    (".*", "frozen")),
-    "mllama": (("text/cross/mlp/.*", "lora"), ("text/layers/attn/q/kernel", "lora"), (".*", "frozen")),
+    "mllama": (("text/cross/mlp/.*", "lora"), ("text/(layers/attn/q|head)/kernel", "lora"), (".*", "frozen")),
+    "llava": WITH_HEAD,
+    "phi3": WITH_HEAD,
 }  # fmt: skip
 
 
