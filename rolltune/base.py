@@ -84,10 +84,11 @@ def load(
     tokenizer: str = "",
     dtype: str = "auto",
     quantize: Sequence[tuple[str, str]] = (),
+    crops: int = 0,
     listed: bool = False,
 ) -> tuple[Model, dict]:
     """Opens and checks a checkpoint, and puts it on the device: `open_model`, then `load_opened`."""
-    return load_opened(open_model(path, tokenizer, dtype, quantize), listed)
+    return load_opened(open_model(path, tokenizer, dtype, quantize, crops), listed)
 
 
 def open_model(
@@ -95,12 +96,14 @@ def open_model(
     tokenizer: str = "",
     dtype: str = "auto",
     quantize: Sequence[tuple[str, str]] = (),
+    crops: int = 0,
     stand_in: Callable[[int], Tokenizer] | None = None,
 ) -> Opened:
     """Opens and checks a checkpoint (big_vision npz or Hugging Face): its headers, config and tokenizer.
 
     Matrices that the file has in four bits stay packed; `quantize` are rules (path regex, word) for the others, see
-    `quantize.words_for`. With `stand_in`, which makes a tokenizer for so many ids, none is looked for, and a folder
+    `quantize.words_for`. `crops` are the tiles that a picture may be cut into, where the model has such a number; 0: as
+    its files say. With `stand_in`, which makes a tokenizer for so many ids, none is looked for, and a folder
     without weights serves, too: its config.json says their shapes.
 
     Raises UserError for a file that is missing, damaged or of another model, naming each odd tensor.
@@ -111,6 +114,13 @@ def open_model(
     source = str(checkpoint.path)
     family = catalogue.family_of(checkpoint)
     config = dataclasses.replace(family.config(checkpoint.config, checkpoint.shapes, source), dtype=dtype)
+    if crops:
+        if family.with_crops is None:
+            raise UserError(
+                f"num_crops: {crops}, but {family.name} ({source}) has no such number: it sees pictures at its own "
+                "sizes. Leave it out"
+            )
+        config = family.with_crops(config, crops)
     if stand_in is None:
         opened = text.load(Path(tokenizer) if tokenizer else _tokenizer_beside(checkpoint, path, family))
         text.check(

@@ -37,6 +37,7 @@ class Recipe:
     answer_tokens: int = 64  # of written answers, at most
     positive: str = ""  # the answer that counts as positive; empty: yes, true, or the rarer one
     frames: str = "middle"  # of animated images: first, middle, last, most-different, n:4, grid, expand, skip
+    num_crops: int = 0  # tiles that a picture may be cut into, where the model has such a number; 0: as its files say
     # how
     method: str = "lora"  # lora, attention, full, or "rules"
     rules: tuple[tuple[str, str], ...] = ()  # for "rules": (path regex, frozen | lora | full), the first match wins
@@ -291,6 +292,7 @@ RANGES = {  # of whole numbers: from, to. What lies beyond is a slip of the fing
     **dict.fromkeys(("first_layer", "redraws", "draws"), (0, 65_536)),
     "max_tokens": (1, 2**24),
     "views": (2, 1024),
+    "num_crops": (0, 256),
     "seed": (0, SEEDS - 1),
 }
 

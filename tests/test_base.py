@@ -74,6 +74,8 @@ def test_what_is_missing_or_damaged_is_named(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(b"not a model")
     with pytest.raises(UserError, match=r"tokenizer\.model: not a SentencePiece model"):
         base.load("tiny", tokenizer=str(tmp_path / "tokenizer.model"))
+    with pytest.raises(UserError, match=r"num_crops: 4, but PaliGemma \(\S+\) has no such number.*Leave it out"):
+        base.open_model("tiny", crops=4)
 
 
 def test_layers_loaded_in_lists_are_those_of_the_stacks(tmp_path, monkeypatch):

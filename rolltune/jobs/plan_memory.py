@@ -187,7 +187,7 @@ def refusal(own: Planned, others: Sequence[Planned], room: int) -> list[str]:
 
 # Entries of a recipe that decide what is read of the data, in Wanted's order, and what rows are made of it.
 READ_BY = ("task", "answers", "positive", "frames")
-ENCODED_BY = ("model", "tokenizer", "prompt", "max_tokens", "truncate", "augment", "views")
+ENCODED_BY = ("model", "tokenizer", "prompt", "max_tokens", "truncate", "augment", "views", "num_crops")
 
 
 class Rows:
@@ -201,7 +201,7 @@ class Rows:
     def opened(self, choice: Choice) -> Opened:
         r = choice.recipe
         stand_in = None if self.options.dataset else NoTokenizer
-        opened = base.open_model(r.model, r.tokenizer, r.dtype, r.packing, stand_in)
+        opened = base.open_model(r.model, r.tokenizer, r.dtype, r.packing, r.num_crops, stand_in)
         if not choice.model:
             return opened
         config = opened.model.config

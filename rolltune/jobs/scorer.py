@@ -42,9 +42,10 @@ class Saved:
     card: RollCard
     recipe: Recipe
 
-    def base(self, model: str | None) -> tuple[str, str, str, tuple[tuple[str, str], ...]]:
+    def base(self, model: str | None) -> tuple[str, str, str, tuple[tuple[str, str], ...], int]:
         """The arguments of `base.load`: rolls that share them are scored on one base. `model` stands for the roll's."""
-        return model or self.recipe.model, self.recipe.tokenizer, self.recipe.dtype, tuple(self.recipe.packing)
+        own = self.recipe
+        return model or own.model, own.tokenizer, own.dtype, tuple(own.packing), own.num_crops
 
 
 def read_saved(path: Path) -> Saved:

@@ -48,7 +48,7 @@ LEAST_STALL = 100  # steps: every roll begins above a guess's loss
 
 def open_model(recipe: Recipe) -> base.Opened:
     """The model without its weights: enough to encode rows, and to say what the run will need."""
-    return base.open_model(recipe.model, recipe.tokenizer, recipe.dtype, recipe.packing)
+    return base.open_model(recipe.model, recipe.tokenizer, recipe.dtype, recipe.packing, recipe.num_crops)
 
 
 def load(recipe: Recipe) -> tuple[Model, dict]:

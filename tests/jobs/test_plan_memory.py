@@ -1,13 +1,16 @@
 """Which choice is proposed, what is refused and how; what a person can type wrong."""
 
 import dataclasses
+import json
 import re
 
 import pytest
+from small_families import PHI
 
 from rolltune import memory
 from rolltune.__main__ import main
 from rolltune.commands import plan_memory as command
+from rolltune.data.tiles import hd_slots
 from rolltune.errors import UserError
 from rolltune.jobs import learn
 from rolltune.jobs import plan_memory as planning
@@ -117,6 +120,20 @@ def test_what_is_typed_wrong_is_said(flags, words, capsys, monkeypatch):
     shown = capsys.readouterr()
     assert status in (1, 2) or "left out" in shown.err
     assert re.search(words, " ".join((shown.err + shown.out).split())), shown.err
+
+
+def test_rows_are_as_long_as_the_recipe_s_crops_make_them(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(PHI | {"model_type": "phi3_v"}))
+    rows, stated = Rows(Options(), print), Stated(8, 2, ((200, 200),))
+
+    def length(crops: int) -> int:
+        recipe = Recipe(model=str(tmp_path), dtype="float32", num_crops=crops)
+        made = rows.outline(Choice("", recipe, 1, stated=stated))
+        places = hd_slots((200, 200), crops or 4, 28, 1)
+        assert len(made.inputs.training[0].tokens) == 8 + len(places)
+        return len(places)
+
+    assert length(0) == length(4) < length(16)
 
 
 def test_a_plan_is_printed(capsys, monkeypatch):
