@@ -117,12 +117,7 @@ def llama_text(entries: Entries, kind: str, source: str) -> decoder.Config:
         "pretraining_tp": (1, None),
     }
     allow(entries, allowed, source)
-    window, longest = ({**defaults, **entries}.get(name) for name in ("sliding_window", MAX))
-    if window is not None and not (isinstance(longest, int) and isinstance(window, int) and window >= longest):
-        raise UserError(
-            f"{source}: sliding_window is {window!r}, shorter than {MAX} ({longest!r}): only models whose layers all "
-            f"see the whole text are known here. Set it to null if your texts stay shorter than the window."
-        )
+    window = _window({**defaults, **entries}, kind, source)
     return decoder.Config(
         vocab=found["vocab_size"],
         width=width,
@@ -135,8 +130,24 @@ def llama_text(entries: Entries, kind: str, source: str) -> decoder.Config:
         act="silu",
         scaled_embedding=False,
         norm_eps=number(entries, "rms_norm_eps", defaults.get("rms_norm_eps"), source),
+        sliding_window=window,
+        all_slide=window is not None,
         rope=rope(entries, head_dim, source),
     )
+
+
+def _window(entries: Entries, kind: str, source: str) -> int | None:
+    """How far back all layers see; None: as far as there is text. Raises UserError for a window of a model whose kind
+    has none: the published code of Phi-3 leaves it to the attention that is installed."""
+    window, longest = (entries.get(name) for name in ("sliding_window", MAX))
+    if window is None or (isinstance(longest, int) and isinstance(window, int) and window >= longest):
+        return None
+    if kind != "mistral":
+        raise UserError(
+            f"{source}: sliding_window is {window!r}, shorter than {MAX} ({longest!r}): only models whose layers all "
+            f"see the whole text are known of this kind. Set it to null if your texts stay shorter than the window."
+        )
+    return sizes(entries, {}, ("sliding_window",), source)["sliding_window"]
 
 
 def rope(entries: Entries, head_dim: int, source: str) -> Rope:

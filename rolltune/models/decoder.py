@@ -37,6 +37,7 @@ class Config:
     final_softcap: float | None = None  # on the logits; big_vision leaves it out, transformers applies it
     query_scale: float | None = None  # None: head_dim ** -0.5
     sliding_window: int | None = None  # of even layers; big_vision has none
+    all_slide: bool = False  # of all layers, as Mistral 7B has it
     rope: Rope = PLAIN
     norm_eps: float = 1e-6
     empty_rows_attend: bool = False  # in cross layers, a token that sees no picture: Meta leaves it as it is, and so
@@ -215,7 +216,7 @@ def run(
 
     n, plain = depth(layers), block
     block = jax.checkpoint(block) if remat else block
-    sliding = (jnp.arange(n) + first) % 2 == 0
+    sliding = ((jnp.arange(n) + first) % 2 == 0) | config.all_slide
     if isinstance(layers, list | tuple):
         kept = []
         block, plain = jax.jit(block), jax.jit(plain)  # traced once for all layers of a kind
