@@ -68,6 +68,25 @@ def allow(entries: Entries, allowed: Mapping[str, Sequence[Any]], source: str) -
         )
 
 
+def class_names(entries: Entries, classes: int, source: str) -> tuple[str, ...]:
+    """What `id2label` calls the outputs of a head; empty where it is left out, or has the library's numbers for names.
+
+    Raises UserError where it does not name each output once.
+    """
+    labels = part(entries, "id2label", source)
+    numbered = {str(n): f"LABEL_{n}" for n in range(len(labels))}
+    if not classes or not labels or dict(labels) == numbered:
+        return ()
+    names = [labels.get(str(n)) for n in range(classes)]
+    texts = [name.strip() for name in names if isinstance(name, str)]
+    if len(labels) != classes or len(set(texts) - {""}) != classes:
+        raise UserError(
+            f"{source}: id2label is {dict(labels)!r:.200}, and the head has {classes} outputs: expected a name for "
+            f"each of 0 to {classes - 1}, no two the same"
+        )
+    return tuple(texts)
+
+
 def sizes(entries: Entries, defaults: Entries, names: Sequence[str], source: str) -> dict[str, int]:
     """Positive integers by name, none larger than any model's."""
     found = {name: entries.get(name, defaults.get(name)) for name in names}

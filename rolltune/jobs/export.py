@@ -124,6 +124,8 @@ def _adapter(folder: Path, saved: Saved, opened: Opened, trained: Mapping[str, A
     notes = [f"read again: {len(trees.flatten(dict(trained)))} arrays, the largest difference is 0"]
     if opened.words or any(isinstance(one, PackedTensor) for one in opened.checkpoint.tensors.values()):
         notes.append("it was trained on a base in four or eight bits: load the base so for the same probabilities")
+    if CLASSES in trained:
+        notes.append(f"the outputs of its head are, in this order: {', '.join(saved.card.answers)}")
     if recipe.num_crops:
         notes.append(f"its pictures were cut into at most {recipe.num_crops} tiles: load the processor with num_crops="
                      f"{recipe.num_crops} for the same probabilities")  # fmt: skip
@@ -236,7 +238,10 @@ def _layout(
             )
         table.append(head_row(model.config.text.width, classes))
         named = [str(one).replace("ForCausalLM", "ForSequenceClassification") for one in config["architectures"]]
-        config |= {"architectures": named, "id2label": {str(n): answer for n, answer in enumerate(answers)}}
+        config["architectures"] = named
+    if CLASSES in trained:  # its outputs are in the order of the answers, whatever the base's were
+        config |= {"id2label": {str(n): answer for n, answer in enumerate(answers)},
+                   "label2id": {answer: n for n, answer in enumerate(answers)}}  # fmt: skip
     return table, config
 
 
@@ -293,7 +298,7 @@ def _scores(
     loaded, params = base.load(*given)
     if config is None:
         check_base(path, roll.card, loaded.base)
-    else:
+    elif loaded.family.picture:
         loaded = dataclasses.replace(loaded, config=config)
     recipe, card = saved.recipe, roll.card
     if recipe.task == WRITE:

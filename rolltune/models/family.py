@@ -49,6 +49,8 @@ class Family:
         str, ...
     ] = ()  # subtrees that only `features` reads: they may leave the device once features are kept
     tower_stacks: tuple[str, ...] = ("vision/layers",)  # subtrees of a tower whose leaves have layers on axis 0
+    # Config -> what the outputs of a head that the checkpoint brings are called; empty: it has none, or no names
+    class_names: Callable[[Any], tuple[str, ...]] = lambda config: ()
     learned_count: int = (
         0  # E: vectors that stand between picture rows (newlines, separators), in `slots` before all rows
     )

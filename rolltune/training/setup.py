@@ -38,7 +38,7 @@ from rolltune.text.tokenizer import Remembering
 from rolltune.training import step
 from rolltune.training.dataset import Data
 from rolltune.training.loop import Looks, Run
-from rolltune.training.plan import Plan
+from rolltune.training.plan import Plan, in_columns
 from rolltune.training.rolls import Draw, InitialWeights, Lottery
 from rolltune.training.step import StepConfig
 from rolltune.trees import Stacks
@@ -158,6 +158,8 @@ def cache(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, in
             f"{packed[0]} is quantized, so only adapters can be trained on it: --config.method=lora, or keep it as it "
             "is by a rule of --config.quantize_rules"
         )
+    if CLASSES in flat:
+        params["text"]["classes"]["kernel"] = in_columns(flat[CLASSES], plan.columns)
     del flat
     feed = features.feed(model, params, inputs.pictures, plan.projected, plan.in_step, recipe.table_gib)
     seen = [data.examples[place] for place in data.seen]
