@@ -64,7 +64,9 @@ class Recipe:
     balance: str = "none"  # "sample": every answer as often; "weight": every answer's rows weigh the same
     seed: int = 0
     dtype: str = "auto"  # of the frozen base and the activations: bfloat16 on a GPU, float32 elsewhere
-    remat: bool = False  # work activations out again instead of keeping them: half the memory, a third slower
+    # Activations are worked out again instead of kept: "layer" (True) all but each layer's input, half the memory, a
+    # third slower; "attention" those of the MLPs alone; "none" (False) nothing.
+    remat: bool | str = False
     max_tokens: int = 2048  # a longer row is an error
     truncate: str = ""  # "right": a classifier's longer text is cut on its right instead, and it is said
     # Training pictures come changed, too: crop, flip (not where there is text, or left and right matter), colour.
@@ -252,6 +254,8 @@ def _made(values: Mapping[str, Any], where: Callable[[str], str]) -> Recipe:
         read["prompt"] = read["prompt"].strip()
     if "answers" in read:
         read["answers"] = tuple(answer.strip() for answer in read["answers"])
+    if "remat" in read:
+        read["remat"] = REMAT.get(read["remat"], read["remat"])
     recipe = Recipe(**read)
     check(recipe, where)
     return recipe
@@ -259,6 +263,8 @@ def _made(values: Mapping[str, Any], where: Callable[[str], str]) -> Recipe:
 
 def _as(kind: Any, value: Any, where: str) -> Any:
     """`value` as the field's kind: an int may stand for a float, a list or a lone value for a tuple."""
+    if kind == bool | str:  # whether at all, or a word
+        kind = bool if isinstance(value, bool) else str
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)[0]
         values = value if isinstance(value, list | tuple) else (value,)
@@ -283,6 +289,7 @@ def unwritable(text: str) -> str:
     return "half a character (a lone surrogate)" if any("\ud800" <= sign <= "\udfff" for sign in text) else ""
 
 
+REMAT = {"none": False, "layer": True}  # words for what was a switch first
 MOST_STEPS = 1_000_000_000
 SEEDS = 2**32  # a random key is made of 32 bits
 RANGES = {  # of whole numbers: from, to. What lies beyond is a slip of the finger, and would end in another's error.
@@ -347,6 +354,7 @@ def check(r: Recipe, where: Callable[[str], str] = str) -> None:
     need(r.augment != ("flip",) or r.views == 2, "views", "2: flip alone makes one other view, the mirrored one")
     need(r.balance in ("none", "sample", "weight"), "balance", "none, sample or weight")
     need(r.fold_by in ("auto", "id"), "fold_by", "auto or id")
+    need(r.remat in (False, True, "attention"), "remat", "layer (or True), attention, none (or False)")
     need(r.dtype in ("auto", "float32", "bfloat16"), "dtype", "auto, float32 or bfloat16")
     need(all(r.answers) and len(set(r.answers)) == len(r.answers), "answers", "different texts, none of them empty")
     for name, (low, high) in RANGES.items():

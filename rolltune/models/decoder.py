@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from rolltune.models import layers as nn
@@ -99,6 +100,11 @@ def places(x: Shaped[Array, "b t *x"], at: Int[Either, "b m"]) -> Shaped[Array, 
     return jnp.take_along_axis(x, at.reshape(*at.shape, *(1,) * (x.ndim - 2)), 1)
 
 
+def kept(x: Array) -> Array:
+    """The same, by a name: what remat "attention" keeps of a layer, beside its input."""
+    return checkpoint_name(x, nn.ATTENTION)
+
+
 def depth(layers: Any) -> int:
     """How many layers a stacked tree or a list of layers holds."""
     return len(layers) if isinstance(layers, list | tuple) else jax.tree.leaves(layers)[0].shape[0]
@@ -147,13 +153,13 @@ def layer(config: Config, p: dict, x: Float[Array, "b t d"], angles, mask, past=
     if at is not None:
         x, mask = places(x, at), places(mask, at)
         asked = places(angles[0], at), places(angles[1], at)
-    q, k = nn.rotate(q, asked), nn.rotate(k, angles)
+    q, k, v = map(kept, (nn.rotate(q, asked), nn.rotate(k, angles), v))
     if past is not None:
         keys, values, slot = past
         k = jax.lax.dynamic_update_slice_in_dim(keys, k.astype(keys.dtype), slot, 1)
         v = jax.lax.dynamic_update_slice_in_dim(values, v.astype(values.dtype), slot, 1)
-    y = nn.attend(q, k, v, mask, config.attn_scale, config.attn_softcap, causal and at is None)
-    y = nn.linear(p["attn"]["o"], y.reshape(*y.shape[:2], -1))
+    y = kept(nn.attend(q, k, v, mask, config.attn_scale, config.attn_softcap, causal and at is None))
+    y = kept(nn.linear(p["attn"]["o"], y.reshape(*y.shape[:2], -1)))
     x = x + (_norm(config, p["post_attn_norm"], y) if config.post_norms else y)
     return x + _mlp(config, p, x), (k, v)
 
@@ -172,9 +178,9 @@ def cross_layer(config: Config, p: dict, x: Float[Array, "b t d"], keys, sees, p
     if past is None:
         k, v = (_heads(config, y) for y in nn.linears([cross["k"], cross["v"]], keys))
         past = (_norm(config, cross["k_norm"], k), v)
-    k, v = past
-    y = nn.attend(q, k, v, sees | ~some if config.empty_rows_attend else sees, config.attn_scale)
-    y = nn.linear(cross["o"], y.reshape(*y.shape[:2], -1))
+    q, (k, v) = kept(q), map(kept, past)
+    y = kept(nn.attend(q, k, v, sees | ~some if config.empty_rows_attend else sees, config.attn_scale))
+    y = kept(nn.linear(cross["o"], y.reshape(*y.shape[:2], -1)))
     gate = lambda name, y: jnp.tanh(p[name].astype(jnp.float32)).astype(x.dtype) * y
     x = x + gate("gate_attn", y if config.empty_rows_attend else jnp.where(some, y, 0))
     return x + gate("gate_mlp", jnp.where(some, _mlp(config, p, x), 0)), (k, v)
@@ -192,7 +198,7 @@ def run(
     first: int = 0,
     cache: tuple[Any, Int[Array, ""]] | None = None,
     keep_kv: bool = False,
-    remat: bool = False,
+    remat: bool | str = False,
     at: Int[Either, "b m"] | None = None,
 ) -> tuple[Float[Array, "b _ d"], Any]:
     """Runs the layers, which are numbers `first`, `first` + 1, ... of the model (odd and even ones may differ).
@@ -200,7 +206,8 @@ def run(
     Returns the states and, with `keep_kv` or a `cache`, each layer's keys and values [B, S, K, H]: stacked on a leading
     axis or in a list, as the layers are. `cache` is such keys and values and the place where the next tokens go. With
     `at`, the states at these places only [B, M, D]; the last layer of a list then computes no others. Without rows to
-    attend to, cross layers are left out.
+    attend to, cross layers are left out. `remat` keeps a layer's input alone for the way back, with "attention" all
+    that its attention makes, too: only the MLP, whose gate and up are the widest, is worked out again.
     """
     keep_kv = keep_kv or cache is not None
     past, slot = (None, None) if cache is None else cache
@@ -215,7 +222,8 @@ def run(
         return x, kv if keep_kv else None
 
     n, plain = depth(layers), block
-    block = jax.checkpoint(block) if remat else block
+    names = (nn.ATTENTION,) if remat == nn.ATTENTION else ()
+    block = jax.checkpoint(block, policy=jax.checkpoint_policies.save_only_these_names(*names)) if remat else block
     sliding = ((jnp.arange(n) + first) % 2 == 0) | config.all_slide
     if isinstance(layers, list | tuple):
         kept = []
@@ -255,8 +263,8 @@ def _logits(config: Config, p: dict, y: Float[Array, "*b d"], low: Float[Array, 
 
 
 # Float32 logits [*, V] held at a time: 512 MiB, 522 rows at V = 257,152. Batch 4 of PaliGemma-3B with answers of 512
-# tokens needs 1.5 GiB beside two layers so, 2.5 with twice as many rows, 4.4 with all; each further part reads the table
-# of words three times more.
+# tokens needs 1.5 GiB beside two layers so, 2.5 with twice as many rows, 4.4 with all; each further part reads the
+# table of words three times more.
 HEAD_LOGITS_AT_ONCE = 2**27
 
 

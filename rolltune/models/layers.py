@@ -270,6 +270,7 @@ def rotate(x: Float[Array, "b t n h"], angles: tuple[Array, Array]) -> Float[Arr
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1).astype(x.dtype)
 
 
+ATTENTION = "attention"  # the name of what attention makes, for whoever says what is kept for the way back
 FUSED_FROM, FUSED_HEAD = 1024 * 1024, 128  # T * S, and the width of a head
 LOGITS_AT_ONCE = 2**28  # float32 logits [B, N, T, S]: 1 GiB
 

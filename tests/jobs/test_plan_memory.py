@@ -176,7 +176,7 @@ def test_a_training_that_cannot_fit_is_refused_before_the_weights_come(few, monk
     recipe = Recipe(batch=2, evaluate_batch=1)
     data = read_data({"train": few}, Wanted("auto"), lambda text: None)
     size = lambda made, slots, **_: [
-        Need("training step", weights=GIB * made.recipe.batch * (1 - made.recipe.remat / 4))
+        Need("training step", weights=GIB * made.recipe.batch * (1 - bool(made.recipe.remat) / 4))
     ]
     monkeypatch.setattr(planning, "needs_of", size)
     monkeypatch.setattr(learn, "load_opened", lambda opened: pytest.fail("the weights were read"))
