@@ -63,7 +63,9 @@ class Recipe:
     average: str = "example"  # of the loss: over examples (big_vision) or over all "token"s (transformers)
     balance: str = "none"  # "sample": every answer as often; "weight": every answer's rows weigh the same
     seed: int = 0
-    dtype: str = "auto"  # of the frozen base and the activations: bfloat16 on a GPU, float32 elsewhere
+    # Of the frozen base and the activations: bfloat16 on a GPU, float32 elsewhere; float16, which is what a GPU without
+    # bfloat16 (V100, T4) gets, is of the base alone, under float32 activations.
+    dtype: str = "auto"
     # Activations are worked out again instead of kept: "layer" (True) all but each layer's input, half the memory, a
     # third slower; "attention" those of the MLPs alone; "none" (False) nothing.
     remat: bool | str = False
@@ -355,7 +357,7 @@ def check(r: Recipe, where: Callable[[str], str] = str) -> None:
     need(r.balance in ("none", "sample", "weight"), "balance", "none, sample or weight")
     need(r.fold_by in ("auto", "id"), "fold_by", "auto or id")
     need(r.remat in (False, True, "attention"), "remat", "layer (or True), attention, none (or False)")
-    need(r.dtype in ("auto", "float32", "bfloat16"), "dtype", "auto, float32 or bfloat16")
+    need(r.dtype in ("auto", "float32", "bfloat16", "float16"), "dtype", "auto, float32, bfloat16 or float16")
     need(all(r.answers) and len(set(r.answers)) == len(r.answers), "answers", "different texts, none of them empty")
     for name, (low, high) in RANGES.items():
         need(low <= getattr(r, name) <= high, name, f"a number from {low} to {high}")

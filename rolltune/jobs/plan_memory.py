@@ -88,7 +88,7 @@ def plan_memory(options: Options, recipe: Recipe, say: Say) -> int:
     place = find_place(options)
     say(f"planned for: {place.words}")
     if options.card is not None and recipe.dtype == "auto":
-        recipe = dataclasses.replace(recipe, dtype="bfloat16")
+        recipe = dataclasses.replace(recipe, dtype=gpus.find(options.card).dtype)
     if place.sharding is not None:
         # Programs for a card that is not there can be written into the cache of compiled ones, but not read from it.
         jax.config.update("jax_enable_compilation_cache", False)
