@@ -61,7 +61,7 @@ def products(x: Float[Array, "*b i"], weights: Sequence[Any]) -> list[Float[Arra
     out = []
     for w in weights:
         if not isinstance(w, LoRA):
-            y = quantized_product(rows, w) if isinstance(w, Quantized) else rows @ w.astype(x.dtype)
+            y = frozen_product(rows, w) if _is_packed(w, x) else rows @ w.astype(x.dtype)
         elif w.key is None:
             y = product(rows, w.base) + next(inner) @ w.b.astype(x.dtype)
         else:
@@ -78,25 +78,35 @@ def low_rank(x: Float[Array, "*b i"], w: LoRA) -> Float[Array, "*b r"]:
     return (x.reshape(-1, x.shape[-1]) @ w.a.astype(x.dtype)).reshape(*x.shape[:-1], -1)
 
 
+def _is_packed(w: Any, x: Array) -> bool:
+    """Whether a matrix is frozen, and kept smaller than it is multiplied."""
+    return isinstance(w, Quantized) or (w.dtype == jnp.float16 and x.dtype == jnp.float32)
+
+
+def _unpacked(w: Any, dtype: Any) -> Float[Array, "o i"]:
+    return decode(w, dtype) if isinstance(w, Quantized) else w.T.astype(dtype)
+
+
 @jax.custom_vjp
-def quantized_product(x: Float[Array, "b i"], w: Quantized) -> Float[Array, "b o"]:
-    """`x @ w` for a frozen matrix in few bits. Its values are worked out where they are used, each way anew."""
+def frozen_product(x: Float[Array, "b i"], w: Any) -> Float[Array, "b o"]:
+    """`x @ w` for a frozen matrix in few bits, or in float16 under float32 activations. Its values are worked out where
+    they are used, each way anew."""
     # Without the barrier the compiler is free to decode the matrices of many layers before their inputs are there.
     x, w = jax.lax.optimization_barrier((x, w))
-    return jax.lax.dot_general(x, decode(w, x.dtype), (((1,), (1,)), ((), ())))
+    return jax.lax.dot_general(x, _unpacked(w, x.dtype), (((1,), (1,)), ((), ())))
 
 
-def _quantized_product_forward(x, w):
-    return quantized_product(x, w), w
+def _frozen_product_forward(x, w):
+    return frozen_product(x, w), w
 
 
-def _quantized_product_backward(w, dy):
+def _frozen_product_backward(w, dy):
     # Without the barrier XLA would find that both ways decode the same, and keep what the first one made.
     w, dy = jax.lax.optimization_barrier((w, dy))
-    return dy @ decode(w, dy.dtype), None
+    return dy @ _unpacked(w, dy.dtype), None
 
 
-quantized_product.defvjp(_quantized_product_forward, _quantized_product_backward)
+frozen_product.defvjp(_frozen_product_forward, _frozen_product_backward)
 
 
 def _kept_entries(key: Array, dropout: float, shape: Sequence[int]) -> Bool[Array, "..."]:
@@ -369,10 +379,19 @@ def logits(x: Float[Array, "*b d"], w: Any, low: Float[Array, "*b r"] | None = N
     return product(x, w).astype(jnp.float32) if isinstance(w, Quantized) else tied_logits(x, w.T)
 
 
+SCALED = 1024  # what gradients are multiplied by in float16: it holds 6e-8 to 65,504, and they are small
+
+
+def _logits_dtype(x: Array, table: Array) -> Any:
+    """A table in float16 is multiplied as it lies there: a float32 copy of it takes 2 GiB for 257,152 words."""
+    return jnp.dtype(jnp.float16) if table.dtype == jnp.float16 else x.dtype
+
+
 @jax.custom_vjp
 def tied_logits(x: Float[Array, "*b d"], table: Float[Array, "v d"]) -> Float[Array, "*b v"]:
     """Float32 `x @ table.T`. Going back, the gradient takes x's dtype first: a float32 product would copy the table."""
-    return jnp.einsum("...d,vd->...v", x, table.astype(x.dtype), preferred_element_type=jnp.float32)
+    dtype = _logits_dtype(x, table)
+    return jnp.einsum("...d,vd->...v", x.astype(dtype), table.astype(dtype), preferred_element_type=jnp.float32)
 
 
 def _tied_logits_forward(x, table):
@@ -381,9 +400,13 @@ def _tied_logits_forward(x, table):
 
 def _tied_logits_backward(saved, dy):
     x, table = saved
-    dy = dy.astype(x.dtype)
-    dtable = jnp.einsum("...v,...d->vd", dy, x, preferred_element_type=jnp.float32)
-    return jnp.einsum("...v,vd->...d", dy, table.astype(x.dtype)), dtable.astype(table.dtype)
+    dtype = _logits_dtype(x, table)
+    factor = SCALED if dtype == jnp.float16 else 1
+    dy = (dy * factor).astype(dtype)
+    dtable = jnp.einsum("...v,...d->vd", dy, x.astype(dtype), preferred_element_type=jnp.float32) / factor
+    kept = jnp.float32 if dtype == jnp.float16 else dtype
+    dx = jnp.einsum("...v,vd->...d", dy, table.astype(dtype), preferred_element_type=kept) / factor
+    return dx.astype(x.dtype), dtable.astype(table.dtype)
 
 
 tied_logits.defvjp(_tied_logits_forward, _tied_logits_backward)

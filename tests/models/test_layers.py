@@ -74,6 +74,17 @@ def test_values_and_gradients_equal_the_plain_formula(ours, plain, shapes):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
+def test_a_table_in_float16_is_not_copied_and_its_small_gradients_are_not_lost():
+    x, table, dy = draw(0, 3, 64), draw(1, 400, 64).astype(jnp.float16), 1e-8 * draw(2, 3, 400)
+    expected, back = jax.vjp(lambda x: x @ table.astype(jnp.float32).T, x)
+    found, our_back = jax.vjp(lambda x: nn.tied_logits(x, table), x)
+    np.testing.assert_allclose(found, expected, atol=0.02)
+    (mine,), (theirs,) = our_back(dy), back(dy)
+    np.testing.assert_allclose(mine, theirs, atol=0.02 * np.abs(theirs).max())
+    wide = [str(x.aval) for e in jax.make_jaxpr(nn.tied_logits.fun)(x, table).eqns for x in e.outvars]
+    assert not any("float32[400,64]" in one for one in wide)
+
+
 def test_gradients_take_the_dtype_of_what_they_belong_to():
     x, scale = draw(0, 2, 8).astype(jnp.bfloat16), draw(1, 8)
     gated = lambda x, s: gelu_gated(x, x, s[:, None])
