@@ -164,7 +164,7 @@ def run(setting: Setting, rows: int = 8) -> dict[str, Any]:
         path = str(folder)
     values = {"rank": 16, "alpha": 16.0, "rate": 1e-4, "steps": 100, "answer_tokens": 8, "table_gib": 8.0}
     recipe = Recipe(model=path, evaluate_batch=2, **(values | dict(setting.recipe)))
-    opened = base.open_model(path, "", recipe.dtype, recipe.packing, Speechless)
+    opened = base.open_model(path, "", recipe.dtype, recipe.packing, recipe.num_crops, Speechless)
     pictures = (SIZES[setting.model],) if setting.model in SIZES else ()
     data, inputs = stated_data(opened.model, recipe, Stated(setting.tokens, setting.answer, pictures, rows))
     made = outline(opened, recipe, data, inputs)

@@ -28,6 +28,12 @@ CLASSES = "text/classes/kernel"  # a classifier's head above the decoder
 
 def trainability(rules: Sequence[tuple[str, str]], paths: Sequence[str]) -> dict[str, str]:
     """path -> frozen, lora or full. Raises UserError for a rule without a match or another word."""
+    head = next((pattern for pattern, _ in rules if pattern.startswith("text/head")), None)
+    if head is not None and not any(path.startswith("text/head/") for path in paths):
+        raise UserError(
+            f"what to train: the rule {head!r} is for an output matrix, and this model's is its embedding: leave the "
+            'rule out, or train the embedding itself, by ("text/embed/embedding", "full")'
+        )
     words = path_rules.match(rules, paths, "what to train")
     for path, word in words.items():
         if word not in ("frozen", "lora", "full"):

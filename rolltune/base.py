@@ -53,10 +53,11 @@ class Opened:
     checkpoint: Checkpoint
     table: list[TensorMap]
     words: Mapping[str, str]  # path -> what is quantized while it is loaded, see `quantize.words_for`
+    dtype: str  # of the weights; that of activations is the config's
 
     @property
     def kind(self) -> np.dtype:
-        return np.dtype(np.float32 if self.model.config.dtype == "float32" else ml_dtypes.bfloat16)
+        return np.dtype(ml_dtypes.bfloat16 if self.dtype == "bfloat16" else self.dtype)
 
     def rows_of(self, row: TensorMap) -> int | None:
         """How many rows of a tensor are the model's; None: all of them.
@@ -84,10 +85,11 @@ def load(
     tokenizer: str = "",
     dtype: str = "auto",
     quantize: Sequence[tuple[str, str]] = (),
+    crops: int = 0,
     listed: bool = False,
 ) -> tuple[Model, dict]:
     """Opens and checks a checkpoint, and puts it on the device: `open_model`, then `load_opened`."""
-    return load_opened(open_model(path, tokenizer, dtype, quantize), listed)
+    return load_opened(open_model(path, tokenizer, dtype, quantize, crops), listed)
 
 
 def open_model(
@@ -95,22 +97,32 @@ def open_model(
     tokenizer: str = "",
     dtype: str = "auto",
     quantize: Sequence[tuple[str, str]] = (),
+    crops: int = 0,
     stand_in: Callable[[int], Tokenizer] | None = None,
 ) -> Opened:
     """Opens and checks a checkpoint (big_vision npz or Hugging Face): its headers, config and tokenizer.
 
     Matrices that the file has in four bits stay packed; `quantize` are rules (path regex, word) for the others, see
-    `quantize.words_for`. With `stand_in`, which makes a tokenizer for so many ids, none is looked for, and a folder
+    `quantize.words_for`. `crops` are the tiles that a picture may be cut into, where the model has such a number; 0: as
+    its files say. With `stand_in`, which makes a tokenizer for so many ids, none is looked for, and a folder
     without weights serves, too: its config.json says their shapes.
 
     Raises UserError for a file that is missing, damaged or of another model, naming each odd tensor.
     """
     dtype = choose_dtype(dtype)
+    activations = "float32" if dtype == "float16" else dtype
     place = TINY / "paligemma-tiny.npz" if path == "tiny" else Path(path)
     checkpoint = open_checkpoint(place) if stand_in is None else open_shapes(place)
     source = str(checkpoint.path)
     family = catalogue.family_of(checkpoint)
-    config = dataclasses.replace(family.config(checkpoint.config, checkpoint.shapes, source), dtype=dtype)
+    config = dataclasses.replace(family.config(checkpoint.config, checkpoint.shapes, source), dtype=activations)
+    if crops:
+        if family.with_crops is None:
+            raise UserError(
+                f"num_crops: {crops}, but {family.name} ({source}) has no such number: it sees pictures at its own "
+                "sizes. Leave it out"
+            )
+        config = family.with_crops(config, crops)
     if stand_in is None:
         opened = text.load(Path(tokenizer) if tokenizer else _tokenizer_beside(checkpoint, path, family))
         text.check(
@@ -126,7 +138,7 @@ def open_model(
     if family.npz is not None:
         config = dataclasses.replace(config, text=dataclasses.replace(config.text, vocab=opened.size))
     name = "tiny" if path == "tiny" else checkpoint.name
-    return Opened(Model(family, config, opened, Base(name, "")), checkpoint, table, words)
+    return Opened(Model(family, config, opened, Base(name, "")), checkpoint, table, words, dtype)
 
 
 def load_opened(
@@ -153,11 +165,15 @@ def load_opened(
     digest = TreeDigest({EMBEDDING: model.tokenizer.size})
     rows = {row.path: opened.rows_of(row) for row in opened.table}
     params: dict[str, Any] = {}
-    for leaf, array in stream_packed(checkpoint.tensors, opened.table, opened.kind, source):
+    # A model's identity is that of its bfloat16 numbers, in whatever dtype it runs.
+    half = opened.kind == np.float16
+    read = np.dtype(ml_dtypes.bfloat16) if half else opened.kind
+    for leaf, array in stream_packed(checkpoint.tensors, opened.table, read, source):
         word = packing.KEEP
         if isinstance(array, np.ndarray):
             digest.add(leaf, array)
             word = opened.words.get(leaf, word)
+            array = halved(array, leaf, source) if half and word == packing.KEEP else array
         else:  # four bits are weights of their own, digested as they lie there
             for number, part in enumerate(jax.tree.leaves(array)):
                 digest.add(f"{leaf}/{number}", part)
@@ -171,6 +187,18 @@ def load_opened(
     if quantizes:
         packed.keep(said, shapes, {path: uncut(leaf) for path, leaf in params.items()}, digests)
     return identified, trees.unflatten(params)
+
+
+def halved(array: np.ndarray, path: str, source: str) -> np.ndarray:
+    """The numbers in float16. Raises UserError where one is larger than that holds: it would be infinite."""
+    with np.errstate(over="ignore"):
+        made = array.astype(np.float16)
+    if not np.isfinite(made).all():
+        count = int(np.sum(~np.isfinite(made)))
+        raise UserError(
+            f"{source}: {count} numbers of {path} are larger than float16 holds (65504): --config.dtype=float32"
+        )
+    return made
 
 
 def _identified(opened: Opened, digests: Mapping[str, str]) -> Model:

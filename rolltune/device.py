@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 import os
+import re
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,23 @@ def is_gpu() -> bool:
 
 
 def choose_dtype(dtype: str) -> str:
-    """Of the frozen base and the activations: `auto` is bfloat16 on an accelerator, float32 on a CPU."""
+    """Of the frozen base and the activations: `auto` is bfloat16 on an accelerator, float32 on a CPU.
+
+    A GPU from before Ampere has no bfloat16: there it is "float16", which is of the frozen base alone. Activations are
+    float32 with it, as in big_vision's demo: they pass 65,504, which weights do not.
+    """
     import jax
 
     if dtype != "auto":
         return dtype
-    return "float32" if jax.default_backend() == "cpu" and not is_gpu() else "bfloat16"
+    if jax.default_backend() == "cpu" and not is_gpu():
+        return "float32"
+    nvidia = re.fullmatch(r"(\d+)\.(\d+)", str(getattr(jax.devices()[0], "compute_capability", "")))
+    lacks = nvidia is not None and tuple(map(int, nvidia.groups())) < BFLOAT16_FROM
+    return "float16" if lacks else "bfloat16"
+
+
+BFLOAT16_FROM = (8, 0)  # compute capability: Ampere; Volta and Turing imitate it, slowly
 
 
 def compiler_options() -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from rolltune.device import BFLOAT16_FROM
 from rolltune.errors import UserError
 
 
@@ -21,6 +22,11 @@ class Card:
     shared: int  # memory that a core's threads share, bytes
     threads: int = 2048  # a core, at most
     clock: float = 1.5  # GHz
+
+    @property
+    def dtype(self) -> str:
+        """What `auto` takes on it: see `device.choose_dtype`."""
+        return "bfloat16" if self.capability >= BFLOAT16_FROM else "float16"
 
     def described(self) -> str:
         """XLA's GpuTargetConfigProto as text."""

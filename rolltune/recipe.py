@@ -38,6 +38,7 @@ class Recipe:
     length_normalized: bool = False  # allowed answers are scored by the mean of their tokens, not as a whole
     positive: str = ""  # the answer that counts as positive; empty: yes, true, or the rarer one
     frames: str = "middle"  # of animated images: first, middle, last, most-different, n:4, grid, expand, skip
+    num_crops: int = 0  # tiles that a picture may be cut into, where the model has such a number; 0: as its files say
     # how
     method: str = "lora"  # lora, attention, full, or "rules"
     rules: tuple[tuple[str, str], ...] = ()  # for "rules": (path regex, frozen | lora | full), the first match wins
@@ -69,8 +70,12 @@ class Recipe:
     average: str = "example"  # of the loss: over examples (big_vision) or over all "token"s (transformers)
     balance: str = "none"  # "sample": every answer as often; "weight": every answer's rows weigh the same
     seed: int = 0
-    dtype: str = "auto"  # of the frozen base and the activations: bfloat16 on a GPU, float32 elsewhere
-    remat: bool = False  # work activations out again instead of keeping them: half the memory, a third slower
+    # Of the frozen base and the activations: bfloat16 on a GPU, float32 elsewhere; float16, which is what a GPU without
+    # bfloat16 (V100, T4) gets, is of the base alone, under float32 activations.
+    dtype: str = "auto"
+    # Activations are worked out again instead of kept: "layer" (True) all but each layer's input, half the memory, a
+    # third slower; "attention" those of the MLPs alone; "none" (False) nothing.
+    remat: bool | str = False
     max_tokens: int = 2048  # a longer row is an error
     truncate: str = ""  # "right": a classifier's longer text is cut on its right instead, and it is said
     # Training pictures come changed, too: crop, flip (not where there is text, or left and right matter), colour.
@@ -266,6 +271,8 @@ def _made(values: Mapping[str, Any], where: Callable[[str], str]) -> Recipe:
         read["prompt"] = read["prompt"].strip()
     if "answers" in read:
         read["answers"] = tuple(answer.strip() for answer in read["answers"])
+    if "remat" in read:
+        read["remat"] = REMAT.get(read["remat"], read["remat"])
     recipe = Recipe(**read)
     check(recipe, where)
     return recipe
@@ -273,6 +280,8 @@ def _made(values: Mapping[str, Any], where: Callable[[str], str]) -> Recipe:
 
 def _as(kind: Any, value: Any, where: str) -> Any:
     """`value` as the field's kind: an int may stand for a float, a list or a lone value for a tuple."""
+    if kind == bool | str:  # whether at all, or a word
+        kind = bool if isinstance(value, bool) else str
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)[0]
         values = value if isinstance(value, list | tuple) else (value,)
@@ -297,6 +306,7 @@ def unwritable(text: str) -> str:
     return "half a character (a lone surrogate)" if any("\ud800" <= sign <= "\udfff" for sign in text) else ""
 
 
+REMAT = {"none": False, "layer": True}  # words for what was a switch first
 MOST_STEPS = 1_000_000_000
 SEEDS = 2**32  # a random key is made of 32 bits
 RANGES = {  # of whole numbers: from, to. What lies beyond is a slip of the finger, and would end in another's error.
@@ -306,6 +316,7 @@ RANGES = {  # of whole numbers: from, to. What lies beyond is a slip of the fing
     **dict.fromkeys(("first_layer", "redraws", "draws", "sharding_group"), (0, 65_536)),
     "max_tokens": (1, 2**24),
     "views": (2, 1024),
+    "num_crops": (0, 256),
     "seed": (0, SEEDS - 1),
 }
 
@@ -366,7 +377,8 @@ def check(r: Recipe, where: Callable[[str], str] = str) -> None:
     need(r.augment != ("flip",) or r.views == 2, "views", "2: flip alone makes one other view, the mirrored one")
     need(r.balance in ("none", "sample", "weight"), "balance", "none, sample or weight")
     need(r.fold_by in ("auto", "id"), "fold_by", "auto or id")
-    need(r.dtype in ("auto", "float32", "bfloat16"), "dtype", "auto, float32 or bfloat16")
+    need(r.remat in (False, True, "attention"), "remat", "layer (or True), attention, none (or False)")
+    need(r.dtype in ("auto", "float32", "bfloat16", "float16"), "dtype", "auto, float32, bfloat16 or float16")
     need(all(r.answers) and len(set(r.answers)) == len(r.answers), "answers", "different texts, none of them empty")
     for name, (low, high) in RANGES.items():
         need(low <= getattr(r, name) <= high, name, f"a number from {low} to {high}")

@@ -158,6 +158,7 @@ def test_plans_that_make_no_sense_are_advice(params):
         ([("vision/layers/attn/q/bias", "lora"), (".*", "frozen")], "LoRA is for matrices"),
         ([("text/.*", "thaw"), (".*", "frozen")], "'thaw'; expected frozen, lora or full"),
         ([("text/layer/.*", "lora"), (".*", "frozen")], "matches no parameter"),
+        ([("text/head/kernel", "lora"), (".*", "frozen")], "this model's is its embedding: leave the rule out"),
     ):
         with pytest.raises(UserError, match=message):
             adapters.trainability(rules, paths)

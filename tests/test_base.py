@@ -1,15 +1,19 @@
 """A base model as a run opens it: the built-in one, and files that do not belong together."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from small_families import PALIGEMMA, log_probs
 
-from rolltune import base, trees
+from rolltune import base, device, gpus, trees
+from rolltune.batch import NOTHING
 from rolltune.errors import UserError
 from rolltune.families import paligemma
 from rolltune.families.paligemma_names import npz_rows
+from rolltune.models.forward import Network
 from rolltune.training import setup
 from rolltune.training.plan import plan_of
 from rolltune.weights.names import to_file
@@ -74,6 +78,25 @@ def test_what_is_missing_or_damaged_is_named(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(b"not a model")
     with pytest.raises(UserError, match=r"tokenizer\.model: not a SentencePiece model"):
         base.load("tiny", tokenizer=str(tmp_path / "tokenizer.model"))
+    with pytest.raises(UserError, match=r"num_crops: 4, but PaliGemma \(\S+\) has no such number.*Leave it out"):
+        base.open_model("tiny", crops=4)
+
+
+def test_float16_is_of_the_frozen_weights_alone_and_as_near_as_bfloat16(monkeypatch):
+    """What a card without bfloat16 gets: weights in half, activations and norms in full."""
+    (model, half), (whole, params) = (base.load("tiny", dtype=dtype) for dtype in ("float16", "float32"))
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(half)} == {"float16"} and model.config.dtype == "float32"
+    assert model.base == whole.base  # a roll belongs to the same base, in whatever dtype it was trained
+    net, batch = Network(model.family, model.config), PALIGEMMA.batch(PALIGEMMA.row("a b", "abcdefgh", shown=[]))
+    found, expected = (log_probs(net, trees.arrange(tree, model.stacks), batch, NOTHING) for tree in (half, params))
+    assert found.dtype == np.float32 and 0 < np.abs(found - expected).max() < 0.05
+    with pytest.raises(UserError, match=r"base.npz: 2 numbers of text/norm/scale are larger than float16 holds"):
+        base.halved(np.array([1.0, 1e5, -7e4], np.float32), "text/norm/scale", "base.npz")
+    for capability, dtype in (("7.0", "float16"), ("7.5", "float16"), ("8.9", "bfloat16"), ("12.0", "bfloat16")):
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+        monkeypatch.setattr(jax, "devices", lambda one=capability: [SimpleNamespace(compute_capability=one)])
+        assert device.choose_dtype("auto") == dtype
+    assert {name: card.dtype for name, card in gpus.CARDS.items() if card.dtype == "float16"}.keys() == {"t4", "v100"}
 
 
 def test_layers_loaded_in_lists_are_those_of_the_stacks(tmp_path, monkeypatch):

@@ -24,9 +24,16 @@ PAGES = sorted([*ROOT.glob("docs/recipes/*.md"), *FILES])
 PUBLISHED = {
     "paligemma_attention": {"optimizer": "sgd", "rate": 0.03, "schedule": "cosine", "warmup": 0.1, "batch": 2},
     "plantdoc_llama": {"epochs": 5, "warmup": 500, "weight_decay": 0.01, "seed": 2025, "quantize": "nf4"},
-    "phi35_docvqa": {"rank": 32, "alpha": 16, "rate": 2e-4, "epochs": 2, "metric": "anls"},
-    "phi35_hateful_memes": {"rank": 128, "alpha": 256, "rate": 2e-4, "epochs": 2, "metric": "accuracy"},
-    "phi35_nlvr2": {"method": "rules", "rate": 2e-5, "epochs": 2},
+    "phi35_docvqa": {"num_crops": 16, "rank": 32, "alpha": 16, "rate": 2e-4, "epochs": 2, "metric": "anls"},
+    "phi35_hateful_memes": {
+        "num_crops": 16,
+        "rank": 128,
+        "alpha": 256,
+        "rate": 2e-4,
+        "epochs": 2,
+        "metric": "accuracy",
+    },
+    "phi35_nlvr2": {"num_crops": 4, "method": "rules", "rate": 2e-5, "epochs": 2},
     "preference_gemma2": {
         **{"rank": 16, "alpha": 32, "dropout": 0.05, "first_layer": 16, "rate": 2e-4, "warmup": 20, "epochs": 1},
         **{"answers": ("a", "b", "tie"), "max_tokens": 1024, "truncate": "right", "save_every": 200, "fold_by": "id"},

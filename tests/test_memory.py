@@ -92,7 +92,7 @@ def made_of(folder, layers: int):
     }
     (folder / "config.json").write_text(json.dumps(config))
     recipe = Recipe(model=str(folder), rank=4, dtype="bfloat16", answers=("a", "b"))
-    opened = base.open_model(recipe.model, "", recipe.dtype, recipe.packing, NoTokenizer)
+    opened = base.open_model(recipe.model, "", recipe.dtype, recipe.packing, recipe.num_crops, NoTokenizer)
     return outline(opened, recipe, *stated_data(opened.model, recipe, Stated(64, 8, rows=4)))
 
 

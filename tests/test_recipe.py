@@ -51,6 +51,8 @@ def test_given_values_go_over_overrides_and_these_over_the_file(written):
 def test_overrides_are_python_values_or_words():
     made = recipe.load(None, ["--config.answers=('a', 'b')", "--config.remat=true", "--config.prompt=is it 1=1?"])
     assert (made.answers, made.remat, made.prompt) == (("a", "b"), True, "is it 1=1?")
+    words = {"none": False, "false": False, "layer": True, "attention": "attention"}
+    assert {word: recipe.load(None, [f"--config.remat={word}"]).remat for word in words} == words
     assert recipe.load(None, ["--config.rates=0.5"]).rates == (0.5,)
 
 
@@ -88,6 +90,7 @@ def test_overrides_are_python_values_or_words():
         ("--config.rules=('a', 'b')", r"rules"),
         ("--config.rungs=(0.5, 0.25)", r"rungs: \(0\.5, 0\.25\); expected rising shares"),
         ("--config.rate_range=(1, 0.1)", r"rate_range: .*0 < low <= high"),
+        ("--config.remat=mlp", r"remat: 'mlp'; expected layer \(or True\), attention, none"),
         ("--config.dropout=1", r"dropout: 1\.0; expected"),
         ("--config.optimizer=lion", r"optimizer: 'lion'"),
         ("--config.schedule=steps", r"schedule: 'steps'"),

@@ -9,7 +9,7 @@ Published with it, of the same two epochs: QLoRA, the frozen vision part, and al
         --config.rules="(('(vision|projector|separators)/.*', 'frozen'), ('.*', 'full'))"
     ./03-do_learn.py -d docvqa -w full --config recipes/phi35_docvqa.py --config.method=full --config.rate=5e-6
 
-docs/recipes/phi35.md says how pages get 16 crops, and what these forms take.
+docs/recipes/phi35.md says what these forms take.
 """
 
 from ml_collections import ConfigDict
@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 def get_config():
     config = ConfigDict()
     config.model = "../cache/phi-3.5-vision-instruct-bfloat16"
+    config.num_crops = 16  # as advised for single pages
     config.task = "write"
     config.metric = "anls"
     config.max_tokens = 4096  # a page of 16 crops takes up to 2,653

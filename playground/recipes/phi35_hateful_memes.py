@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 def get_config():
     config = ConfigDict()
     config.model = "../cache/phi-3.5-vision-instruct-bfloat16"
+    config.num_crops = 16  # as advised for single pictures
     config.answers = ("no", "yes")
     config.positive = "yes"
     config.metric = "accuracy"

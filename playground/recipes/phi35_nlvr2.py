@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 def get_config():
     config = ConfigDict()
     config.model = "../cache/phi-3.5-vision-instruct-bfloat16"
+    config.num_crops = 4  # as advised for several pictures
     config.answers = ("false", "true")
     config.positive = "true"
     config.metric = "accuracy"

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 def get_config():
     config = ConfigDict()
     config.model = "../cache/phi-3.5-vision-instruct-bfloat16"
+    config.num_crops = 4  # as advised for several frames
     config.metric = "accuracy"
     config.max_tokens = 8192  # eight frames of four crops are 6,056, and more than 4,096 take the long rotary factors
 

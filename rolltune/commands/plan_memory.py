@@ -35,8 +35,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--rolls", default="1", metavar="N", help="rolls at once (default 1)")
     p.add_argument(
         "--try", dest="tries", action="append", default=[], metavar="NAME=A,B",
-        help="compare values of an entry of the recipe, or of rolls, tokens, picture, model.NUMBER (such as "
-        "model.num_crops): may be repeated, all combinations are compiled",
+        help="compare values of an entry of the recipe, or of rolls, tokens, picture, model.NUMBER (of the model's "
+        "own config): may be repeated, all combinations are compiled",
     )  # fmt: skip
     p.add_argument("--exact", action="store_true", help="compile all layers instead of a few and a few more")
     add_recipe_flags(p)

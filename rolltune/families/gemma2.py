@@ -36,6 +36,7 @@ SLIDING, WHOLE = "sliding_attention", "full_attention"
 class Config:
     text: decoder.Config
     classes: int = 0  # outputs of the head that the checkpoint has; 0: it is a language model
+    class_names: tuple[str, ...] = ()  # of these outputs, where config.json names them
     dtype: str = "float32"  # of activations
 
 
@@ -75,7 +76,8 @@ def read_config(entries: Mapping[str, Any] | None, shapes: Mapping[str, Shape], 
         rope=published.rope(entries, found["head_dim"], source),
         norm_eps=published.number(entries, "rms_norm_eps", 1e-6, source),
     )
-    return Config(text, shapes[HEAD][0] if shapes.get(HEAD) else 0)
+    classes = shapes[HEAD][0] if shapes.get(HEAD) else 0
+    return Config(text, classes, published.class_names(entries, classes, source))
 
 
 def _cap(entries: Mapping[str, Any], name: str, source: str) -> float | None:
@@ -106,6 +108,7 @@ FAMILY = Family(
     model_types=("gemma2",),
     config=read_config,
     tensors=tensors,
+    class_names=lambda config: config.class_names,
     template=TURN_CHAT,
     classifier=dataclasses.replace(BARE_TEXT, row_end=(EOS,)),
     special_ids={"pad": 0, "eos": 1, "bos": 2},

@@ -146,6 +146,7 @@ FAMILY = Family(
     learned_count=2,
     picture=picture,
     tiles=tile_count,
+    with_crops=lambda config, crops: dataclasses.replace(config, num_crops=crops),
     tile_rows=lambda config: config.grid**2,
     slots=slots,
     feature_width=lambda config: config.feature_width,

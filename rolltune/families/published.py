@@ -68,6 +68,25 @@ def allow(entries: Entries, allowed: Mapping[str, Sequence[Any]], source: str) -
         )
 
 
+def class_names(entries: Entries, classes: int, source: str) -> tuple[str, ...]:
+    """What `id2label` calls the outputs of a head; empty where it is left out, or has the library's numbers for names.
+
+    Raises UserError where it does not name each output once.
+    """
+    labels = part(entries, "id2label", source)
+    numbered = {str(n): f"LABEL_{n}" for n in range(len(labels))}
+    if not classes or not labels or dict(labels) == numbered:
+        return ()
+    names = [labels.get(str(n)) for n in range(classes)]
+    texts = [name.strip() for name in names if isinstance(name, str)]
+    if len(labels) != classes or len(set(texts) - {""}) != classes:
+        raise UserError(
+            f"{source}: id2label is {dict(labels)!r:.200}, and the head has {classes} outputs: expected a name for "
+            f"each of 0 to {classes - 1}, no two the same"
+        )
+    return tuple(texts)
+
+
 def sizes(entries: Entries, defaults: Entries, names: Sequence[str], source: str) -> dict[str, int]:
     """Positive integers by name, none larger than any model's."""
     found = {name: entries.get(name, defaults.get(name)) for name in names}
@@ -117,12 +136,7 @@ def llama_text(entries: Entries, kind: str, source: str) -> decoder.Config:
         "pretraining_tp": (1, None),
     }
     allow(entries, allowed, source)
-    window, longest = ({**defaults, **entries}.get(name) for name in ("sliding_window", MAX))
-    if window is not None and not (isinstance(longest, int) and isinstance(window, int) and window >= longest):
-        raise UserError(
-            f"{source}: sliding_window is {window!r}, shorter than {MAX} ({longest!r}): only models whose layers all "
-            f"see the whole text are known here. Set it to null if your texts stay shorter than the window."
-        )
+    window = _window({**defaults, **entries}, kind, source)
     return decoder.Config(
         vocab=found["vocab_size"],
         width=width,
@@ -135,8 +149,24 @@ def llama_text(entries: Entries, kind: str, source: str) -> decoder.Config:
         act="silu",
         scaled_embedding=False,
         norm_eps=number(entries, "rms_norm_eps", defaults.get("rms_norm_eps"), source),
+        sliding_window=window,
+        all_slide=window is not None,
         rope=rope(entries, head_dim, source),
     )
+
+
+def _window(entries: Entries, kind: str, source: str) -> int | None:
+    """How far back all layers see; None: as far as there is text. Raises UserError for a window of a model whose kind
+    has none: the published code of Phi-3 leaves it to the attention that is installed."""
+    window, longest = (entries.get(name) for name in ("sliding_window", MAX))
+    if window is None or (isinstance(longest, int) and isinstance(window, int) and window >= longest):
+        return None
+    if kind != "mistral":
+        raise UserError(
+            f"{source}: sliding_window is {window!r}, shorter than {MAX} ({longest!r}): only models whose layers all "
+            f"see the whole text are known of this kind. Set it to null if your texts stay shorter than the window."
+        )
+    return sizes(entries, {}, ("sliding_window",), source)["sliding_window"]
 
 
 def rope(entries: Entries, head_dim: int, source: str) -> Rope:

@@ -1,6 +1,7 @@
 """A saved roll for other programs: an adapter of PEFT, or the base with the roll worked in; read again and compared."""
 
 import dataclasses
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ from rolltune.jobs.scorer import Bench, Saved, Scorer, read_saved
 from rolltune.weights import catalogue
 from rolltune.weights.bitsandbytes import PackedTensor
 from rolltune.weights.checkpoint import open_checkpoint
-from rolltune.weights.hf import CONFIG, fill_hf, read_json
+from rolltune.weights.hf import CONFIG, PREPROCESSOR, fill_hf, read_json
 from rolltune.weights.merged import Change, Difference, MergedTensor, compare
 from rolltune.weights.names import TensorMap, to_file
 from rolltune.weights.peft import Scaling, head_row, read_adapter, write_adapter
@@ -138,6 +139,11 @@ def _adapter(folder: Path, saved: Saved, opened: Opened, trained: Mapping[str, A
     notes = [f"read again: {len(trees.flatten(dict(trained)))} arrays, the largest difference is 0"]
     if opened.words or any(isinstance(one, PackedTensor) for one in opened.checkpoint.tensors.values()):
         notes.append("it was trained on a base in four or eight bits: load the base so for the same probabilities")
+    if CLASSES in trained:
+        notes.append(f"the outputs of its head are, in this order: {', '.join(saved.card.answers)}")
+    if recipe.num_crops:
+        notes.append(f"its pictures were cut into at most {recipe.num_crops} tiles: load the processor with num_crops="
+                     f"{recipe.num_crops} for the same probabilities")  # fmt: skip
     return notes
 
 
@@ -177,10 +183,10 @@ def _merged(
         merged[CLASSES] = np.asarray(trained[CLASSES]).astype(dtype)
     with tempfile.TemporaryDirectory(prefix="rolltune-") as place:
         rows = _probes(Path(place), bool(model.family.picture))
-        before, base_config = _scores(*saved.base(options.model), path, roll, saved, rows)
+        before, base_config = _scores(saved.base(options.model), path, roll, saved, rows)
         if options.to == HF:
             fill_hf(folder, to_file(trees.unflatten(dict(merged)), table), config)
-            _copy_beside(opened, folder)
+            _copy_beside(opened, folder, recipe.num_crops)
             target = folder
         else:
             target = folder / f"{path.stem}{ENDING}"
@@ -189,8 +195,8 @@ def _merged(
         found = compare(open_checkpoint(target).tensors, table, merged)
         bare = RollFile({}, roll.card)
         alone = dataclasses.replace(saved, recipe=dataclasses.replace(recipe, first_layer=0, quantize="", model=""))
-        given = str(target), recipe.tokenizer, recipe.dtype, ()
-        after, _ = _scores(*given, Path(f"merged{ENDING}"), bare, alone, rows, base_config)
+        given = str(target), recipe.tokenizer, recipe.dtype, (), recipe.num_crops
+        after, _ = _scores(given, Path(f"merged{ENDING}"), bare, alone, rows, base_config)
     moved = float(np.abs(before - after).max())
     kinds = {np.dtype(dtype).name, str(np.dtype(opened.kind).name)}
     bound = max(BOUNDS[kind] for kind in kinds)
@@ -247,12 +253,16 @@ def _layout(
             )
         table.append(head_row(model.config.text.width, classes))
         named = [str(one).replace("ForCausalLM", "ForSequenceClassification") for one in config["architectures"]]
-        config |= {"architectures": named, "id2label": {str(n): answer for n, answer in enumerate(answers)}}
+        config["architectures"] = named
+    if CLASSES in trained:  # its outputs are in the order of the answers, whatever the base's were
+        config |= {"id2label": {str(n): answer for n, answer in enumerate(answers)},
+                   "label2id": {answer: n for n, answer in enumerate(answers)}}  # fmt: skip
     return table, config
 
 
-def _copy_beside(opened: Opened, folder: Path) -> None:
-    """What a Hugging Face folder has beside its weights; of another base, its tokenizer."""
+def _copy_beside(opened: Opened, folder: Path, crops: int) -> None:
+    """What a Hugging Face folder has beside its weights; of another base, its tokenizer. `crops`, where they were
+    stated, are those that the folder's own pictures will be cut into."""
     source = opened.checkpoint.path
     if source.is_dir():
         for pattern in BESIDE:
@@ -260,6 +270,10 @@ def _copy_beside(opened: Opened, folder: Path) -> None:
                 there = folder / path.name
                 if path.is_file() and not there.exists() and not path.name.endswith(".index.json"):
                     shutil.copyfile(path, there)
+    if crops:
+        prepared = folder / PREPROCESSOR
+        said = read_json(prepared) if prepared.exists() else {}
+        prepared.write_text(json.dumps(said | {"num_crops": crops}, indent=2) + "\n", encoding="utf-8")
     place = folder / _tokenizer_name(opened)
     if not place.exists():
         shutil.copyfile(opened.model.tokenizer.path, place)
@@ -287,21 +301,19 @@ def _probes(folder: Path, pictures: bool) -> list[Example]:
 
 
 def _scores(
-    model: str,
-    tokenizer: str,
-    dtype: str,
-    packing: Sequence[tuple[str, str]],
+    given: tuple[str, str, str, tuple[tuple[str, str], ...], int],
     path: Path,
     roll: RollFile,
     saved: Saved,
     rows: Sequence[Example],
     config: Any = None,
 ) -> tuple[np.ndarray, Any]:
-    """(log-probabilities [rows, answers], the model's config). With `config`, pictures are prepared as it says."""
-    loaded, params = base.load(model, tokenizer, dtype, packing)
+    """(log-probabilities [rows, answers], the config of the model that `given` loads). With `config`, pictures are
+    prepared as it says."""
+    loaded, params = base.load(*given)
     if config is None:
         check_base(path, roll.card, loaded.base)
-    else:
+    elif loaded.family.picture:
         loaded = dataclasses.replace(loaded, config=config)
     recipe, card = saved.recipe, roll.card
     if recipe.task == WRITE:

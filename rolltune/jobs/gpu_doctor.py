@@ -151,7 +151,9 @@ def _versions(facts: Facts) -> list[Finding]:
             text = f"compute capability {gpu.capability:g} is too old for {facts.plugin}, which needs {able:g}"
             found.append(Finding(ERROR, "old card", gpu.name, text, "take cuda12, or compute on the CPU"))
         elif gpu.capability is not None and gpu.capability < BF16_FROM:
-            text = f"compute capability {gpu.capability:g} has no bfloat16 of its own: it is imitated, slowly"
+            text = (
+                f"compute capability {gpu.capability:g} has no bfloat16: weights lie there in float16, math is float32"
+            )
             found.append(Finding(WARNING, "no bfloat16", gpu.name, text, "training works; expect little speed"))
     return found
 

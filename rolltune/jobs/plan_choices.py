@@ -68,6 +68,7 @@ def changes(own: Choice, opened: Opened) -> list[Choice]:
     pieces = recipe.batch > 1
     small = lambda r: dataclasses.replace(r, batch=1, accumulate=recipe.accumulate * recipe.batch)
     remat = lambda r: dataclasses.replace(r, remat=True)
+    widest = lambda r: dataclasses.replace(r, remat="attention")
     packed = lambda r: dataclasses.replace(r, quantize="nf4")
     can_pack = not recipe.packing and recipe.method == "lora" and not is_packed(opened)
     found: list[Choice] = []
@@ -83,11 +84,13 @@ def changes(own: Choice, opened: Opened) -> list[Choice]:
     if pieces:
         add("row by row", (0, 1), small(recipe))
     if not recipe.remat:
-        add("remat", (1, 0), remat(recipe))
+        add("remat of the MLPs", (1, 0), widest(recipe))
+    if recipe.remat is not True:
+        add("remat", (1, 0, 1), remat(recipe))
         if pieces:
             add("remat, row by row", (1, 1), small(remat(recipe)))
     if can_pack:
-        add("four bits", (1, 0, 1), packed(recipe))
+        add("four bits", (1, 0, 2), packed(recipe))
         add("four bits, remat", (2, 0), remat(packed(recipe)))
         if pieces:
             add("four bits, remat, row by row", (2, 1), small(remat(packed(recipe))))
@@ -132,7 +135,7 @@ def _with(own: Choice, pairs: Mapping[str, str]) -> Choice:
             texts.append(f"--config.{name}={value}")
     values = dataclasses.asdict(recipe)
     made = recipes.load(None, texts, **{name: value for name, value in values.items() if name not in pairs})
-    effort = (int(made.remat) + int(made.quantize != own.recipe.quantize), made.accumulate)
+    effort = (int(bool(made.remat)) + int(made.quantize != own.recipe.quantize), made.accumulate)
     words = ", ".join(f"{name}={value or 'none'}" for name, value in pairs.items())
     return Choice(words, made, rolls, effort, stated, model)
 

@@ -91,7 +91,7 @@ def plan_memory(options: Options, recipe: Recipe, say: Say) -> int:
     if recipe.sharding not in (laying.AUTO, sharding.ROLLS):
         say("as if each card held the whole base: what is left to a card of one that is cut is not planned")
     if options.card is not None and recipe.dtype == "auto":
-        recipe = dataclasses.replace(recipe, dtype="bfloat16")
+        recipe = dataclasses.replace(recipe, dtype=gpus.find(options.card).dtype)
     if place.sharding is not None:
         # Programs for a card that is not there can be written into the cache of compiled ones, but not read from it.
         jax.config.update("jax_enable_compilation_cache", False)
@@ -190,7 +190,7 @@ def refusal(own: Planned, others: Sequence[Planned], room: int) -> list[str]:
 
 # Entries of a recipe that decide what is read of the data, in Wanted's order, and what rows are made of it.
 READ_BY = ("task", "answers", "positive", "frames")
-ENCODED_BY = ("model", "tokenizer", "prompt", "max_tokens", "truncate", "augment", "views")
+ENCODED_BY = ("model", "tokenizer", "prompt", "max_tokens", "truncate", "augment", "views", "num_crops")
 
 
 class Rows:
@@ -204,7 +204,7 @@ class Rows:
     def opened(self, choice: Choice) -> Opened:
         r = choice.recipe
         stand_in = None if self.options.dataset else NoTokenizer
-        opened = base.open_model(r.model, r.tokenizer, r.dtype, r.packing, stand_in)
+        opened = base.open_model(r.model, r.tokenizer, r.dtype, r.packing, r.num_crops, stand_in)
         if not choice.model:
             return opened
         config = opened.model.config

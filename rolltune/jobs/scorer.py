@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rolltune import trees
+from rolltune.adapters import CLASSES
 from rolltune.base import Model
 from rolltune.data.batches import Encoded
 from rolltune.data.examples import Example
@@ -30,7 +31,7 @@ from rolltune.models.forward import Network
 from rolltune.models.generate import Sampling
 from rolltune.recipe import Recipe
 from rolltune.training import setup
-from rolltune.training.plan import Plan, plan_of
+from rolltune.training.plan import Plan, columns_of, in_columns, plan_of
 from rolltune.weights.roll_file import RollCard, RollFile, nested_lora, read_card
 from rolltune.weights.whole import is_whole
 
@@ -45,9 +46,10 @@ class Saved:
     card: RollCard
     recipe: Recipe
 
-    def base(self, model: str | None) -> tuple[str, str, str, tuple[tuple[str, str], ...]]:
+    def base(self, model: str | None) -> tuple[str, str, str, tuple[tuple[str, str], ...], int]:
         """The arguments of `base.load`: rolls that share them are scored on one base. `model` stands for the roll's."""
-        return model or self.recipe.model, self.recipe.tokenizer, self.recipe.dtype, tuple(self.recipe.packing)
+        own = self.recipe
+        return model or own.model, own.tokenizer, own.dtype, tuple(own.packing), own.num_crops
 
 
 def read_saved(path: Path) -> Saved:
@@ -116,7 +118,10 @@ class Scorer:
         full = [path for path, leaf in trained.items() if not isinstance(leaf, dict)]
         words = {path: "full" if path in full else "lora" for path in trained}
         self.plan = plan_of(bench.model, words, recipe.first_layer)
-        copy = trees.unflatten(trees.flatten(bench.params))  # the arrangement takes it apart
+        flat = trees.flatten(bench.params)
+        if CLASSES in flat:
+            flat[CLASSES] = in_columns(flat[CLASSES], columns_of(bench.model, self.task))
+        copy = trees.unflatten(flat)  # the arrangement takes it apart
         self.base = trees.arrange(copy, bench.model.stacks, recipe.first_layer, without=full)
         self.trainables = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], trained)
         self.scales = jnp.full((1,), recipe.scale, jnp.float32)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from rolltune.models import layers as nn
@@ -38,6 +39,7 @@ class Config:
     final_softcap: float | None = None  # on the logits; big_vision leaves it out, transformers applies it
     query_scale: float | None = None  # None: head_dim ** -0.5
     sliding_window: int | None = None  # of even layers; big_vision has none
+    all_slide: bool = False  # of all layers, as Mistral 7B has it
     rope: Rope = PLAIN
     norm_eps: float = 1e-6
     empty_rows_attend: bool = False  # in cross layers, a token that sees no picture: Meta leaves it as it is, and so
@@ -99,6 +101,11 @@ def places(x: Shaped[Array, "b t *x"], at: Int[Either, "b m"]) -> Shaped[Array, 
     return jnp.take_along_axis(x, at.reshape(*at.shape, *(1,) * (x.ndim - 2)), 1)
 
 
+def kept(x: Array) -> Array:
+    """The same, by a name: what remat "attention" keeps of a layer, beside its input."""
+    return checkpoint_name(x, nn.ATTENTION)
+
+
 def depth(layers: Any) -> int:
     """How many layers a stacked tree or a list of layers holds."""
     return len(layers) if isinstance(layers, list | tuple) else jax.tree.leaves(layers)[0].shape[0]
@@ -147,13 +154,13 @@ def layer(config: Config, p: dict, x: Float[Array, "b t d"], angles, mask, past=
     if at is not None:
         x, mask = places(x, at), places(mask, at)
         asked = places(angles[0], at), places(angles[1], at)
-    q, k = nn.rotate(q, asked), nn.rotate(k, angles)
+    q, k, v = map(kept, (nn.rotate(q, asked), nn.rotate(k, angles), v))
     if past is not None:
         keys, values, slot = past
         k = jax.lax.dynamic_update_slice_in_dim(keys, k.astype(keys.dtype), slot, 1)
         v = jax.lax.dynamic_update_slice_in_dim(values, v.astype(values.dtype), slot, 1)
-    y = nn.attend(q, k, v, mask, config.attn_scale, config.attn_softcap, causal and at is None)
-    y = nn.linear(p["attn"]["o"], y.reshape(*y.shape[:2], -1))
+    y = kept(nn.attend(q, k, v, mask, config.attn_scale, config.attn_softcap, causal and at is None))
+    y = kept(nn.linear(p["attn"]["o"], y.reshape(*y.shape[:2], -1)))
     x = x + (_norm(config, p["post_attn_norm"], y) if config.post_norms else y)
     return x + _mlp(config, p, x), (k, v)
 
@@ -172,9 +179,9 @@ def cross_layer(config: Config, p: dict, x: Float[Array, "b t d"], keys, sees, p
     if past is None:
         k, v = (_heads(config, y) for y in nn.linears([cross["k"], cross["v"]], keys))
         past = (_norm(config, cross["k_norm"], k), v)
-    k, v = past
-    y = nn.attend(q, k, v, sees | ~some if config.empty_rows_attend else sees, config.attn_scale)
-    y = nn.linear(cross["o"], y.reshape(*y.shape[:2], -1))
+    q, (k, v) = kept(q), map(kept, past)
+    y = kept(nn.attend(q, k, v, sees | ~some if config.empty_rows_attend else sees, config.attn_scale))
+    y = kept(nn.linear(cross["o"], y.reshape(*y.shape[:2], -1)))
     gate = lambda name, y: jnp.tanh(p[name].astype(jnp.float32)).astype(x.dtype) * y
     x = x + gate("gate_attn", y if config.empty_rows_attend else jnp.where(some, y, 0))
     return x + gate("gate_mlp", jnp.where(some, _mlp(config, p, x), 0)), (k, v)
@@ -192,7 +199,7 @@ def run(
     first: int = 0,
     cache: tuple[Any, Int[Array, ""]] | None = None,
     keep_kv: bool = False,
-    remat: bool = False,
+    remat: bool | str = False,
     at: Int[Either, "b m"] | None = None,
 ) -> tuple[Float[Array, "b _ d"], Any]:
     """Runs the layers, which are numbers `first`, `first` + 1, ... of the model (odd and even ones may differ).
@@ -200,7 +207,8 @@ def run(
     Returns the states and, with `keep_kv` or a `cache`, each layer's keys and values [B, S, K, H]: stacked on a leading
     axis or in a list, as the layers are. `cache` is such keys and values and the place where the next tokens go. With
     `at`, the states at these places only [B, M, D]; the last layer of a list then computes no others. Without rows to
-    attend to, cross layers are left out.
+    attend to, cross layers are left out. `remat` keeps a layer's input alone for the way back, with "attention" all
+    that its attention makes, too: only the MLP, whose gate and up are the widest, is worked out again.
     """
     keep_kv = keep_kv or cache is not None
     past, slot = (None, None) if cache is None else cache
@@ -215,8 +223,10 @@ def run(
         return x, kv if keep_kv else None
 
     n, plain = depth(layers), block
-    block = jax.checkpoint(lambda x, p, *more: plain(x, held(p), *more)) if remat else block
-    sliding = (jnp.arange(n) + first) % 2 == 0
+    names = (nn.ATTENTION,) if remat == nn.ATTENTION else ()
+    policy = jax.checkpoint_policies.save_only_these_names(*names)
+    block = jax.checkpoint(lambda x, p, *more: plain(x, held(p), *more), policy=policy) if remat else block
+    sliding = ((jnp.arange(n) + first) % 2 == 0) | config.all_slide
     if isinstance(layers, list | tuple):
         kept = []
         block, plain = jax.jit(block), jax.jit(plain)  # traced once for all layers of a kind
@@ -243,38 +253,48 @@ def embed(config: Config, p: dict, tokens: Int[Either, "b t"], dtype: Any) -> Fl
 def logits(config: Config, p: dict, x: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
     """Float32 logits of final states: of the classes, where there is such a head; else through the head or the tied
     embedding."""
-    y = _norm(config, p["norm"], x)
+    return _logits(config, p, _norm(config, p["norm"], x))
+
+
+def _logits(config: Config, p: dict, y: Float[Array, "*b d"], low: Float[Array, "*b r"] | None = None) -> Array:
+    """`logits` of normed states; `low` is what an adapter of the head makes of them, where that is known."""
     if "classes" in p:  # few columns, newly trained: in float32
         return nn.product(y.astype(jnp.float32), p["classes"]["kernel"])
-    if "head" not in p:
-        out = nn.tied_logits(y, whole(p["embed"]["embedding"], y.dtype))
-    elif isinstance(head := whole(p["head"]["kernel"], y.dtype), jax.Array):
-        out = nn.tied_logits(y, head.T)
+    if "head" in p:
+        out = nn.logits(y, p["head"]["kernel"], low)
     else:
-        out = nn.product(y, head).astype(jnp.float32)
+        out = nn.tied_logits(y, whole(p["embed"]["embedding"], y.dtype))
     return config.final_softcap * jnp.tanh(out / config.final_softcap) if config.final_softcap else out
 
 
-TARGETS_AT_ONCE = 2048  # rows of [*, V] float32 logits held at a time: 2 GiB at V = 257,152
+# Float32 logits [*, V] held at a time: 512 MiB, 522 rows at V = 257,152. Batch 4 of PaliGemma-3B with answers of 512
+# tokens needs 1.5 GiB beside two layers so, 2.5 with twice as many rows, 4.4 with all; each further part reads the
+# table of words three times more.
+HEAD_LOGITS_AT_ONCE = 2**27
 
 
 def target_log_probs(
     config: Config, p: dict, states: Float[Array, "b m d"], targets: Int[Either, "b m"]
 ) -> Float[Array, "b m"]:
     """Log-probability of each target given the state that predicts it, in float32. Logits come a chunk at a time."""
+    y, head = _norm(config, p["norm"], states), p.get("head", {}).get("kernel")
+    # An adapter's dropout goes by row and place, which are not to be told any more once the rows are one after another.
+    low = nn.low_rank(y, head) if isinstance(head, nn.LoRA) else None
 
-    def some(states, wanted):
-        out = logits(config, p, states)
+    def some(y, low, wanted):
+        out = _logits(config, p, y, low)
         return jnp.take_along_axis(out, wanted[:, None], -1)[:, 0] - jax.nn.logsumexp(out, -1)
 
-    states, wanted = states.reshape(-1, states.shape[-1]), targets.reshape(-1)
-    count = wanted.size
-    if count <= TARGETS_AT_ONCE:
-        return some(states, wanted).reshape(targets.shape)
-    chunks = -(-count // TARGETS_AT_ONCE)
+    flat = lambda x: x.reshape(-1, *x.shape[2:])
+    given = jax.tree.map(flat, (y, low, targets))
+    count, at_once = targets.size, max(1, HEAD_LOGITS_AT_ONCE // config.vocab)
+    if count <= at_once:
+        return some(*given).reshape(targets.shape)
+    chunks = -(-count // at_once)
     size = -(-count // chunks)
-    fill = chunks * size - count
-    states = jnp.pad(states, ((0, fill), (0, 0))).reshape(chunks, size, -1)
-    wanted = jnp.pad(wanted, (0, fill)).reshape(chunks, size)
-    found = jax.lax.map(lambda each: jax.checkpoint(some)(*each), (states, wanted))
+
+    def cut(x):
+        return jnp.pad(x, ((0, chunks * size - count), *[(0, 0)] * (x.ndim - 1))).reshape(chunks, size, *x.shape[1:])
+
+    found = jax.lax.map(lambda each: jax.checkpoint(some)(*each), jax.tree.map(cut, given))
     return found.reshape(-1)[:count].reshape(targets.shape)

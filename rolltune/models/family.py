@@ -49,6 +49,8 @@ class Family:
         str, ...
     ] = ()  # subtrees that only `features` reads: they may leave the device once features are kept
     tower_stacks: tuple[str, ...] = ("vision/layers",)  # subtrees of a tower whose leaves have layers on axis 0
+    # Config -> what the outputs of a head that the checkpoint brings are called; empty: it has none, or no names
+    class_names: Callable[[Any], tuple[str, ...]] = lambda config: ()
     learned_count: int = (
         0  # E: vectors that stand between picture rows (newlines, separators), in `slots` before all rows
     )
@@ -59,6 +61,8 @@ class Family:
     # On the host. A text-only family has none of these.
     picture: Callable[[Any, Image.Image], Tiles] | None = None
     tiles: Callable[[Any, Size], int] | None = None  # how many tiles `picture` gives of a picture of that size
+    # (Config, tiles that a picture may be cut into) -> Config; None: no such number decides
+    with_crops: Callable[[Any, int], Any] | None = None
     tile_rows: Callable[[Any], int] | None = None  # P
     slots: Callable[[Any, Size], Int32[np.ndarray, " p"]] | None = None  # -1 a token | 0..E-1 learned | E+i row i
     keys: Callable[[Any, Size], Int32[np.ndarray, " x"]] | None = (

@@ -10,9 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Bool, Float
+
+from rolltune.models.layers import ATTENTION
 
 NEVER = -1e30
 WIDTHS = (16, 32, 64, 128, 256)  # of a head
@@ -91,7 +94,7 @@ def _attend(q, k, v, mask, mode):
 
 
 def _attend_forward(q, k, v, mask, mode):
-    out, total = _forward(q, k, v, mask, mode)
+    out, total = (checkpoint_name(x, ATTENTION) for x in _forward(q, k, v, mask, mode))
     return out, (q, k, v, mask, out, total)
 
 

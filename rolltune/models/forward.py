@@ -20,7 +20,7 @@ class Network:
     config: Any
     projected: bool = False  # the source's rows are past the projector; False where a projector is trained
     first: int = 0  # the lowest layer that is run; above 0 the source's rows are states of the layers below it
-    remat: bool = False
+    remat: bool | str = False  # see `decoder.run`
     causal: bool = False  # rows are one causal text each: no candidates side by side, no prompt seen both ways
     # The paths of what is trained in parts over the cards of a group, which has a batch's rows between it, too; None:
     # no group, one card has all.

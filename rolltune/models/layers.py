@@ -68,17 +68,32 @@ def products(x: Float[Array, "*b i"], weights: Sequence[Any]) -> list[Float[Arra
         elif w.key is None:
             y = product(rows, w.base) + next(inner) @ w.b.astype(x.dtype)
         else:
-            keep = _kept_entries(w.key, w.dropout, x.shape, w.over_cards).reshape(rows.shape)
-            dropped = jnp.where(keep, rows / (1 - w.dropout), 0).astype(x.dtype)
-            y = product(rows, w.base) + dropped @ w.a.astype(x.dtype) @ w.b.astype(x.dtype)
+            y = product(rows, w.base) + low_rank(x, w).reshape(len(rows), -1) @ w.b.astype(x.dtype)
         out.append(y.reshape(*x.shape[:-1], -1))
     return out
+
+
+def low_rank(x: Float[Array, "*b i"], w: LoRA) -> Float[Array, "*b r"]:
+    """What goes into an adapter's `b`: `x @ a`, with a key of the entries of x that are not dropped."""
+    if w.key is not None:
+        keep = _kept_entries(w.key, w.dropout, x.shape, w.over_cards).reshape(x.shape)
+        x = jnp.where(keep, x / (1 - w.dropout), 0).astype(x.dtype)
+    return (x.reshape(-1, x.shape[-1]) @ w.a.astype(x.dtype)).reshape(*x.shape[:-1], -1)
+
+
+def _is_packed(w: Any, x: Array) -> bool:
+    """Whether a matrix is frozen, and kept smaller than it is multiplied."""
+    return isinstance(w, Quantized) or (w.dtype == jnp.float16 and x.dtype == jnp.float32)
+
+
+def _unpacked(w: Any, dtype: Any) -> Float[Array, "o i"]:
+    return decode(w, dtype) if isinstance(w, Quantized) else w.T.astype(dtype)
 
 
 def _frozen_or_full(x: Float[Array, "b i"], w: Any) -> Float[Array, "b o"]:
     if isinstance(w, Cut):
         return _frozen_or_full(x, whole(w, x.dtype)) if w.kept else cut_product(x, w)
-    return quantized_product(x, w) if isinstance(w, Quantized) else x @ w.astype(x.dtype)
+    return frozen_product(x, w) if _is_packed(w, x) else x @ w.astype(x.dtype)
 
 
 @jax.custom_vjp
@@ -96,7 +111,7 @@ def _cut_product_backward(saved, dy):
     # Without the barrier XLA would find that both ways gather the same, and keep what the first one did.
     (x, w), dy = jax.lax.optimization_barrier((saved, dy))
     matrix = whole(w, dy.dtype)
-    dx = dy @ decode(matrix, dy.dtype) if isinstance(matrix, Quantized) else dy @ matrix.T
+    dx = dy @ _unpacked(matrix, dy.dtype)
     if x is None:
         return dx, None
     return dx, dataclasses.replace(w, values=scattered(x.T @ dy).astype(w.values.dtype))
@@ -106,24 +121,25 @@ cut_product.defvjp(_cut_product_forward, _cut_product_backward)
 
 
 @jax.custom_vjp
-def quantized_product(x: Float[Array, "b i"], w: Quantized) -> Float[Array, "b o"]:
-    """`x @ w` for a frozen matrix in few bits. Its values are worked out where they are used, each way anew."""
+def frozen_product(x: Float[Array, "b i"], w: Any) -> Float[Array, "b o"]:
+    """`x @ w` for a frozen matrix in few bits, or in float16 under float32 activations. Its values are worked out where
+    they are used, each way anew."""
     # Without the barrier the compiler is free to decode the matrices of many layers before their inputs are there.
     x, w = jax.lax.optimization_barrier((x, w))
-    return jax.lax.dot_general(x, decode(w, x.dtype), (((1,), (1,)), ((), ())))
+    return jax.lax.dot_general(x, _unpacked(w, x.dtype), (((1,), (1,)), ((), ())))
 
 
-def _quantized_product_forward(x, w):
-    return quantized_product(x, w), w
+def _frozen_product_forward(x, w):
+    return frozen_product(x, w), w
 
 
-def _quantized_product_backward(w, dy):
+def _frozen_product_backward(w, dy):
     # Without the barrier XLA would find that both ways decode the same, and keep what the first one made.
     w, dy = jax.lax.optimization_barrier((w, dy))
-    return dy @ decode(w, dy.dtype), None
+    return dy @ _unpacked(w, dy.dtype), None
 
 
-quantized_product.defvjp(_quantized_product_forward, _quantized_product_backward)
+frozen_product.defvjp(_frozen_product_forward, _frozen_product_backward)
 
 
 def _kept_entries(key: Array, dropout: float, shape: Sequence[int], over_cards: bool = False) -> Bool[Array, "..."]:
@@ -301,6 +317,7 @@ def rotate(x: Float[Array, "b t n h"], angles: tuple[Array, Array]) -> Float[Arr
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1).astype(x.dtype)
 
 
+ATTENTION = "attention"  # the name of what attention makes, for whoever says what is kept for the way back
 FUSED_FROM, FUSED_HEAD = 1024 * 1024, 128  # T * S, and the width of a head
 LOGITS_AT_ONCE = 2**28  # float32 logits [B, N, T, S]: 1 GiB
 
@@ -391,10 +408,28 @@ def _attend_backward(scale, softcap, saved, dy):
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
+def logits(x: Float[Array, "*b d"], w: Any, low: Float[Array, "*b r"] | None = None) -> Float[Array, "*b v"]:
+    """Float32 `x @ w` for an output matrix [D, V] of any kind; `low` is an adapted one's `low_rank(x, w)`."""
+    if isinstance(w, LoRA):
+        low = low_rank(x, w) if low is None else low
+        return logits(x, w.base) + jnp.matmul(low, w.b.astype(x.dtype), preferred_element_type=jnp.float32)
+    matrix = whole(w, x.dtype)
+    return product(x, matrix).astype(jnp.float32) if isinstance(matrix, Quantized) else tied_logits(x, matrix.T)
+
+
+SCALED = 1024  # what gradients are multiplied by in float16: it holds 6e-8 to 65,504, and they are small
+
+
+def _logits_dtype(x: Array, table: Array) -> Any:
+    """A table in float16 is multiplied as it lies there: a float32 copy of it takes 2 GiB for 257,152 words."""
+    return jnp.dtype(jnp.float16) if table.dtype == jnp.float16 else x.dtype
+
+
 @jax.custom_vjp
 def tied_logits(x: Float[Array, "*b d"], table: Float[Array, "v d"]) -> Float[Array, "*b v"]:
     """Float32 `x @ table.T`. Going back, the gradient takes x's dtype first: a float32 product would copy the table."""
-    return jnp.einsum("...d,vd->...v", x, table.astype(x.dtype), preferred_element_type=jnp.float32)
+    dtype = _logits_dtype(x, table)
+    return jnp.einsum("...d,vd->...v", x.astype(dtype), table.astype(dtype), preferred_element_type=jnp.float32)
 
 
 def _tied_logits_forward(x, table):
@@ -403,9 +438,13 @@ def _tied_logits_forward(x, table):
 
 def _tied_logits_backward(saved, dy):
     x, table = saved
-    dy = dy.astype(x.dtype)
-    dtable = jnp.einsum("...v,...d->vd", dy, x, preferred_element_type=jnp.float32)
-    return jnp.einsum("...v,vd->...d", dy, table.astype(x.dtype)), dtable.astype(table.dtype)
+    dtype = _logits_dtype(x, table)
+    factor = SCALED if dtype == jnp.float16 else 1
+    dy = (dy * factor).astype(dtype)
+    dtable = jnp.einsum("...v,...d->vd", dy, x.astype(dtype), preferred_element_type=jnp.float32) / factor
+    kept = jnp.float32 if dtype == jnp.float16 else dtype
+    dx = jnp.einsum("...v,vd->...d", dy, table.astype(dtype), preferred_element_type=kept) / factor
+    return dx.astype(x.dtype), dtable.astype(table.dtype)
 
 
 tied_logits.defvjp(_tied_logits_forward, _tied_logits_backward)

@@ -2,12 +2,16 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from rolltune import adapters, trees
 from rolltune.adapters import CLASSES
 from rolltune.base import Model
 from rolltune.errors import UserError
 from rolltune.evaluation.tasks import CLASSIFY, Task
+from rolltune.quantize import Quantized
 from rolltune.recipe import Recipe
 from rolltune.trees import Stacks
 
@@ -22,6 +26,7 @@ class Plan:
     in_step: bool  # a tower is trained: it runs in the step
     projected: bool  # kept rows are past the projector
     new_classes: int = 0  # outputs of a head that the checkpoint does not have
+    columns: tuple[int, ...] = ()  # of the head that it has, each answer's; empty: as they come
 
     def paths(self, word: str) -> list[str]:
         return [path for path, own in self.words.items() if own == word]
@@ -40,6 +45,7 @@ def plan_for(model: Model, shapes: Mapping[str, Sequence[int]], recipe: Recipe, 
             f"{model.base.name} has a head of {had[-1]} classes and gives no words: --config.task=classify trains the "
             f"head, or take the language model that it was made of"
         )
+    columns = columns_of(model, task) if classes and had is not None else ()
     if classes and had is not None and had[-1] != classes:
         raise UserError(
             f"{model.base.name} has a head of {had[-1]} classes, the data {classes} answers: {task.answers}"
@@ -50,6 +56,9 @@ def plan_for(model: Model, shapes: Mapping[str, Sequence[int]], recipe: Recipe, 
     if CLASSES in paths and recipe.method != "rules":
         chosen = [(CLASSES, "full"), *chosen]  # a head is there to be trained, whatever else is
     words = adapters.trainability(chosen, paths)
+    if columns and words[CLASSES] == "lora":
+        names = model.family.class_names(model.config)
+        raise UserError(f'{CLASSES}: a head that is adapted keeps its own order: --config.answers="{names}"')
     depth = model.config.text.layers
     if recipe.first_layer >= depth:
         raise UserError(f"first_layer: {recipe.first_layer}, but the decoder has the layers 0 to {depth - 1}")
@@ -58,7 +67,36 @@ def plan_for(model: Model, shapes: Mapping[str, Sequence[int]], recipe: Recipe, 
     above = [path for path in outside if path.startswith(("text/norm/", "text/head/", "text/classes/"))]
     if recipe.first_layer and (below := sorted(set(outside) - set(above))):
         raise UserError(f"first_layer: {recipe.first_layer}, but {below[0]!r}, which is trained, lies below the layers")
-    return dataclasses.replace(plan_of(model, words, recipe.first_layer), new_classes=new)
+    return dataclasses.replace(plan_of(model, words, recipe.first_layer), new_classes=new, columns=columns)
+
+
+def columns_of(model: Model, task: Task) -> tuple[int, ...]:
+    """The outputs that answers are, of a head whose checkpoint names them; empty where answers are in their order.
+
+    Raises UserError where the names are not the answers.
+    """
+    names = model.family.class_names(model.config)
+    if not names or names == task.answers:
+        return ()
+    if set(names) != set(task.answers):
+        only = lambda some, others: ", ".join(sorted(map(repr, set(some) - set(others)))) or "none"
+        raise UserError(
+            f"{model.base.name} has a head of the classes {list(names)} (id2label), the data the answers "
+            f"{list(task.answers)}. Only the head's: {only(names, task.answers)}; only the data's: "
+            f"{only(task.answers, names)}. Write the answers as the head has them, name those that the data lacks with "
+            f'--config.answers="{names}", or start from the model without a head'
+        )
+    return tuple(names.index(answer) for answer in task.answers)
+
+
+def in_columns(head: Any, columns: Sequence[int]) -> Any:
+    """A head with its outputs in this order; as it is where none is given. Raises UserError for a quantized one."""
+    if columns and isinstance(head, Quantized):
+        raise UserError(
+            f"{CLASSES} is quantized, and its classes stand in another order than the answers: keep it as it is by a "
+            "rule of --config.quantize_rules"
+        )
+    return head[:, np.array(columns)] if columns else head
 
 
 def plan_of(model: Model, words: Mapping[str, str], first: int) -> Plan:

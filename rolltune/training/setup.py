@@ -44,7 +44,7 @@ from rolltune.text.tokenizer import Remembering
 from rolltune.training import step
 from rolltune.training.dataset import Data
 from rolltune.training.loop import Looks, Run
-from rolltune.training.plan import Plan
+from rolltune.training.plan import Plan, in_columns
 from rolltune.training.rolls import Draw, InitialWeights, Lottery
 from rolltune.training.step import StepConfig
 from rolltune.trees import Stacks
@@ -54,7 +54,7 @@ LEAST_STALL = 100  # steps: every roll begins above a guess's loss
 
 def open_model(recipe: Recipe) -> base.Opened:
     """The model without its weights: enough to encode rows, and to say what the run will need."""
-    return base.open_model(recipe.model, recipe.tokenizer, recipe.dtype, recipe.packing)
+    return base.open_model(recipe.model, recipe.tokenizer, recipe.dtype, recipe.packing, recipe.num_crops)
 
 
 def load(recipe: Recipe) -> tuple[Model, dict]:
@@ -178,6 +178,8 @@ def cache(
             f"{packed[0]} is quantized, so only adapters can be trained on it: --config.method=lora, or keep it as it "
             "is by a rule of --config.quantize_rules"
         )
+    if CLASSES in flat:
+        params["text"]["classes"]["kernel"] = in_columns(flat[CLASSES], plan.columns)
     del flat
     feed = features.feed(model, params, inputs.pictures, plan.projected, plan.in_step, recipe.table_gib)
     seen = [data.examples[place] for place in data.seen]

@@ -59,7 +59,7 @@ def module_name(name: str) -> str:
     part = name.split(".")[0]
     if part not in PARTS:
         return name
-    if name.startswith(KEPT[1]):
+    if f"{name}.".startswith(KEPT[1]):
         return name.removeprefix("language_model.")
     for published, inner in (
         ("language_model.model.", "language_model."),

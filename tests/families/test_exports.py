@@ -106,11 +106,14 @@ MADE = {  # a model of transformers, and the special tokens that the family's te
     "gemma2": (of_text(transformers.Gemma2ForCausalLM, GEMMA2, **CAPS), ("<start_of_turn>", "<end_of_turn>")),
     "gemma2 with a head": (of_text(transformers.Gemma2ForCausalLM, GEMMA2, **CAPS), ()),
 }
-METHOD = {"paligemma2": "rules", "mllama": "rules"}
-RULES = {  # more than the decoder; and one kind of layer alone, whose MLPs differ from the others' by their numbers
+METHOD = {name: "rules" for name in ("paligemma2", "mllama", "llava", "phi3")}
+WITH_HEAD = ((r"text/(layers/.*|head)/kernel", "lora"), (".*", "frozen"))
+RULES = {  # more than the decoder's layers; and one kind alone, whose MLPs differ from the others' by their numbers
     "paligemma2": (("text/layers/.*/kernel", "lora"), ("vision/layers/.*/kernel", "lora"), ("projector/kernel", "lora"),
                    (".*", "frozen")),
-    "mllama": (("text/cross/mlp/.*", "lora"), ("text/layers/attn/q/kernel", "lora"), (".*", "frozen")),
+    "mllama": (("text/cross/mlp/.*", "lora"), ("text/(layers/attn/q|head)/kernel", "lora"), (".*", "frozen")),
+    "llava": WITH_HEAD,
+    "phi3": WITH_HEAD,
 }  # fmt: skip
 
 
@@ -139,6 +142,7 @@ def made(request, tmp_path, monkeypatch):
     recipe = Recipe(
         model=str(folder), tokenizer=str(tokenizer.path), rank=3, alpha=7.0, rslora=True, first_layer=1,
         task="classify" if classify else "choose", dtype="float32", evaluate_batch=2,
+        num_crops=2 if request.param == "phi3" else 0,
         method=METHOD.get(request.param, "lora"), rules=RULES.get(request.param, ()),
     )  # fmt: skip
     if request.param == "paligemma2":  # what lies below the decoder is trained
@@ -219,6 +223,9 @@ def test_peft_and_transformers_give_the_same_logits(made, tmp_path):
     modules = {module.rsplit(".lora_A", 1)[0] for module, _ in adapted.named_modules() if module.endswith("lora_A")}
     listed = json.loads((tmp_path / "peft/adapter_config.json").read_text())["target_modules"]
     assert modules == {f"base_model.model.{one}" for one in listed}
+
+    if recipe.num_crops:  # whoever loads the merged folder cuts pictures as the roll was trained
+        assert base.open_model(str(tmp_path / "hf"), str(folder / "tokenizer.model")).model.config.num_crops == 2
 
     merged, seen_merged = logits(theirs(name, tmp_path / "hf"), name, ids)
     np.testing.assert_allclose(merged, found, atol=2e-5, rtol=1e-4)

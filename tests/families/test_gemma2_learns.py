@@ -32,15 +32,20 @@ WORDS = {"a": "the first says more", "b": "here the second helps", "tie": "both 
 LONG = "and so it goes on and on " * 6
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A checkpoint folder: shards of random weights, config.json, and a tokenizer with Gemma's special ids."""
-    folder = tmp_path_factory.mktemp("made") / "gemma2"
-    config = gemma2.FAMILY.config(ENTRIES, {}, "config.json")
+def write_model(folder: Path, entries: dict, classes: int = 0) -> None:
+    """Shards of random weights and config.json; the same weights whether they have a head or not."""
+    config = gemma2.FAMILY.config(entries, {"score.weight": (classes, 32)} if classes else {}, "config.json")
     table, draw = gemma2.tensors(config), np.random.default_rng(0)
     width = lambda row: row.shape[0] if row.path.endswith("/kernel") else config.text.width
     random = lambda row: draw.standard_normal(row.ours, np.float32) * np.float32(width(row) ** -0.5)
-    write_hf(folder, to_file(nest((row.path, random(row)) for row in table), table), ENTRIES, shard=40_000)
+    write_hf(folder, to_file(nest((row.path, random(row)) for row in table), table), entries, shard=40_000)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A checkpoint folder, and a tokenizer with Gemma's special ids."""
+    folder = tmp_path_factory.mktemp("made") / "gemma2"
+    write_model(folder, ENTRIES)
     assert len(list(folder.glob("*.safetensors"))) > 2
     lines = folder / "lines.txt"
     lines.write_text("\n".join([*WORDS.values(), LONG, "a", "b", "tie"] * 4))
@@ -176,3 +181,33 @@ def test_a_published_head_is_of_as_many_classes_as_the_data_and_of_no_other_task
     with pytest.raises(UserError, match=r"made has a head of 4 classes.*task=classify"):
         asked("choose", ("a", "b", "tie"))
     assert asked("classify", ("a", "b", "c", "d")).words["text/classes/kernel"] == "full"
+
+
+NAMED = {"0": "tie", "1": "a", "2": "b"}  # in no order of ours
+ODD = ({"0": "a", "1": "b"}, {"0": "a", "1": "b", "2": "a"}, {"0": "a", "1": "b", "3": "c"})
+
+
+def test_a_published_head_is_read_by_the_names_of_its_classes(here, model, tmp_path):
+    """Frozen, and so nearly the published classifier: data and answers may stand in any order."""
+    for name, labels in (("named", NAMED), ("numbered", {str(n): f"LABEL_{n}" for n in range(3)})):
+        write_model(tmp_path / name, ENTRIES | {"id2label": labels}, 3)
+        (tmp_path / name / "tokenizer.model").write_bytes((model / "tokenizer.model").read_bytes())
+    rules = (("text/norm/scale", "full"), (".*", "frozen"))
+    frozen = dict(method="rules", rules=rules, rate=1e-9, steps=1, first_layer=0)
+    assert train("sorted", recipe(tmp_path / "named", **frozen))[0] == 0
+    before = load_roll("checkpoints/sorted.npz").card.metrics["valid"]["log-loss"]
+    assert train("places", recipe(tmp_path / "numbered", **frozen, answers=tuple(NAMED.values())))[0] == 0
+    assert train("wrong", recipe(tmp_path / "numbered", **frozen))[0] == 0
+    found = [one["log-loss"] for one in validated(["sorted", "places", "wrong"], "dataset/set1/valid.jsonl")]
+    assert found[0] == pytest.approx(before, abs=1e-6) and found[1] == pytest.approx(before, abs=1e-6)
+    assert abs(found[2] - before) > 1e-3
+    opened, asked = base.open_model(str(tmp_path / "named")).model, Task("classify", ("a", "b", "ties"))
+    lists = r"\['tie', 'a', 'b'\] \(id2label\).*\['a', 'b', 'ties'\].*head's: 'tie'.*data's: 'ties'"
+    with pytest.raises(UserError, match=lists):
+        plan_for(opened, {"text/classes/kernel": (32, 3)}, Recipe(task="classify"), asked)
+
+
+@pytest.mark.parametrize("labels", ODD)
+def test_names_that_do_not_name_each_class_once_are_refused(labels):
+    with pytest.raises(UserError, match=r"id2label is .* the head has 3 outputs"):
+        gemma2.FAMILY.config(ENTRIES | {"id2label": labels}, {"score.weight": (3, 32)}, "config.json")

@@ -13,10 +13,11 @@ from rolltune.weights.hf import read_hf
 from rolltune.weights.names import load_tree
 
 
-@pytest.mark.parametrize("kind", ["llama", "mistral"])
-@pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("stretched", [False, True])
-def test_it_answers_as_transformers_does_at_random_sizes(tmp_path, kind, tied, stretched):
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(("kind", "window"), [("llama", None), ("mistral", None), ("mistral", 7)])
+def test_it_answers_as_transformers_does_at_random_sizes(tmp_path, kind, window, tied, stretched):
+    """Rows are 40 tokens, more than the window, which answers that are written begin beyond, too."""
     torch = pytest.importorskip("torch", reason="torch is not installed: CONTRIBUTING.md says how")
     transformers = pytest.importorskip("transformers", minversion="5.0", reason="transformers 5 is not installed")
     draw = np.random.default_rng()
@@ -30,9 +31,9 @@ def test_it_answers_as_transformers_does_at_random_sizes(tmp_path, kind, tied, s
     if stretched:
         rope |= dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
         rope |= dict(original_max_position_embeddings=64)
-    window = {"sliding_window": None} if kind == "mistral" else {}
+    sizes |= {"sliding_window": window} if kind == "mistral" else {}
     made = {"llama": transformers.LlamaConfig, "mistral": transformers.MistralConfig}[kind]
-    entries = made(**sizes, **window, rope_parameters=rope, tie_word_embeddings=tied, max_position_embeddings=512)
+    entries = made(**sizes, rope_parameters=rope, tie_word_embeddings=tied, max_position_embeddings=512)
     theirs = transformers.AutoModelForCausalLM.from_config(entries, attn_implementation="eager").float().eval()
     with torch.no_grad():
         for parameter in theirs.parameters():
@@ -45,6 +46,7 @@ def test_it_answers_as_transformers_does_at_random_sizes(tmp_path, kind, tied, s
     table = family.tensors(config, lazy)
     params = load_tree(lazy, table, np.float32)
     assert ("head" in params["text"], config.text.rope.kind) == (not tied, "llama3" if stretched else "plain")
+    assert (config.text.sliding_window, config.text.all_slide) == (window, window is not None)
 
     ids, seen = draw.integers(3, 96, (2, 40)), np.ones((2, 40), int)
     seen[1, 31:] = 0
@@ -72,13 +74,15 @@ def test_entries_that_are_left_out_have_the_library_s_defaults():
     assert sum(np.prod(row.ours) for row in llama.FAMILY.tensors(config, ())) == 6_738_415_616  # Llama 2 7B
     assert (text.kv_heads, text.head_dim, text.norm_eps, text.rope.theta) == (32, 128, 1e-6, 10000.0)
     text = llama.MISTRAL.config({"model_type": "mistral", "sliding_window": None}, {}, "config.json").text
-    assert (text.heads, text.kv_heads, text.mlp) == (32, 8, 14336)
+    assert (text.heads, text.kv_heads, text.mlp, text.sliding_window) == (32, 8, 14336, None)
+    assert llama.MISTRAL.config({"model_type": "mistral"}, {}, "config.json").text.sliding_window == 4096  # of v0.1
 
 
 @pytest.mark.parametrize(
     ("entries", "named"),
     [
-        ({"model_type": "mistral"}, "sliding_window is 4096"),
+        ({"model_type": "mistral", "sliding_window": 0}, "sliding_window is 0"),
+        ({"model_type": "llama", "sliding_window": 64, "max_position_embeddings": 128}, "sliding_window is 64"),
         ({"model_type": "llama", "attention_bias": True}, "attention_bias is True"),
         ({"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear'"),
         ({"model_type": "llama", "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "original_max"),

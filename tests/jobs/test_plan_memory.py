@@ -1,15 +1,18 @@
 """Which choice is proposed, what is refused and how; what a person can type wrong."""
 
 import dataclasses
+import json
 import re
 from types import SimpleNamespace
 
 import jax
 import pytest
+from small_families import PHI
 
 from rolltune import memory, quantize
 from rolltune.__main__ import main
 from rolltune.commands import plan_memory as command
+from rolltune.data.tiles import hd_slots
 from rolltune.errors import UserError
 from rolltune.jobs import learn
 from rolltune.jobs import plan_memory as planning
@@ -224,6 +227,20 @@ def test_what_is_typed_wrong_is_said(flags, words, capsys, monkeypatch):
     assert re.search(words, " ".join((shown.err + shown.out).split())), shown.err
 
 
+def test_rows_are_as_long_as_the_recipe_s_crops_make_them(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(PHI | {"model_type": "phi3_v"}))
+    rows, stated = Rows(Options(), print), Stated(8, 2, ((200, 200),))
+
+    def length(crops: int) -> int:
+        recipe = Recipe(model=str(tmp_path), dtype="float32", num_crops=crops)
+        made = rows.outline(Choice("", recipe, 1, stated=stated))
+        places = hd_slots((200, 200), crops or 4, 28, 1)
+        assert len(made.inputs.training[0].tokens) == 8 + len(places)
+        return len(places)
+
+    assert length(0) == length(4) < length(16)
+
+
 def test_a_plan_is_printed(capsys, monkeypatch):
     size = lambda made, rolls: GIB * rolls * made.recipe.rank + made.data.spans["train"].stop
     needs = lambda made, rolls, *_: [Need("training step", weights=3 * GIB, trained=size(made, rolls))]
@@ -264,7 +281,7 @@ def test_a_training_that_cannot_fit_is_refused_before_the_weights_come(few, monk
     recipe = Recipe(batch=2, evaluate_batch=1)
     data = read_data({"train": few}, Wanted("auto"), lambda text: None)
     size = lambda made, slots, **_: [
-        Need("training step", weights=GIB * made.recipe.batch * (1 - made.recipe.remat / 4))
+        Need("training step", weights=GIB * made.recipe.batch * (1 - bool(made.recipe.remat) / 4))
     ]
     monkeypatch.setattr(planning, "needs_of", size)
     monkeypatch.setattr(learn, "load_opened", lambda opened: pytest.fail("the weights were read"))

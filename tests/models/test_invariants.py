@@ -101,7 +101,7 @@ def test_a_list_of_layers_and_remat_equal_the_scan(small):
 
     value, gradients = run(arranged(False), False)
     gradients = stacked(gradients)
-    for listed, remat in ((False, True), (True, False)):
+    for listed, remat in ((False, True), (True, False), (True, "attention"), (False, "attention")):
         found, slopes = run(arranged(listed), remat)
         near(found, value)
         slopes = stacked(slopes)
@@ -131,7 +131,9 @@ def test_chunks_of_targets_equal_all_at_once(monkeypatch):
 
     run = lambda: jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(x, params["text"]["embed"]["embedding"])
     (_, whole), gradients = run()
-    monkeypatch.setattr(decoder, "TARGETS_AT_ONCE", 4)  # 21 targets: the last chunk is filled up
+    monkeypatch.setattr(
+        decoder, "HEAD_LOGITS_AT_ONCE", 4 * CONFIG.text.vocab
+    )  # 21 targets: the last chunk is filled up
     (_, found), slopes = run()
     near(found, whole)
     jax.tree.map(near, slopes, gradients)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rolltune.models import layers as nn
+from rolltune.quantize import decode, quantized
 
 
 def draw(number: int, *shape: int) -> jax.Array:
@@ -56,6 +57,11 @@ def causal(t: int) -> jax.Array:
             [(1, 5, 2, 6), *[(1, 5, 1, 6)] * 2],
         ),
         (nn.tied_logits, lambda x, table: x @ table.T, [(3, 5, 8), (11, 8)]),
+        (
+            lambda x, w, a, b: nn.logits(x, nn.LoRA(w, a, b)),
+            lambda x, w, a, b: x @ (w + a @ b),
+            [(3, 5, 8), (8, 11), (8, 2), (2, 11)],
+        ),
     ],
 )
 def test_values_and_gradients_equal_the_plain_formula(ours, plain, shapes):
@@ -66,6 +72,17 @@ def test_values_and_gradients_equal_the_plain_formula(ours, plain, shapes):
     dy = draw(9, *expected.shape)
     for mine, theirs in zip(our_back(dy), back(dy), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_table_in_float16_is_not_copied_and_its_small_gradients_are_not_lost():
+    x, table, dy = draw(0, 3, 64), draw(1, 400, 64).astype(jnp.float16), 1e-8 * draw(2, 3, 400)
+    expected, back = jax.vjp(lambda x: x @ table.astype(jnp.float32).T, x)
+    found, our_back = jax.vjp(lambda x: nn.tied_logits(x, table), x)
+    np.testing.assert_allclose(found, expected, atol=0.02)
+    (mine,), (theirs,) = our_back(dy), back(dy)
+    np.testing.assert_allclose(mine, theirs, atol=0.02 * np.abs(theirs).max())
+    wide = [str(x.aval) for e in jax.make_jaxpr(nn.tied_logits.fun)(x, table).eqns for x in e.outvars]
+    assert not any("float32[400,64]" in one for one in wide)
 
 
 def test_gradients_take_the_dtype_of_what_they_belong_to():
@@ -150,6 +167,15 @@ def test_what_drops_out_is_a_row_s_and_a_place_s_own_whatever_they_are_padded_to
     np.testing.assert_array_equal(added(x[:2]), whole[:2])
     rows = whole.reshape(18, 8) > 0.5
     assert len({tuple(row) for row in rows.tolist()}) > 15  # no two places alike but by chance
+
+
+def test_an_adapter_on_a_quantized_output_matrix_adds_to_what_its_bits_stand_for():
+    x, w = draw(0, 3, 64), nn.LoRA(quantized(draw(1, 64, 11), "nf4-double"), draw(2, 64, 2), draw(3, 2, 11))
+    expected = x @ (decode(w.base, jnp.float32).T + w.a @ w.b)
+    np.testing.assert_allclose(nn.logits(x, w), expected, rtol=1e-4, atol=1e-4)
+    # Logits are float32 whatever the states are: bfloat16 would tell only 256 apart between 1 and 2.
+    found = nn.logits(x.astype(jnp.bfloat16), lora(10, 300, 2).replace(base=draw(4, 64, 300), a=draw(5, 64, 2)))
+    assert found.dtype == jnp.float32 and len(set(found[0].tolist())) > 290
 
 
 def test_dropout_reaches_the_last_product_of_the_mlp_and_its_gradient():

@@ -96,7 +96,7 @@ def test_a_folder_with_a_config_alone_serves(tmp_path):
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     recipe = Recipe(model=str(tmp_path / "config.json"), quantize="nf4", rank=4)
-    opened = base.open_model(recipe.model, "", "bfloat16", recipe.packing, NoTokenizer)
+    opened = base.open_model(recipe.model, "", "bfloat16", recipe.packing, recipe.num_crops, NoTokenizer)
     shapes = opened.shapes()
     assert shapes["text/layers/mlp/up/kernel"].packed.shape == (6, 128, 32)
     data, inputs = stated_data(opened.model, recipe, Stated(16, 4))

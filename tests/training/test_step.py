@@ -28,7 +28,9 @@ from rolltune.training.step import (
 )
 
 ANSWERS = ("a", "bcd", "efghij", "kl", "mnopq", "rs", "t", "uvw")
-MIXED = [(r"text/layers/attn/(q|v|qkv)/kernel", "lora"), (r"text/norm/scale", "full"), (r".*", "frozen")]
+MIXED = [  # the output matrix, too, where it is not the embedding
+    (r"text/(layers/attn/(q|v|qkv)|head)/kernel", "lora"), (r"text/norm/scale", "full"), (r".*", "frozen"),
+]  # fmt: skip
 SGD = dict(schedule=optim.Schedule("constant", 100, 0), optimizer=optim.Optimizer("sgd", None))
 CLIPPED = dict(schedule=optim.Schedule("cosine", 4, 1), optimizer=optim.Optimizer("sgd", 1.0))
 KINDS = ("adamw8bit", "adafactor", "sgd")
