@@ -1,4 +1,4 @@
-"""What saving a run's state costs its loop, and what kill -9 costs a run that saves: the built-in model, on a CPU.
+"""What saving a run's state costs a loop, and what kill -9 costs a run that saves: the built-in model, on a CPU.
 
     python benchmarks/saving.py cost --folder /tmp/saving                 # saved aside, saved on the spot, not saved
     python benchmarks/saving.py kill --folder /tmp/saving --kills 20      # and each time gone on with; the seed is said
@@ -27,7 +27,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from rolltune.__main__ import main as rolltune
-from rolltune.jobs import learn as learning
 from rolltune.tiny.ads import write_sample_ads
 from rolltune.training.saves import Saves
 
@@ -49,49 +48,52 @@ def learn(name: str, *arguments: str) -> int:
     return rolltune(["learn", "-d", "set1", "-w", name, "--overwrite", *RUN, *arguments])
 
 
-def cost(steps: int, every: int, rounds: int) -> None:
-    """Seconds of the loop, turn by turn; what one saving takes from it, and how long it takes until it is whole."""
-    begin, train, spent = Saves.begin, learning.train, []
-    taken: dict[str, list[tuple[float, float]]] = {"aside": [], "on the spot": [], "none": []}
-    loops: dict[str, list[float]] = {kind: [] for kind in taken}
+def cost(megabytes: int, every: int, rounds: int) -> None:
+    """Milliseconds for which a loop of donated steps stands still at a saving, and until the saving is whole.
 
-    def timed_train(*given, **named):
-        began = time.perf_counter()
-        finished, timing = train(*given, **named)
-        spent.append(time.perf_counter() - began - timing.first_step)
-        return finished, timing
+    The state is one roll of three arrays, as weights and AdamW's states are; each step reads and writes all of it.
+    """
+    import jax
+    import jax.numpy as jnp
 
-    def timed_begin(saves: Saves, state) -> None:
-        saves.settle()  # the one before is not this one's to wait for
-        began = time.perf_counter()
-        begin(saves, state)
-        if kind == "on the spot":
-            saves.settle()
-        taken[kind].append((time.perf_counter() - began, saves.seconds))
+    from rolltune.training.loop import Slot, State
+    from rolltune.training.rolls import Draw
+    from rolltune.training.step import Roll
 
-    learning.train, Saves.begin = timed_train, timed_begin
+    size = megabytes * 250_000 // 3
+    drawn = lambda seed: jax.random.normal(jax.random.key(seed), (1, size))
+    step = jax.jit(lambda rolls: jax.tree.map(lambda leaf: leaf * 0.999 + 1e-3, rolls), donate_argnums=0)
+    taken: dict[str, list[tuple[float, float, float]]] = {"aside": [], "on the spot": [], "none": []}
     for number in range(rounds + 1):  # the first one compiles
         for kind in taken:
-            each = str(10**6 if kind == "none" else every)
-            shape = ("--config.method=full", "--rolls", "4", f"--config.steps={steps}", "--state-every", each)
-            learn(f"cost-{kind.replace(' ', '-')}", *shape)
+            three = {"trainable": {"w": drawn(0)}, "optimizer": {"m": drawn(1), "v": drawn(2)}}
+            rolls = Roll(**{name: three.get(name, jnp.zeros(1)) for name in Roll._fields})
+            state = State(rolls, [Slot(Draw(0, 0, 0.1, 8.0, 0.0))], 1)
+            stood, whole = [], []
+            with Saves(Path(f"cost-{kind.replace(' ', '-')}"), {}, lambda judged: judged) as saves:
+                began = time.perf_counter()
+                for _ in range(4 * every):
+                    state.rolls, state.step = step(state.rolls), state.step + 1
+                    jax.block_until_ready(state.rolls)
+                    if kind != "none" and state.step % every == 0:
+                        saves.settle()  # the one before is not this one's to wait for
+                        whole.append(saves.seconds)
+                        asked = time.perf_counter()
+                        saves.begin(state)
+                        if kind == "on the spot":
+                            saves.settle()
+                        stood.append(time.perf_counter() - asked)
+                loop = time.perf_counter() - began
             if number:
-                loops[kind].append(spent[-1])
-    bytes_kept = sum(path.stat().st_size for path in Path("checkpoints").rglob("*") if path.is_file())
-    for kind, seconds in loops.items():
-        stood = [one for one, _ in taken[kind][len(taken[kind]) // (rounds + 1) :]]
-        whole = [one for _, one in taken[kind] if one]
-        told = {
-            "saved": kind,
-            "loop s": round(statistics.median(seconds), 2),
-            "steps": steps,
-            "savings": steps // every,
-        }
-        if kind != "none":
-            told |= {"loop stands ms": round(1e3 * statistics.median(stood), 1)}
-            told |= {"until whole ms": round(1e3 * statistics.median(whole), 1)}
-        print(json.dumps(told), flush=True)
-    print(json.dumps({"checkpoints MB": round(bytes_kept / 1e6, 1)}))
+                taken[kind].append((statistics.median(stood or [0]), statistics.median(whole[1:] or [0]), loop))
+    for kind, each in taken.items():
+        stood, whole, loop = (statistics.median(values) for values in zip(*each, strict=True))
+        told = {"saved": kind, "MB": megabytes, "steps": 4 * every, "savings": 0 if kind == "none" else 4}
+        print(
+            json.dumps(
+                told | {"loop s": round(loop, 2), "stands ms": round(1e3 * stood), "whole ms": round(1e3 * whole)}
+            )
+        )
 
 
 def run(job: Callable[[], int]) -> NoReturn:
@@ -150,23 +152,25 @@ def kill(sent: int, kills: int, seed: int, steps: int, every: int, seconds: floa
     if not (child := os.fork()):
         run(lambda: learn("whole", *shape))
     assert os.waitpid(child, 0)[1] == 0
-    draw, lost, half, ends, statuses, last = random.Random(seed), [], 0, [], set(), 0
-    for number in range(kills + 1):
-        end = None if number == kills else sent
-        first, now, status, took = forked(end, draw.uniform(0, seconds), *shape)
-        if number:
+    draw, lost, half, ends, statuses = random.Random(seed), [], 0, [], set()
+    last, arrays, equal = None, 0, []
+    while len(ends) < kills or last is not None:  # a run that ends before its kill is compared; the next one begins
+        first, now, status, took = forked(sent if len(ends) < kills else None, draw.uniform(0, seconds), *shape)
+        if last is not None:
             lost.append(last - first)
-        last = now
-        if number < kills:
-            marked = lambda path: (path / "rolltune.json").exists()
-            half += any(not marked(path) for path in Path("checkpoints/cut.state").glob("*"))
-            ends.append(round(took, 2))
-            statuses.add(os.waitstatus_to_exitcode(status))
-            print(json.dumps({"kill": number + 1, "from": first, "at": now, "status": status}), flush=True)
-    one, other = (np.load(f"checkpoints/{name}.npz", allow_pickle=False) for name in ("whole", "cut"))
-    arrays = [name for name in one.files if one[name].dtype.kind == "f"]
+        last = now if status else None
+        if not status:
+            one, other = (np.load(f"checkpoints/{name}.npz", allow_pickle=False) for name in ("whole", "cut"))
+            names = [name for name in one.files if one[name].dtype.kind == "f"]
+            equal.append(all(np.array_equal(one[name], other[name]) for name in names))
+            arrays = len(names)
+            continue
+        half += any(not (path / "rolltune.json").exists() for path in Path("checkpoints/cut.state").glob("*"))
+        ends.append(round(took, 2))
+        statuses.add(os.waitstatus_to_exitcode(status))
+        print(json.dumps({"kill": len(ends), "from": first, "at": now}), flush=True)
     told = {"kills": kills, "statuses": sorted(statuses), "while saving": half, "lost": lost, "most": max(lost)}
-    told |= {"arrays": len(arrays), "equal": all(np.array_equal(one[name], other[name]) for name in arrays)}
+    told |= {"runs": len(equal), "arrays": arrays, "equal": all(equal)}
     print(json.dumps(told | ({"seconds to end": ends} if sent == signal.SIGTERM else {})))
 
 
@@ -177,6 +181,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--every", type=int, default=10, help="steps between two savings")
     parser.add_argument("--rounds", type=int, default=3, help="of cost")
+    parser.add_argument("--megabytes", type=int, default=60, help="of cost: the state's size")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=2.0, help="after its first step a run is killed within these")
     parser.add_argument("--seed", type=int, default=int(time.time()))
@@ -184,7 +189,7 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     set_up(args.folder)
     if args.what == "cost":
-        cost(args.steps, args.every, args.rounds)
+        cost(args.megabytes, args.every, args.rounds)
     else:
         sent = signal.SIGKILL if args.what == "kill" else signal.SIGTERM
         kill(sent, args.kills, args.seed, args.steps, args.every, args.seconds)
