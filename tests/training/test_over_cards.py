@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-
 QUICK = "--xla_backend_optimization_level=0"  # programs that run three steps are not worth LLVM's time
 
 
