@@ -9,7 +9,7 @@ import pytest
 from rolltune import base, memory
 from rolltune.data.batches import joint_batch
 from rolltune.errors import UserError
-from rolltune.jobs.learn import prepare
+from rolltune.jobs.learn import Asked, prepare
 from rolltune.memory import Need, Program
 from rolltune.recipe import Recipe
 from rolltune.tiny.ads import write_sample_ads
@@ -27,7 +27,7 @@ def test_rolls_fill_the_free_memory_and_no_more(tmp_path, monkeypatch):
     (tmp_path / "few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in few))
     recipe = Recipe()
     data = read_data({"train": tmp_path / "few.jsonl"}, Wanted("auto"), lambda text: None)
-    run = prepare(recipe, data, 1).run
+    run = prepare(recipe, data, Asked(1)).run
     one, two = memory.step_bytes(run, 1), memory.step_bytes(run, 2)
     assert one < two < 3 * one
     room = (one + 4.5 * (two - one)) / memory.HEADROOM
@@ -153,7 +153,7 @@ def test_the_steps_that_are_planned_are_those_that_run(tmp_path, monkeypatch):
     data = read_data({"train": tmp_path / "few.jsonl"}, Wanted("auto"), lambda text: None)
     opened = base.open_model("tiny")
     made = outline(opened, recipe, data, setup.encode(opened.model, recipe, data))
-    ready = prepare(recipe, data, 1)
+    ready = prepare(recipe, data, Asked(1))
     state = new_state(ready.run, 1)
     batch, source = joint_batch([ready.run.loader(state.slots[0].draw)], [0], 1)
     real = ready.run.step.lower(ready.run.base, source, state.rolls, batch).as_text()

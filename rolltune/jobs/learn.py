@@ -127,7 +127,8 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     draws = lambda slots: max(slots, recipe.draws) * options.repeat
     interrupts.doing("loading the model")
     mesh = sharding.mesh_of(None if options.rolls == "auto" else slots)
-    ready = prepare(recipe, data, draws(slots), folds, options.folds, earlier, say, options.whole, slots, mesh, hosts)
+    asked = Asked(draws(slots), slots, folds, options.folds, options.whole, mesh)
+    ready = prepare(recipe, data, asked, earlier, say, hosts)
     if origin:
         check_base(origin.path, origin.card, ready.model.base)
         ready = dataclasses.replace(ready, run=dataclasses.replace(ready.run, first_fold=origin.run["fold"] or 0))
@@ -247,23 +248,30 @@ class Ready:
     evaluator: Evaluator
 
 
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """How many rolls are to be trained, on which rows and cards."""
+
+    draws: int  # in all
+    slots: int = 0  # at once; 0: nobody asks whether they fit
+    folds: Sequence[int] | None = None  # of each row
+    fold_count: int | None = None
+    whole: bool = False  # the model is to be saved whole, too
+    mesh: Mesh | None = None  # None: one card
+
+
 def prepare(
     recipe: Recipe,
     data: Data,
-    draws: int,
-    folds: Sequence[int] | None = None,
-    fold_count: int | None = None,
+    asked: Asked,
     earlier: Earlier | None = None,
     say: Say = lambda text: None,
-    whole: bool = False,
-    slots: int = 0,
-    mesh: Mesh | None = None,
     hosts: Hosts | None = None,
 ) -> Ready:
-    """The five steps of setting up, on the cards of a mesh. What so many `slots` need there is checked before the
-    weights come."""
-    opened = setup.open_model(recipe)
-    if whole:
+    """The five steps of setting up, on the cards of a mesh. What so many rolls need there is checked before the weights
+    come."""
+    opened, mesh, slots, folds = setup.open_model(recipe), asked.mesh, asked.slots, asked.folds
+    if asked.whole:
         check_whole(opened.model, data.task.kind == CLASSIFY)
     inputs = setup.encode(opened.model, recipe, data, folds)
     if inputs.cut:
@@ -288,7 +296,7 @@ def prepare(
     if earlier:
         cached = dataclasses.replace(cached, start=setup.going_on(cached.start, earlier.trained))
     loaders = setup.loaders(recipe, cached.training, data, folds)
-    run, evaluator = setup.compile(model, plan, recipe, data, cached, loaders, draws, fold_count)
+    run, evaluator = setup.compile(model, plan, recipe, data, cached, loaders, asked.draws, asked.fold_count)
     return Ready(model, run, evaluator)
 
 

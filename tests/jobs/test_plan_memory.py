@@ -287,7 +287,7 @@ def test_a_training_that_cannot_fit_is_refused_before_the_weights_come(few, monk
     monkeypatch.setattr(learn, "load_opened", lambda opened: pytest.fail("the weights were read"))
     monkeypatch.setattr(learn, "free_bytes", lambda: GIB)
     with pytest.raises(UserError, match=r"room for 1.00 GiB\n.*batch=1 --config.accumulate=2: 1.00 GiB, fits\n.*remat"):
-        learn.prepare(recipe, data, 1, slots=1)
+        learn.prepare(recipe, data, learn.Asked(1, slots=1))
     said: list[str] = []
     opened = setup.open_model(recipe)
     made = outline(opened, recipe, data, setup.encode(opened.model, recipe, data))
