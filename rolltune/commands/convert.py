@@ -97,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--empty", action="store_true", help='rows of what is not there, too, answered "none"')
         one.add_argument("--names", metavar="JSON", help="other names of labels: JSON text, or a file of it")
         one.add_argument("--split", choices=("train", "valid", "test"), default="", help="write that split's JSONL")
-    kind("to-coco", "rows with boxes, or answers of 07-predict.py, to COCO's annotations.json")
+    kind("to-coco", "rows with boxes, or the answers that 07 wrote, to COCO's annotations.json")
     kind("to-voc", "the same to Pascal VOC, an XML a picture")
     return made
 

@@ -51,5 +51,5 @@ def agreed(hosts: Hosts, verdicts: dict[int, Evaluation]) -> dict[int, Evaluatio
     """The evaluations with the figures that host 0 has: of scores that are the same on all, processors of other kinds
     make figures that differ in their last bit, and a roll would stop on one host and go on on another."""
     figures = hosts.first({str(slot): [float(one.figure), one.collapsed] for slot, one in verdicts.items()})
-    alike = lambda slot, one: Evaluation(figures[str(slot)][0], bool(figures[str(slot)][1]), one.detail)
+    alike = lambda slot, one: Evaluation(figures[str(slot)][0], bool(figures[str(slot)][1]), one.detail, one.figures)
     return {slot: alike(slot, one) for slot, one in verdicts.items()}

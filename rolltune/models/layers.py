@@ -81,9 +81,9 @@ def low_rank(x: Float[Array, "*b i"], w: LoRA) -> Float[Array, "*b r"]:
     return (x.reshape(-1, x.shape[-1]) @ w.a.astype(x.dtype)).reshape(*x.shape[:-1], -1)
 
 
-def _is_packed(w: Any, x: Array) -> bool:
+def _is_packed(w: Any, dtype: Any) -> bool:
     """Whether a matrix is frozen, and kept smaller than it is multiplied."""
-    return isinstance(w, Quantized) or (w.dtype == jnp.float16 and x.dtype == jnp.float32)
+    return isinstance(w, Quantized) or (w.dtype == jnp.float16 and dtype == jnp.float32)
 
 
 def _unpacked(w: Any, dtype: Any) -> Float[Array, "o i"]:
@@ -93,7 +93,7 @@ def _unpacked(w: Any, dtype: Any) -> Float[Array, "o i"]:
 def _frozen_or_full(x: Float[Array, "b i"], w: Any) -> Float[Array, "b o"]:
     if isinstance(w, Cut):
         return _frozen_or_full(x, whole(w, x.dtype)) if w.kept else cut_product(x, w)
-    return frozen_product(x, w) if _is_packed(w, x) else x @ w.astype(x.dtype)
+    return frozen_product(x, w) if _is_packed(w, x.dtype) else x @ w.astype(x.dtype)
 
 
 @jax.custom_vjp

@@ -217,7 +217,7 @@ def test_pictures_of_as_many_tiles_go_together_each_with_its_own_aspect(monkeypa
         open=lambda key: Tiles(np.zeros((1 if key == 3 else 2, 4, 4, 3), np.uint8), key),
         places={key: SimpleNamespace(used=np.array([key % 5, 4])) for key in keys},
     )
-    monkeypatch.setattr(features, "program", lambda model, projected: run)
+    monkeypatch.setattr(features, "program", lambda *given: run)
     found = dict(features.compute(None, {"text": 0, "vision": 1, "projector": 2}, pictures, keys, False))
     assert {key: rows[:, 0].tolist() for key, rows in found.items()} == {
         key: [10 * key + key % 5, 10 * key + 4] for key in keys

@@ -7,7 +7,7 @@ from small_model import make_example
 from rolltune import base
 from rolltune.adapters import CLASSES
 from rolltune.errors import UserError
-from rolltune.jobs.adopted import adopt
+from rolltune.jobs.adopted import Asking, adopt
 from rolltune.jobs.export import hf_table
 from rolltune.weights.peft import Scaling, write_adapter
 
@@ -33,20 +33,20 @@ def adapter(tmp_path):
 
 def test_what_it_trains_and_how_it_is_scaled_is_its_own(adapter):
     rows = [make_example(n, answer=answer) for n, answer in enumerate(("b", "a", "b", "b"))]
-    saved, roll = adopt(adapter(), None, rows)
+    saved, roll = adopt(adapter(), Asking(), rows)
     assert (saved.recipe.rank, saved.recipe.alpha, saved.recipe.rslora, saved.recipe.model) == (2, 3.0, True, "tiny")
     assert saved.recipe.task == "choose" and saved.card.answers == ["a", "b"]
     assert saved.card.metrics == {"positive": "a"} and saved.card.prompt == "" and roll.card == saved.card
     assert saved.recipe.trainability == [(f"^{PATH}$", "lora"), (".*", "frozen")]
     assert set(roll.tree["text"]["layers"]["attn"]["q"]["kernel"]) == {"a", "b"}
-    written, _ = adopt(adapter(), None, [make_example(n, answer=f"text {n}") for n in range(6)])
+    written, _ = adopt(adapter(), Asking(), [make_example(n, answer=f"text {n}") for n in range(6)])
     assert written.recipe.task == "write" and not written.card.answers and written.card.metrics == {"positive": None}
 
 
 def test_its_base_is_named_or_lies_here(adapter):
     rows = [make_example(n, answer="ab"[n % 2]) for n in range(4)]
     with pytest.raises(UserError, match=r"belongs to 'some/base', which does not lie here: name its base with --model"):
-        adopt(adapter("some/base"), None, rows)
-    assert adopt(adapter("some/base"), "tiny", rows)[0].recipe.model == "tiny"
+        adopt(adapter("some/base"), Asking(), rows)
+    assert adopt(adapter("some/base"), Asking("tiny"), rows)[0].recipe.model == "tiny"
     with pytest.raises(UserError, match="brings a head of classes"):
-        adopt(adapter(**{CLASSES: np.ones((4, 2), np.float32)}), None, rows)
+        adopt(adapter(**{CLASSES: np.ones((4, 2), np.float32)}), Asking(), rows)

@@ -335,7 +335,7 @@ def test_what_lies_beside_the_weights_goes_along(tmp_path):
     family = types.SimpleNamespace(tokenizers=("tokenizer.model", "tokenizer.json"))
     model = types.SimpleNamespace(tokenizer=tokenizer, family=family)
     opened = lambda place: types.SimpleNamespace(checkpoint=types.SimpleNamespace(path=place), model=model)
-    job._copy_beside(opened(source), out)
+    job._copy_beside(opened(source), out, 0)
     assert {path.name: path.read_text() for path in out.iterdir()} == {
         "config.json": "new",
         **{
@@ -345,7 +345,7 @@ def test_what_lies_beside_the_weights_goes_along(tmp_path):
     }
     bare = tmp_path / "bare"
     bare.mkdir()
-    job._copy_beside(opened(tmp_path / "model.npz"), bare)
+    job._copy_beside(opened(tmp_path / "model.npz"), bare, 0)
     assert {path.name: path.read_text() for path in bare.iterdir()} == {"tokenizer.json": "tokens"}
     names = {"tokenizer.model": "tokenizer.model", "odd.model": "tokenizer.model", "odd.txt": "odd.txt"}
     for own, name in names.items():
@@ -365,4 +365,4 @@ def test_what_was_trained_on_other_weights_is_not_merged(tmp_path, monkeypatch):
     monkeypatch.setattr(base, "load", lambda *given: (other, {}))
     roll = RollFile({}, RollCard(own, "lora", {}))
     with pytest.raises(job.UserError, match="the same name, but other weights"):
-        job._scores("tiny", "", "float32", (), tmp_path / "a.npz", roll, None, [])
+        job._scores(("tiny", "", "float32", (), 0), tmp_path / "a.npz", roll, None, [])

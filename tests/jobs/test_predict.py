@@ -163,9 +163,11 @@ def asked(tmp_path, monkeypatch):
     Image.new("RGB", (8, 8)).save("good.png")
     Path("bad.png").write_bytes(b"no picture")
     monkeypatch.setattr(predicting, "read_saved", lambda path: saved(path.stem))
+    monkeypatch.setattr(predicting, "is_foreign", lambda path: False)
+    monkeypatch.setattr(predicting, "read_rolls", lambda paths, *_: ([saved(path.stem) for path in paths], {}))
 
     class Stub:
-        def __init__(self, saved, options):
+        def __init__(self, saved, options, arrays):
             pass
 
         def answer(self, asked):

@@ -108,5 +108,5 @@ def test_pictures_are_shared_as_long_as_all_fit(monkeypatch):
 def test_rolls_are_scored_on_the_base_that_they_were_trained_on():
     card = RollCard(Base("small", "ab"), "lora", {}, "", [])
     recipe = Recipe(model="there", tokenizer="t.model", dtype="float32", quantize="int8")
-    assert Saved(Path("a.npz"), card, recipe).base(None) == ("there", "t.model", "float32", tuple(recipe.packing))
+    assert Saved(Path("a.npz"), card, recipe).base(None) == ("there", "t.model", "float32", tuple(recipe.packing), 0)
     assert recipe.packing and Saved(Path("a.npz"), card, recipe).base("here")[0] == "here"

@@ -117,7 +117,8 @@ def test_the_page_holds_itself_to_its_own_files(host):
     rules = headers["content-security-policy"]
     assert status == 200 and "default-src 'none'" in rules and "unsafe" not in rules and "http" not in rules
     text = page + call("/page.css")[2] + call("/page.js")[2]
-    assert "//" not in text.replace("<!doctype", "") and "innerHTML" not in text and "<style" not in text
+    own = text.replace("<!doctype", "").replace("http://www.w3.org/2000/svg", "")  # a name, which nobody fetches
+    assert "//" not in own and "innerHTML" not in text and "<style" not in text
     assert " on" not in page and "style=" not in page  # no handlers or styles inline, which the rules would block
 
 

@@ -86,7 +86,9 @@ def scored(tmp_path, monkeypatch):
         monkeypatch.setattr(validating.base, "load", load)
         monkeypatch.setattr(validating, "Scorer", Stub)
         monkeypatch.setattr(validating, "load_roll", lambda path, base: None)
-        monkeypatch.setattr(validating, "read_saved", lambda path: Saved(path, own(path.stem), recipe(path.stem)))
+        read = lambda path: Saved(path, own(path.stem), recipe(path.stem))
+        monkeypatch.setattr(validating, "read_saved", read)
+        monkeypatch.setattr(validating, "read_rolls", lambda paths, *_: ([read(path) for path in paths], {}))
         monkeypatch.setattr(validating, "marks_of", lambda some: [frozenset({f"t{n}"}) for n in range(len(some))])
         for name, text in files.items():
             lines = [json.dumps({"prefix": f"{name} {n}?", "suffix": one}) for n, one in enumerate(text.split())]
