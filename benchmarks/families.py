@@ -5,7 +5,9 @@
 
 Writes a sharded checkpoint of random weights into --folder first, as published ones are, and loads that. Prints one
 JSON line: seconds and host memory of loading, samples/s and peak GiB of training, seconds of scoring and writing.
-With --tower the tower runs in every step, as it does in other trainers; else its features are kept.
+With --tower the tower runs in every step, as it does in other trainers; else its features are kept. --cards 2 cuts the
+base over two cards, which share each batch's rows; on a CPU
+XLA_FLAGS=--xla_force_host_platform_device_count=2 makes two of one.
 """
 
 import argparse
@@ -32,14 +34,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rolltune import trees
 from rolltune.base import Model
-from rolltune.data.batches import joint_batch
+from rolltune.data.batches import joint_batch, over_cards
 from rolltune.data.examples import Example, Turn
 from rolltune.device import is_gpu, set_up_jax
 from rolltune.evaluation.metrics import Positive
 from rolltune.evaluation.tasks import CLASSIFY, WRITE, Task
 from rolltune.families import catalogue
+from rolltune.models.cut import Places, places_for
 from rolltune.quantize import DECODER, KEEP, KINDS, quantized
 from rolltune.recipe import Recipe
+from rolltune.sharding import FSDP, groups_of
 from rolltune.training import setup
 from rolltune.training.dataset import Data
 from rolltune.training.loop import new_state
@@ -102,8 +106,8 @@ def make_data(folder: Path, size: tuple[int, int] | None, rows: int, text: int, 
     return Data(examples, {"train": range(rows)}, {}, task, Positive(None, ""), [frozenset()] * rows)
 
 
-def load(folder: Path, word: str) -> tuple[Model, dict]:
-    """As `base.load`, without a tokenizer's file."""
+def load(folder: Path, word: str, cards: int) -> tuple[Model, dict, Places | None]:
+    """As `base.load`, without a tokenizer's file; over so many cards."""
     checkpoint = open_checkpoint(folder)
     family = catalogue.family_of(checkpoint)
     dtype = "bfloat16" if jax.default_backend() == "gpu" else "float32"
@@ -111,16 +115,20 @@ def load(folder: Path, word: str) -> tuple[Model, dict]:
     table = family.tensors(config, checkpoint.tensors)
     kind = KIND if dtype == "bfloat16" else np.float32
     words = {row.path: word if word and re.fullmatch(DECODER, row.path) else KEEP for row in table}
-    put = lambda path, leaf: jax.device_put(leaf) if words[path] == KEEP else quantized(leaf, words[path])
+    places = None
+    if cards > 1:
+        shapes = {row.path: jax.ShapeDtypeStruct(row.ours, kind) for row in table}
+        places = places_for(groups_of(1, cards), dict.fromkeys(shapes, FSDP), shapes)
+    lay = places.put if places else lambda path, leaf: jax.device_put(leaf)
+    put = lambda path, leaf: lay(path, leaf) if words[path] == KEEP else quantized(leaf, words[path])
     listed = lambda path: is_gpu() and trees.stack_of(path, family.stacks(config))
     params = {
         path: [put(path, layer) for layer in leaf] if listed(path) else put(path, leaf)
         for path, leaf in stream(checkpoint.tensors, table, kind)
     }
     image = checkpoint.config.get("image_token_index", 3)
-    return Model(
-        family, config, Numbers(min(config.text.vocab, 1000), image), Base(folder.name, "random")
-    ), trees.unflatten(params)
+    model = Model(family, config, Numbers(min(config.text.vocab, 1000), image), Base(folder.name, "random"))
+    return model, trees.unflatten(params), places
 
 
 def gib(size: float) -> float:
@@ -143,9 +151,12 @@ def main() -> None:
     parser.add_argument("--write", type=int, default=8, help="tokens to write a row")
     parser.add_argument("--trace", help="folder for a profiler's trace of three steps")
     parser.add_argument("--folder", type=Path, default=Path("families-benchmark"))
+    parser.add_argument("--cards", type=int, default=1, help="that the base is cut over")
     parser.add_argument("--cap", type=float, default=0, help="GiB of device memory that may be used; 0: all")
     parser.add_argument("--tag", default="")
     args = parser.parse_args()
+    if args.cards > 1 and args.quantize:
+        parser.error("--cards is for a base in bfloat16: leave --quantize away")
     with contextlib.ExitStack() as after:
         if args.cap:
             other = hold_all_but(args.cap)
@@ -168,11 +179,11 @@ def measure(args: argparse.Namespace) -> None:
     record: dict[str, Any] = vars(args) | {"model": name, "folder": "", "file_s": round(written, 1)}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     began = time.perf_counter()
-    model, params = load(folder, args.quantize)
+    model, params, places = load(folder, args.quantize, args.cards)
     jax.block_until_ready(params)
-    stats = lambda: jax.devices()[0].memory_stats() or {}
-    peak = lambda: gib(stats().get("peak_bytes_in_use", 0))
-    record["loaded_gib"] = gib(stats().get("bytes_in_use", 0)), peak()
+    most = lambda key: gib(max((one.memory_stats() or {}).get(key, 0) for one in jax.devices()[: args.cards]))
+    peak = lambda: most("peak_bytes_in_use")
+    record["loaded_gib"] = most("bytes_in_use"), peak()
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     record |= {"load_s": round(time.perf_counter() - began, 1), "host_gib": gib(host), "host_before_gib": gib(before)}
     data = make_data(args.folder, size, max(8, args.batch), args.text, args.classes)
@@ -185,17 +196,21 @@ def measure(args: argparse.Namespace) -> None:
         plan = dataclasses.replace(plan, in_step=True, projected=False)
     began = time.perf_counter()
     inputs = setup.encode(model, recipe, data)
-    cached = setup.cache(model, params, plan, recipe, data, inputs)
+    mesh = places and places.mesh
+    cached = setup.on_cards(setup.cache(model, params, plan, recipe, data, inputs, places), mesh)
     record |= {"cache_s": round(time.perf_counter() - began, 1), "tokens": len(inputs.training[0].tokens)}
-    record["cached_gib"] = gib(stats().get("bytes_in_use", 0)), peak()
+    record["cached_gib"] = most("bytes_in_use"), peak()
     loaders = setup.loaders(recipe, cached.training, data, None)
     run, evaluator = setup.compile(model, plan, recipe, data, cached, loaders, args.rolls)
     state = new_state(run, args.rolls)
-    batches = lambda step: joint_batch([loaders(slot.draw) for slot in state.slots], [step] * args.rolls, 1)
+
+    def batches(step: int) -> tuple[Any, Any]:
+        batch, source = joint_batch([loaders(slot.draw) for slot in state.slots], [step] * args.rolls, 1)
+        return (over_cards(batch, args.cards, 2) if mesh else jax.device_put(batch)), source
+
     rolls, times, losses = state.rolls, [], []
     for number in range(args.steps + 1):
         batch, source = batches(number)
-        batch = jax.device_put(batch)
         began = time.perf_counter()
         rolls, report = run.step(run.base, source, rolls, batch)
         losses.append(float(report.loss[0]))
@@ -205,7 +220,7 @@ def measure(args: argparse.Namespace) -> None:
         with jax.profiler.trace(args.trace, create_perfetto_trace=True):
             for number in range(3):
                 batch, source = batches(number)
-                rolls, report = run.step(run.base, source, rolls, jax.device_put(batch))
+                rolls, report = run.step(run.base, source, rolls, batch)
             jax.block_until_ready(report)
     record |= {
         "compile_s": round(times[0] - seconds, 1),
