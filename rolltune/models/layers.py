@@ -44,6 +44,32 @@ class LoRA:
     over_cards: bool = struct.field(pytree_node=False, default=False)  # x has a card's own rows of a batch
 
 
+def in_turn(x: Float[Array, "b t d"], p: dict) -> tuple[Array, dict]:
+    """x and a layer's weights, as they are; but over cards in groups, going back, the gradient of x waits for those of
+    what the layer trains. XLA would put them off to the end, and keep what they need of every layer until then."""
+    nodes, tree = jax.tree.flatten(p, is_leaf=lambda node: isinstance(node, LoRA | Cut))
+    if not any(isinstance(node, Cut) or (isinstance(node, LoRA) and node.over_cards) for node in nodes):
+        return x, p
+    trained = [_trained_of(node) for node in nodes]
+    x, trained = _in_turn(x, trained)
+    own = lambda node, part: dataclasses.replace(node, **part) if part else node
+    return x, jax.tree.unflatten(tree, list(map(own, nodes, trained)))
+
+
+def _trained_of(node: Any) -> dict[str, Array]:
+    if isinstance(node, LoRA):
+        return {"a": node.a, "b": node.b}
+    return {"values": node.values} if isinstance(node, Cut) and node.trained else {}
+
+
+@jax.custom_vjp
+def _in_turn(x: Array, trained: list[dict[str, Array]]) -> tuple[Array, list[dict[str, Array]]]:
+    return x, trained
+
+
+_in_turn.defvjp(lambda *given: (given, None), lambda _, slopes: jax.lax.optimization_barrier(slopes))
+
+
 def product(x: Float[Array, "*b i"], w: Any) -> Float[Array, "*b o"]:
     """`x @ w` for a plain array, a quantized matrix or an adapted one of either, in the dtype of x."""
     return products(x, [w])[0]
