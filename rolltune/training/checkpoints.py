@@ -268,7 +268,7 @@ def _opened(folder: Path, say: Callable[[str], None] = lambda text: None) -> Ite
         number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
     try:
         if not number:
-            raise ValueError(damaged)
+            raise ValueError(damaged or "host 0 names the file")
         place = folder / str(number)
         notes = _read_notes(place)
         if damaged:
