@@ -15,7 +15,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from typing import Any, TypeVar
 
@@ -142,12 +142,19 @@ class Hosts:
         """
         if self._client is None:
             return
-        failed = f"{FAILED}{topic}/"
-        check = lambda: _raise_first(self._client.key_value_dir_get(failed), failed)
+        check = lambda: self.look(topic)
         self._client.key_value_set(f"{MET}{topic}/{stage}/{self.place.host}", "")
         for host in range(self.place.hosts):
             self._wait(f"{MET}{topic}/{stage}/{host}", check)
         check()
+
+    def look(self, topic: int) -> None:
+        """Raises OSError where a host failed at the topic, UserError where one has ended."""
+        if self._client is None:
+            return
+        self._heard()
+        for key, why in self._client.key_value_dir_get(f"{FAILED}{topic}/"):
+            raise OSError(f"host {key.rpartition('/')[2]}: {why}")
 
     def fail(self, topic: int, error: BaseException) -> None:
         """Tells those who meet over a topic, or will, that this host failed at it, and why."""
@@ -176,7 +183,7 @@ class Hosts:
         except jax.errors.JaxRuntimeError:
             time.sleep(VERDICT_SECONDS)
 
-    def _wait(self, key: str, look: Callable[[], object] = lambda: None) -> str:
+    def _wait(self, key: str, look: Callable[[], object] | None = None) -> str:
         """What another host will say. Nobody who is there is hurried: JAX itself ends this process if one is gone."""
         import jax
 
@@ -186,8 +193,7 @@ class Hosts:
             except jax.errors.JaxRuntimeError as error:
                 if "DEADLINE_EXCEEDED" not in str(error):
                     raise
-            self._heard()
-            look()
+            (look or self._heard)()
 
     def _heard(self) -> dict[str, str]:
         """What hosts said unasked. Raises UserError where one of the others has ended."""
@@ -203,11 +209,6 @@ ONE = Hosts()  # that is alone
 
 def first_line(error: BaseException) -> str:
     return (str(error).splitlines()[:1] or [type(error).__name__])[0]
-
-
-def _raise_first(told: Iterable[tuple[str, str]], before: str) -> None:
-    for key, why in told:
-        raise OSError(f"host {key.removeprefix(before)}: {why}")
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import logging
 import shutil
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -120,13 +121,30 @@ def finish(checkpointer: ocp.AsyncCheckpointer, folder: Path, number: int, keep:
     order on each host.
     """
     with _gives_room_back(folder, number, hosts):
-        checkpointer.wait_until_finished()
+        _await(checkpointer, number, hosts)
         if jax.process_index() == 0:
             place = folder / str(number)
             atomic.write_text(place / CHECKS, json.dumps(_checks_of(place)))
     hosts.meet(number, "whole")  # nobody takes it for whole, and ends perhaps, before the first one has marked it
     if jax.process_index() == 0:
         _drop_old(folder, keep)
+
+
+def _await(checkpointer: ocp.AsyncCheckpointer, number: int, hosts: Hosts) -> None:
+    """Waits until a saving is written. One of several hosts leaves off where another one failed: orbax would wait ten
+    minutes for a folder that the first one could not make."""
+    if hosts.place.hosts == 1:
+        checkpointer.wait_until_finished()
+        return
+    with ThreadPoolExecutor(1, "written") as thread:
+        writing = thread.submit(checkpointer.wait_until_finished)
+        while wait([writing], timeout=1).not_done:
+            try:
+                hosts.look(number)
+            except Exception:
+                checkpointer.cancel()
+                raise
+        writing.result()
 
 
 def _drop_old(folder: Path, keep: int) -> None:
