@@ -15,7 +15,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ VERDICT_SECONDS = 10  # within which JAX ends a process after it said that anoth
 BROKEN = re.compile("gloo|nccl|coordination service", re.IGNORECASE)  # of errors over a connection, of any type
 SAID = "said/"
 STOP, END = f"{SAID}stop/", f"{SAID}end/"
+MET, FAILED = "met/", "failed/"
 INSTALL = "install the same on all hosts"
 Value = TypeVar("Value")
 
@@ -133,11 +134,43 @@ class Hosts:
                 if here != there:
                     raise UserError(f"host {host} has {name} {there}, host 0 has {here}: {advice}")
 
+    def meet(self, topic: int, stage: str) -> None:
+        """Waits until all have come to this stage of a topic. Raises OSError where one of them failed at the topic.
+
+        For threads beside the loop: they come here in another order on each host, which collectives on the cards,
+        `first` and `gather` do not bear.
+        """
+        if self._client is None:
+            return
+        check = lambda: self.look(topic)
+        self._client.key_value_set(f"{MET}{topic}/{stage}/{self.place.host}", "")
+        for host in range(self.place.hosts):
+            self._wait(f"{MET}{topic}/{stage}/{host}", check)
+        check()
+
+    def look(self, topic: int) -> None:
+        """Raises OSError where a host failed at the topic, UserError where one has ended."""
+        if self._client is None:
+            return
+        self._heard()
+        for key, why in self._client.key_value_dir_get(f"{FAILED}{topic}/"):
+            raise OSError(f"host {key.rpartition('/')[2]}: {why}")
+
+    def fail(self, topic: int, error: BaseException) -> None:
+        """Tells those who meet over a topic, or will, that this host failed at it, and why."""
+        with contextlib.suppress(Exception):
+            self._client.key_value_set(f"{FAILED}{topic}/{self.place.host}", first_line(error))
+
+    def forget(self, topic: int) -> None:
+        """Of a topic that no host comes back to."""
+        if self._client is not None and self.writes:
+            for kind in (MET, FAILED):
+                self._client.key_value_delete(f"{kind}{topic}/")
+
     def end(self, error: BaseException) -> None:
         """Tells the others, who end at what they agree on next, that this host ends before its time, and why."""
         with contextlib.suppress(Exception):
-            why = str(error).splitlines()[:1] or [type(error).__name__]
-            self._client.key_value_set(f"{END}{self.place.host}", why[0])
+            self._client.key_value_set(f"{END}{self.place.host}", first_line(error))
 
     def await_verdict(self) -> None:
         """After a broken connection: JAX ends this process, naming who is gone, as soon as it is sure of it. Raises
@@ -150,7 +183,7 @@ class Hosts:
         except jax.errors.JaxRuntimeError:
             time.sleep(VERDICT_SECONDS)
 
-    def _wait(self, key: str) -> str:
+    def _wait(self, key: str, look: Callable[[], object] | None = None) -> str:
         """What another host will say. Nobody who is there is hurried: JAX itself ends this process if one is gone."""
         import jax
 
@@ -160,7 +193,7 @@ class Hosts:
             except jax.errors.JaxRuntimeError as error:
                 if "DEADLINE_EXCEEDED" not in str(error):
                     raise
-            self._heard()
+            (look or self._heard)()
 
     def _heard(self) -> dict[str, str]:
         """What hosts said unasked. Raises UserError where one of the others has ended."""
@@ -169,6 +202,13 @@ class Hosts:
             if key.startswith(END) and key != f"{END}{self.place.host}":
                 raise UserError(f"host {key.removeprefix(END)} ended: {why}")
         return said
+
+
+ONE = Hosts()  # that is alone
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).splitlines()[:1] or [type(error).__name__])[0]
 
 
 @contextlib.contextmanager

@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ["--config.steps=24", "--config.log_every=2", "--config.batch=2", "--config.redraws=1", "--config.rank=2"]
 # Features on the disk: each step brings the rows of its own rolls. At the rung two of four rolls stop.
 LEARN = ["learn", "-d", "data", "-w", "best", "--rolls", "4", "--keep", "all", "--config.rungs=(0.5,)", *RECIPE]
-LEARN += ["--config.table_gib=0"]
+# Saved all the time: the thread that ends a save must not be in the way of what the loop asks of all cards.
+LEARN += ["--config.table_gib=0", "--state-every", "2"]
 JOIN = """
 import os, sys, time
 from rolltune.hosts import joined, launched
@@ -221,6 +222,37 @@ def test_what_differs_is_named_with_both_values_on_all_hosts():
     told = on_three(work)
     assert [str(one) for one in told] == ["host 1 has jax 0.10.0, host 0 has 0.10.1: install the same"] * 3
     assert {type(one) for one in told} == {UserError}
+
+
+def test_threads_meet_in_any_order_and_forget():
+    def work(hosts):
+        with ThreadPoolExecutor(2) as pool:  # one waits for the other's topic to come up on another host
+            order = (1, 2) if hosts.place.host else (2, 1)
+            for done in [pool.submit(hosts.meet, topic, "written") for topic in order]:
+                done.result()
+        hosts.meet(3, "begun")
+        hosts.forget(2)
+        return hosts.gather(0)
+
+    store = Store()
+    assert on_three(work, store) == [[0, 0, 0]] * 3
+    assert not [key for key in store.kept if key.startswith("met/2/")]
+
+
+@pytest.mark.parametrize("fails", [0, 2])
+def test_what_fails_on_one_host_fails_on_all_and_the_next_time_does_not(fails, monkeypatch):
+    monkeypatch.setattr("rolltune.hosts.PATIENCE", 50)
+
+    def work(hosts):
+        if hosts.place.host == fails:
+            hosts.fail(4, OSError("no room\nand more"))
+        else:
+            with pytest.raises(OSError, match=f"^host {fails}: no room$"):
+                hosts.meet(4, "written")
+        hosts.meet(5, "written")
+        return True
+
+    assert on_three(work) == [True] * 3
 
 
 @pytest.mark.parametrize("ends", [0, 1])

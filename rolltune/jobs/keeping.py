@@ -45,6 +45,8 @@ class Keeping:
                 self.saves.keep_now(state)
             return f"what was trained is kept in {self.place}"
         except Exception as error:
+            if not self.saves.hosts.writes:  # host 0 has all of them
+                return ""
             spare = Path(tempfile.mkdtemp(prefix=f"rolltune-{name}-"))
             for one in state.ended:
                 if one.trainable is not None:

@@ -163,8 +163,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
         note("compiling the step ...")
     pack = lambda kept: kept and _pack(kept)
     there = state if options.resume else None
-    agreed = hosts.first if hosts.place.hosts > 1 else None
-    with Saves(out.state, settings, pack, options.state_keep, pace, there, agreed) as saves:
+    with Saves(out.state, settings, pack, options.state_keep, pace, there, hosts) as saves:
         keeping = Keeping(saves, interrupts)
         with Log(out, recipe, state, not options.resume, options.wandb, hosts.writes) as log:
             interrupts.say = log.say

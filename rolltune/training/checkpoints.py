@@ -12,6 +12,7 @@ import logging
 import shutil
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from jax.experimental import multihost_utils
 
 from rolltune import atomic
 from rolltune.errors import UserError
+from rolltune.hosts import ONE, Hosts
 from rolltune.training.loop import Best, FinishedRoll, Slot, State, closed_up
 from rolltune.training.rolls import Draw
 from rolltune.training.step import STOPPED
@@ -45,9 +47,18 @@ def save(folder: Path, state: State, settings: Mapping[str, Any], judged: Any, k
 
 
 @contextlib.contextmanager
-def writer() -> Iterator[ocp.AsyncCheckpointer]:
-    """What writes one saving after the other; left, it has written all of them."""
-    with _quiet(), ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+def writer(hosts: Hosts = ONE) -> Iterator[ocp.AsyncCheckpointer]:
+    """What writes one saving after the other; left, it has written all of them.
+
+    Its thread meets those of the other hosts by us: orbax's own barrier would wait for a host whose disk is full for
+    twenty minutes.
+    """
+
+    def meet(*, key: str, timeout_ms: int) -> None:
+        hosts.meet(int(key.rpartition(".")[2]), key)  # it ends with the folder's name: the saving's number
+
+    meeting = ocp.AsyncOptions(barrier_sync_fn=meet)
+    with _quiet(), ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=meeting) as checkpointer:
         yield checkpointer
 
 
@@ -69,6 +80,7 @@ def write(
     state: State,
     settings: Mapping[str, Any],
     judged: Any,
+    hosts: Hosts = ONE,
 ) -> None:
     """Begins to write a state: returns as soon as its arrays are copied into the host's memory.
 
@@ -82,28 +94,57 @@ def write(
         "best": {str(n): slot.best.trainable for n, slot in enumerate(state.slots) if slot.best is not None},
     }
     sealed = {"text": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
-    with _gives_room_back(folder, number):
+    with _gives_room_back(folder, number, hosts):
+        if jax.process_index() == 0:
+            _try_folder(folder)
+        hosts.meet(number, "begun")
+        hosts.forget(number - 1)
         checkpointer.save(
             (folder / str(number)).resolve(),
             args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), notes=ocp.args.JsonSave(sealed)),
         )
 
 
-def finish(checkpointer: ocp.AsyncCheckpointer, folder: Path, number: int, keep: int) -> None:
+def _try_folder(folder: Path) -> None:
+    """Raises OSError where no folder can be made: once the others write, they would wait for it, for minutes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f"probe{HALF}"
+    probe.mkdir(exist_ok=True)
+    probe.rmdir()
+
+
+def finish(checkpointer: ocp.AsyncCheckpointer, folder: Path, number: int, keep: int, hosts: Hosts = ONE) -> None:
     """Waits until a saving is written, marks it as whole, and drops all but the last `keep` that are.
 
-    Raises what writing met: OSError, ValueError and others. Then nothing of it is left, nor are older ones touched.
+    Raises what writing met, on any host: OSError, ValueError and others. Then nothing of it is left, nor are older ones
+    touched. It runs in a thread of its own: it may use no collective, which would meet those of the loop in another
+    order on each host.
     """
-    try:
-        with _gives_room_back(folder, number):
-            checkpointer.wait_until_finished()
-            if jax.process_index() == 0:
-                place = folder / str(number)
-                atomic.write_text(place / CHECKS, json.dumps(_checks_of(place)))
-    finally:  # no process takes it for whole, and ends perhaps, before the first one has marked it
-        ocp.multihost.sync_global_processes(f"rolltune saved {number}")
+    with _gives_room_back(folder, number, hosts):
+        _await(checkpointer, number, hosts)
+        if jax.process_index() == 0:
+            place = folder / str(number)
+            atomic.write_text(place / CHECKS, json.dumps(_checks_of(place)))
+    hosts.meet(number, "whole")  # nobody takes it for whole, and ends perhaps, before the first one has marked it
     if jax.process_index() == 0:
         _drop_old(folder, keep)
+
+
+def _await(checkpointer: ocp.AsyncCheckpointer, number: int, hosts: Hosts) -> None:
+    """Waits until a saving is written. One of several hosts leaves off where another one failed: orbax would wait ten
+    minutes for a folder that the first one could not make."""
+    if hosts.place.hosts == 1:
+        checkpointer.wait_until_finished()
+        return
+    with ThreadPoolExecutor(1, "written") as thread:
+        writing = thread.submit(checkpointer.wait_until_finished)
+        while wait([writing], timeout=1).not_done:
+            try:
+                hosts.look(number)
+            except Exception:
+                checkpointer.cancel()
+                raise
+        writing.result()
 
 
 def _drop_old(folder: Path, keep: int) -> None:
@@ -122,11 +163,13 @@ def drop_halves(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _gives_room_back(folder: Path, number: int) -> Iterator[None]:
-    """A saving that fails, on a full disk above all, leaves nothing of it there: the rolls may still fit."""
+def _gives_room_back(folder: Path, number: int, hosts: Hosts) -> Iterator[None]:
+    """A saving that fails, on a full disk above all, fails on all hosts, and leaves nothing of it there: the rolls may
+    still fit."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        hosts.fail(number, error)
         if jax.process_index() == 0:
             for part in (folder / f"{number}{HALF}", folder / str(number)):
                 shutil.rmtree(part, ignore_errors=True)
@@ -243,7 +286,7 @@ def _opened(folder: Path, say: Callable[[str], None] = lambda text: None) -> Ite
         number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
     try:
         if not number:
-            raise ValueError(damaged)
+            raise ValueError(damaged or "host 0 names the file")
         place = folder / str(number)
         notes = _read_notes(place)
         if damaged:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from rolltune.errors import UserError
+from rolltune.hosts import ONE, Hosts
 from rolltune.training import checkpoints
 from rolltune.training.loop import State
 
@@ -55,8 +56,7 @@ class Saves:
 
     `begin` copies the arrays and returns; threads write the copies, which the host holds until then. One saving is
     written at a time. `there` is the state that a run goes on from, which is in the folder already. Over several
-    processes all of them call the same methods at the same steps, and `agreed` makes what one of them finds true or
-    not so for all.
+    hosts all of them call the same methods at the same steps; what one finds true, or fails at, holds for all.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class Saves:
         keep: int = checkpoints.KEPT,
         pace: Pace = Pace(),
         there: State | None = None,
-        agreed: Callable[[bool], bool] | None = None,
+        hosts: Hosts = ONE,
     ):
         self.folder, self.settings, self.judged, self.keep, self.pace = folder, settings, judged, keep, pace
-        self._agreed, self._asked_every = (bool, 1) if agreed is None else (agreed, ASKED)
+        self.hosts, self._asked_every = hosts, 1 if hosts.place.hosts == 1 else ASKED
         self.step = None if there is None else there.step  # of the last whole saving; None where none is
         self.seconds = 0.0  # that the last one took from its beginning until it was whole
         self._whole = None if there is None else _mark(there)  # what it holds
@@ -81,7 +81,7 @@ class Saves:
     def __enter__(self) -> "Saves":
         checkpoints.drop_halves(self.folder)
         with contextlib.ExitStack() as stack:
-            self._writer = stack.enter_context(checkpoints.writer())
+            self._writer = stack.enter_context(checkpoints.writer(self.hosts))
             self._thread = stack.enter_context(ThreadPoolExecutor(1, "saving"))
             self._stack = stack.pop_all()
         return self
@@ -98,7 +98,7 @@ class Saves:
             return True
         if (self.pace.steps and not self.pace.seconds) or step % self._asked_every:
             return False
-        return self._agreed(not self.busy() and time.perf_counter() - self._clock > self._pause)
+        return self.hosts.first(not self.busy() and time.perf_counter() - self._clock > self._pause)
 
     def busy(self) -> bool:
         return self._writing is not None and not self._writing.done()
@@ -117,11 +117,11 @@ class Saves:
         began = self._clock = time.perf_counter()
         self._number += 1
         number, what, step = self._number, _mark(state), state.step
-        checkpoints.write(self._writer, self.folder, number, state, self.settings, self.judged)
+        checkpoints.write(self._writer, self.folder, number, state, self.settings, self.judged, self.hosts)
         copied = time.perf_counter() - began
 
         def finish() -> None:
-            checkpoints.finish(self._writer, self.folder, number, self.keep)
+            checkpoints.finish(self._writer, self.folder, number, self.keep, self.hosts)
             self.seconds = time.perf_counter() - began
             self.step, self._whole = step, what
             if self.pace == Pace():
@@ -139,7 +139,7 @@ class Saves:
         with contextlib.suppress(Exception):  # of an earlier state; this one is tried all the same
             self.settle()
         no_time = self.step is not None and self.seconds > until - time.perf_counter()
-        if self._agreed(self._whole == _mark(state) or no_time):
+        if self.hosts.first(self._whole == _mark(state) or no_time):
             return
         self.begin(state)
         self.settle()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from rolltune.errors import UserError
+from rolltune.hosts import ONE
 from rolltune.jobs.interrupts import Interrupts
 from rolltune.jobs.keeping import Keeping
 from rolltune.training.loop import FinishedRoll, State
@@ -12,6 +13,8 @@ from rolltune.training.rolls import Draw
 
 class Failing:
     """Saves that succeed only at some steps."""
+
+    hosts = ONE
 
     def __init__(self, folder, good):
         self.folder, self.good, self.step = folder, good, None

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from rolltune.errors import UserError
+from rolltune.hosts import Hosts, Place
 from rolltune.training import checkpoints, saves
 from rolltune.training.loop import Slot, State
 from rolltune.training.rolls import Draw
@@ -156,8 +157,10 @@ def test_how_often(tmp_path, monkeypatch):
     assert due(Pace(), 1, 0, 10) == [31, 72, 113, 154, 195]  # and the disk has time for others
     assert due(Pace(0, 60), 1, 1.2, 10) == [61, 110, 159]  # what was asked is done
     assert due(Pace(100, 60), 1, 0, 0) == [61, 100, 161, 200]
-    told: list[bool] = []  # over several processes: what one clock says, for all
-    others = Saves(tmp_path, {}, same, agreed=lambda own: told.append(own) or True)
+    told: list[bool] = []  # over several hosts: what one clock says, for all
+    two = Hosts(Place(1, 2))
+    monkeypatch.setattr(two, "first", lambda own: told.append(own) or True)
+    others = Saves(tmp_path, {}, same, hosts=two)
     assert [step for step in range(1, 20) if others.due(step)] == [8, 16] and told == [False, False]
 
 
