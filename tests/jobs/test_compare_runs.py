@@ -105,9 +105,16 @@ def test_bases_and_sets_of_one_name_are_told_apart(save):
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["nowhere*.npz"], "no roll has such a name"), (["--metric", "luck"], "no metric"), (["empty"], "no roll (.npz)")],
+    [
+        (["nowhere*.npz"], "no roll has such a name"),
+        (["--metric", "luck"], "no metric"),
+        (["empty"], "no roll (.npz)"),
+        *(([flag, "checkpoints/a.npz"], f"{flag} checkpoints/a.npz") for flag in ("--html", "--csv", "--json")),
+    ],
 )
 def test_what_is_asked_wrongly_is_said(save, capsys, tmp_path, arguments, said):
     (tmp_path / "empty").mkdir()
     save("a")
+    roll = (tmp_path / "checkpoints/a.npz").read_bytes()
     assert main(["compare", *arguments]) == 2 and said in capsys.readouterr().err
+    assert (tmp_path / "checkpoints/a.npz").read_bytes() == roll
