@@ -34,9 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--sample", type=float, metavar="TEMPERATURE", help="draw what is written, 1 as likely as it is"
     )
-    parser.add_argument(
-        "--top-p", type=float, help="draw of the likeliest tokens with this share (1: all)"
-    )
+    parser.add_argument("--top-p", type=float, help="draw of the likeliest tokens with this share (1: all)")
     parser.add_argument("--seed", type=int, help="of what is drawn (default 0)")
     parser.add_argument("--model", help="the base model, where it is not where the roll was trained")
     parser.add_argument("--answers", metavar="A,B,...", help="what an adapter or model from elsewhere chooses from")
