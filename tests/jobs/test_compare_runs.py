@@ -19,9 +19,10 @@ def save(tmp_path, monkeypatch):
     """`save("name", right=12, rate=0.01)` is a roll of such a card in ./checkpoints."""
     monkeypatch.chdir(tmp_path)
 
-    def make(name, right=8, known=0, base="ab" * 8, rows="16 rows, aa", **entries):
+    def make(name, right=8, known=0, base="ab" * 8, rows="16 rows, aa", written=False, **entries):
         figures = {"n": 16, "accuracy": right / 16, "log-loss": 0.5}
         figures["interval_95"] = {"accuracy": wilson(right, 16)._asdict()}
+        figures |= {"exact-match": right / 16} if written else {}
         path = "./dataset/set1"
         metrics = {"positive": "yes", "passes": 1, "learned": [], "train": figures, "test": figures}
         metrics |= {"known": None if known is None else {"test": known}, "run": {"rolls": 1, "fold": None}}
@@ -91,6 +92,13 @@ def test_figures_of_learned_pictures_are_no_forecast_and_other_rows_stand_apart(
     found = {one["run"].split("/")[-1]: (one["rank"], one["learned"]) for one in told["runs"]}
     assert found == {"clean.npz": (1, 0), "leaked.npz": (None, 1), "older.npz": (None, None), "elsewhere.npz": (1, 0)}
     assert told["metric"] == "accuracy"
+
+
+def test_written_and_chosen_answers_have_no_rank_among_each_other(save, tmp_path):
+    save("chosen")
+    save("written", written=True)
+    _, told = runs("--metric", "log-loss")
+    assert [one["rank"] for one in told["runs"]] == [1, 1]
 
 
 def test_bases_and_sets_of_one_name_are_told_apart(save):
