@@ -211,6 +211,10 @@ def test_rows_with_objects_are_converted_and_their_refusal_says_so(tmp_path):
         source.write_text(json.dumps({**row, "objects": wrong}))
         with pytest.raises(UserError, match=r"metadata\.jsonl:1"):
             main(["objects", str(source), str(tmp_path / "out")])
+    source.write_text(json.dumps({**row, "file_name": "../b.jpg"}))
+    with pytest.raises(UserError) as caught:
+        main(["objects", str(source), str(tmp_path / "out")])
+    assert "--images" not in str(caught.value)  # which is no flag of this kind
 
 
 def test_roboflows_paligemma_export_is_read_as_it_is(tmp_path):

@@ -75,7 +75,7 @@ def convert_coco(
     sizes: dict[str, tuple[float, float]] = {}
     for entry in data["images"]:
         where = f"{source.name}, image {said(entry, 'id')}"
-        path = _found(output, where, entry.get("file_name"), root)
+        path = _found(output, where, entry.get("file_name"), root, "--images says where pictures are")
         size = path and _size(output, where, path, entry.get("width"), entry.get("height"))
         if path and size:
             marked[said(entry, "id")], sizes[said(entry, "id")] = Marked(path), size
@@ -304,11 +304,11 @@ def _lists(objects: object) -> tuple[list | None, list | None]:
     return (edges if isinstance(edges, list) else None), (kinds if isinstance(kinds, list) else None)
 
 
-def _found(output: Output, where: str, value: object, root: Path) -> Path | None:
+def _found(output: Output, where: str, value: object, root: Path, advice: str = "") -> Path | None:
     try:
         return find_image(value, root, image_roots(root))
     except RowProblem as problem:
-        output.problem(where, str(problem), "--images says where pictures are")
+        output.problem(where, str(problem), advice)
         return None
 
 
