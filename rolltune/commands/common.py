@@ -1,8 +1,9 @@
 """What several commands share: recipes from flags, and how they speak."""
 
 import argparse
+from pathlib import Path
 
-from rolltune.errors import visible
+from rolltune.errors import UserError, visible
 from rolltune.output import outlived
 from rolltune.typed import as_typed
 
@@ -19,6 +20,13 @@ def command_parser(script: str, description: str, examples: str) -> argparse.Arg
 def add_recipe_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="a recipe, such as recipes/paligemma_ads.py")
     parser.add_argument("--model", help='weights: "tiny" (built in), a .npz, or a Hugging Face folder')
+
+
+def written_as(path: Path | None, flag: str, ending: str) -> Path | None:
+    """`path`; UserError where it does not end as what is written there does: it may be a roll, or the data itself."""
+    if path is not None and path.suffix.lower() != ending:
+        raise UserError(f"{flag} {path}: expected a name that ends in {ending}, such as {path.stem or 'runs'}{ending}")
+    return path
 
 
 def say(text: str) -> None:

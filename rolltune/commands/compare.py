@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rolltune.commands.common import command_parser, say
+from rolltune.commands.common import command_parser, say, written_as
 
 EXAMPLES = """examples:
   ./10-compare_runs.py                                   all runs in ./checkpoints, best first; reports/runs.html
@@ -34,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--csv", type=Path, help="also write the table here, every value in full")
     parser.add_argument("--json", type=Path, help="also write the table here")
     args = parser.parse_args(argv)
+    for flag in ("html", "csv", "json"):
+        written_as(getattr(args, flag), f"--{flag}", f".{flag}")
     from rolltune.jobs.compare_runs import Options, compare_runs
 
     return compare_runs(args.rolls, Options(args.html, args.metric or "", args.csv, args.json), say)

@@ -49,7 +49,8 @@ def parser() -> argparse.ArgumentParser:
             name, help=about, description=about, epilog=made.epilog, formatter_class=made.formatter_class
         )
         one.add_argument("source", type=Path, nargs="+" if sources == "sources" else None, help="what to convert")
-        one.add_argument("out", type=Path, help="the folder to write (images/ and data.jsonl)")
+        made_there = {"to-coco": "annotations.json", "to-voc": "Annotations/"}.get(name, "images/ and data.jsonl")
+        one.add_argument("out", type=Path, help=f"the folder to write ({made_there})")
         return one
 
     films = kind("video", "videos to frames, N spread evenly over each", "sources")

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rolltune.atomic import write_bytes
-from rolltune.commands.common import command_parser
+from rolltune.commands.common import command_parser, written_as
 from rolltune.commands.reading import add_reading_flags, reading_of
 from rolltune.commands.terminal import quiet_decoders, tell, terminal
 from rolltune.data.doctor import examine, sources_of, token_buckets, write_cleaned
@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
+    written_as(options.html, "--html", ".html")
     console = terminal()
     if not options.data:
         return look_at_gpu(options, console)

@@ -27,6 +27,7 @@ interrupted (resumable).
 """
 
 # What a run does with what it leaves on its way: it changes nothing of what is trained.
+LONGEST_GRACE = 24 * 60 * 60  # seconds; a timer cannot wait for ever, or for no number
 KEPT = ("resume", "overwrite", "state_every", "state_keep")
 
 
@@ -87,6 +88,8 @@ def main(argv: list[str] | None = None) -> int:
     place = launched(os.environ)
     if args.again and place.hosts > 1:
         raise UserError(f"--again trains one roll, and this is one of {place.hosts} hosts: run it on one, by itself")
+    if not 0 < args.grace <= LONGEST_GRACE:
+        raise UserError(f"--grace {args.grace:g}: expected seconds above 0, up to {LONGEST_GRACE} (a day)")
     with Interrupts(say, args.grace) as interrupts:  # before JAX is imported, in which Ctrl-C may be lost
         from rolltune import recipe as recipes
 

@@ -34,10 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--sample", type=float, metavar="TEMPERATURE", help="draw what is written, 1 as likely as it is"
     )
-    parser.add_argument(
-        "--top-p", type=float, default=1.0, help="draw of the likeliest tokens with this share (1: all)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
+    parser.add_argument("--top-p", type=float, help="draw of the likeliest tokens with this share (1: all)")
+    parser.add_argument("--seed", type=int, help="of what is drawn (default 0)")
     parser.add_argument("--model", help="the base model, where it is not where the roll was trained")
     parser.add_argument("--answers", metavar="A,B,...", help="what an adapter or model from elsewhere chooses from")
     parser.add_argument("--serve", action="store_true", help="a page in the browser, on this machine alone")
@@ -54,10 +52,14 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--near {args.near}: expected a distance of probabilities from 0 to 0.5")
     if args.sample is not None and not 0 < args.sample <= 100:
         raise UserError(f"--sample {args.sample}: expected a temperature above 0, such as 0.7")
-    if not 0 < args.top_p <= 1:
-        raise UserError(f"--top-p {args.top_p}: expected a share above 0, up to 1")
-    if not 0 <= args.seed < 2**32:
-        raise UserError(f"--seed {args.seed}: expected a number from 0 to {2**32 - 1}")
+    for flag, value in (("--top-p", args.top_p), ("--seed", args.seed)):
+        if value is not None and args.sample is None:
+            raise UserError(f"{flag} {value} is of what is drawn: add --sample 0.7, or leave it away")
+    top_p, seed = 1.0 if args.top_p is None else args.top_p, args.seed or 0
+    if not 0 < top_p <= 1:
+        raise UserError(f"--top-p {top_p}: expected a share above 0, up to 1")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed {seed}: expected a number from 0 to {2**32 - 1}")
     found = named_rolls(rolls)
     from rolltune.device import set_up_jax
 
@@ -65,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     from rolltune.jobs.predict import Options, predict
     from rolltune.models.generate import Sampling
 
-    sampling = None if args.sample is None else Sampling(args.sample, args.top_p, args.seed)
+    sampling = None if args.sample is None else Sampling(args.sample, top_p, seed)
     answers = tuple(text.strip() for text in (args.answers or "").split(",") if text.strip())
     options = Options(args.output, args.near, args.generate, sampling, args.model, reading_of(args), answers)
     if not args.serve:

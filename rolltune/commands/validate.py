@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rolltune.commands.common import command_parser, say
+from rolltune.commands.common import command_parser, say, written_as
 from rolltune.commands.reading import add_reading_flags, reading_of
 from rolltune.jobs.outputs import named_rolls, names_roll
 
@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     add_reading_flags(parser)
     args = parser.parse_args(argv)
+    written_as(args.json, "--json", ".json")
     # `-m a.npz b.npz data.jsonl`: a shell that expands a pattern leaves nothing else to tell them apart by.
     rolls = [text for text in args.models if names_roll(text) or text == args.models[0]]
     named = [text for text in args.models if text not in rolls] + args.data

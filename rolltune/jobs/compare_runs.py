@@ -141,7 +141,9 @@ def judged_of(card: RollCard, source: str) -> Judged | None:
         learned = figures["n"] if split == "train" else known.get(split) if isinstance(known, Mapping) else None
         if learned is not None and not (is_whole_number(learned) and learned >= 0):
             raise UserError(f"{source}: metrics.known of {split} is {learned!r}, no number of rows: it was damaged")
-        return Judged(split, path, str(rows or f"{path}, {figures['n']} rows"), figures, learned)
+        # The log-loss of one of few answers and that of a text are no figures of one kind.
+        kind = "written" if "exact-match" in figures else "chosen"
+        return Judged(split, path, f"{rows or path} {figures['n']} {kind}", figures, learned)
     return None
 
 

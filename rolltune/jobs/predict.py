@@ -26,7 +26,7 @@ from rolltune.evaluation.tasks import CLASSIFY, WRITE
 from rolltune.jobs.adopted import FOREIGN, Asking, is_foreign, read_rolls
 from rolltune.jobs.cards import decided_by
 from rolltune.jobs.outputs import named_rolls
-from rolltune.jobs.scorer import Bench, Saved, Scorer, check_alike, read_saved
+from rolltune.jobs.scorer import Bench, Saved, Scorer, check_alike, check_length, read_saved
 from rolltune.models.generate import Sampling
 from rolltune.tracking import print_table
 from rolltune.weights.roll_file import RollFile, load_roll
@@ -208,6 +208,7 @@ def _summary(made: Answered, saved: Sequence[Saved]) -> list[str]:
 def _alike(saved: Sequence[Saved], options: Options) -> Saved:
     """The first roll. Raises UserError where the others are of another kind, or do not answer the same question."""
     first = saved[0]
+    check_length(options.generate)
     if options.generate is not None and first.recipe.task == CLASSIFY:
         raise UserError("a classifier tells its classes apart and writes no words: leave --generate away")
     if options.sampling and options.generate is None and first.recipe.task != WRITE:

@@ -29,7 +29,7 @@ from rolltune.inputs.pictures import keys_of, read_pictures
 from rolltune.jobs.cards import check_trained, decided_by, recipe_of
 from rolltune.models.forward import Network
 from rolltune.models.generate import Sampling
-from rolltune.recipe import Recipe
+from rolltune.recipe import RANGES, Recipe
 from rolltune.training import setup
 from rolltune.training.plan import Plan, columns_of, in_columns, plan_of
 from rolltune.weights.roll_file import RollCard, RollFile, nested_lora, read_card
@@ -56,6 +56,13 @@ def read_saved(path: Path) -> Saved:
     """The card and the recipe of a roll, checked."""
     card = read_card(path)
     return Saved(path, card, recipe_of(card, shown(path)))
+
+
+def check_length(tokens: int | None) -> None:
+    """Raises UserError for a number of tokens (--generate) that no answer can have."""
+    low, high = RANGES["answer_tokens"]
+    if tokens is not None and not low <= tokens <= high:
+        raise UserError(f"--generate {tokens}: expected a number of tokens from {low} to {high}")
 
 
 def check_alike(saved: Sequence[Saved], model: str | None) -> None:

@@ -23,7 +23,7 @@ from rolltune.evaluation.votes import mean_of
 from rolltune.evaluation.written import Written, first_rows
 from rolltune.jobs.adopted import FOREIGN, Asking, is_foreign, read_rolls
 from rolltune.jobs.learn import asked_text
-from rolltune.jobs.scorer import Bench, Saved, Scorer, check_alike, read_saved
+from rolltune.jobs.scorer import Bench, Saved, Scorer, check_alike, check_length, read_saved
 from rolltune.tracking import print_table
 from rolltune.weights.roll_file import RollCard, load_roll
 from rolltune.weights.whole import is_whole
@@ -71,6 +71,7 @@ def score(options: Options, rolls: Sequence[Path], say: Say) -> list[Cell]:
 
     All cards and sets are read and checked before a model is loaded: nothing is lost to the last of them.
     """
+    check_length(options.generate)
     if options.metric:
         check_name(options.metric)
     if options.predictions:

@@ -142,6 +142,8 @@ def test_a_diverging_run_leaves_the_earlier_roll_alone(here, capsys):
         ("", ("--keep", "few"), r"--keep takes best, all, vote or a number from 1, not 'few'"),
         ("", ("--model", "nowhere.npz"), r"nowhere\.npz"),
         ("", ("-w", "../up"), r"'\.\./up'.*plain name"),
+        ("", ("--grace", "inf"), r"--grace inf: expected seconds above 0"),
+        ("", ("--grace", "nan"), r"--grace nan"),
         ("", ("--resume",), r"checkpoints/wrong\.state: no interrupted run"),
         ("", ("-2",), r"no roll in \./checkpoints"),
         ("", ("--config.first_layer=9",), r"first_layer: 9.*0 to 3"),

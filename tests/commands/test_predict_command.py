@@ -170,6 +170,22 @@ def test_what_is_drawn_is_the_seed_s_and_the_picture_s(trained):
     assert main(["predict", "-m", "first", pictures[0], "--sample", "0.7"]) == 2  # it chooses
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--generate", "-3"], "--generate -3: expected a number of tokens from 1"),
+        (["--generate", "99999999"], "from 1 to 65536"),
+        (["--generate", "4", "--top-p", "0.5"], "add --sample"),
+        (["--generate", "4", "--seed", "3"], "add --sample"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_a_model_is_loaded(trained, capsys, monkeypatch, flags, said):
+    monkeypatch.setattr("rolltune.base.load", lambda *_: pytest.fail("a model is loaded"))
+    assert main(["predict", "-m", "first", "drawn/few.jsonl", *flags]) == 2 and said in capsys.readouterr().err
+    if len(flags) == 2:
+        assert main(["validate", "-m", "first", "drawn/few.jsonl", *flags]) == 2 and said in capsys.readouterr().err
+
+
 def test_length_normalized_answers_are_the_recipe_s(trained):
     picture = sorted(by_picture(lines(trained / "v.jsonl")))[0]
     roll = load_roll("checkpoints/first.npz")

@@ -106,6 +106,18 @@ def test_what_is_wrong_in_coco_is_told_all_at_once(tmp_path):
     named = coco(tmp_path / "b", [box(1)], categories=[{"id": 7, "name": "cat ; dog"}])
     with pytest.raises(UserError, match="expected words without ; < and >"):
         main(["coco", str(named), str(tmp_path / "out")])
+    twice_there = [{"id": 7, "name": "cat"}, {"id": 7, "name": "dog"}]
+    with pytest.raises(UserError, match="the id 7 is of 'cat' and of 'dog'"):
+        main(["coco", str(coco(tmp_path / "c", [box(1)], categories=twice_there)), str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_help_shows_can_be_typed_beside_the_file(tmp_path, monkeypatch):
+    coco(tmp_path / "val2017", [box(1)]).rename(tmp_path / "instances.json")
+    monkeypatch.chdir(tmp_path)
+    assert main(["coco", "instances.json", "dataset/coco", "--images", "val2017/"]) == 0
+    with pytest.raises(UserError, match="lie in one another"):
+        main(["coco", "instances.json", "val2017/out", "--images", "val2017/"])
 
 
 def test_boxes_of_a_picture_that_stands_otherwise_are_refused(tmp_path):
@@ -146,12 +158,13 @@ def test_voc_and_back(tmp_path):
 def test_hostile_voc(tmp_path):
     picture(tmp_path / "raw/a.jpg")
     bomb = '<!DOCTYPE a [<!ENTITY b "bbbb">]><annotation>&b;</annotation>'
-    for text, message in (
-        (bomb, "declares a document type"),
-        ("<annotation>", "not XML"),
-        (VOC.replace("6", "x"), "numbers"),
+    for text, message, encoding in (
+        (bomb, "declares a document type", "utf-8"),
+        (bomb, "declares a document type", "utf-16"),
+        ("<annotation>", "not XML", "utf-8"),
+        (VOC.replace("6", "x"), "numbers", "utf-8"),
     ):
-        (tmp_path / "raw/a.xml").write_text(text)
+        (tmp_path / "raw/a.xml").write_text(text, encoding)
         with pytest.raises(UserError, match=message):
             main(["voc", str(tmp_path / "raw"), str(tmp_path / "out")])
     (tmp_path / "raw/a.xml").write_text(VOC.replace("old name.bmp", "../../etc/passwd"))
@@ -198,6 +211,10 @@ def test_rows_with_objects_are_converted_and_their_refusal_says_so(tmp_path):
         source.write_text(json.dumps({**row, "objects": wrong}))
         with pytest.raises(UserError, match=r"metadata\.jsonl:1"):
             main(["objects", str(source), str(tmp_path / "out")])
+    source.write_text(json.dumps({**row, "file_name": "../b.jpg"}))
+    with pytest.raises(UserError) as caught:
+        main(["objects", str(source), str(tmp_path / "out")])
+    assert "--images" not in str(caught.value)  # which is no flag of this kind
 
 
 def test_roboflows_paligemma_export_is_read_as_it_is(tmp_path):

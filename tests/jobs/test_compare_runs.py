@@ -19,9 +19,10 @@ def save(tmp_path, monkeypatch):
     """`save("name", right=12, rate=0.01)` is a roll of such a card in ./checkpoints."""
     monkeypatch.chdir(tmp_path)
 
-    def make(name, right=8, known=0, base="ab" * 8, rows="16 rows, aa", **entries):
+    def make(name, right=8, known=0, base="ab" * 8, rows="16 rows, aa", written=False, **entries):
         figures = {"n": 16, "accuracy": right / 16, "log-loss": 0.5}
         figures["interval_95"] = {"accuracy": wilson(right, 16)._asdict()}
+        figures |= {"exact-match": right / 16} if written else {}
         path = "./dataset/set1"
         metrics = {"positive": "yes", "passes": 1, "learned": [], "train": figures, "test": figures}
         metrics |= {"known": None if known is None else {"test": known}, "run": {"rolls": 1, "fold": None}}
@@ -93,6 +94,13 @@ def test_figures_of_learned_pictures_are_no_forecast_and_other_rows_stand_apart(
     assert told["metric"] == "accuracy"
 
 
+def test_written_and_chosen_answers_have_no_rank_among_each_other(save, tmp_path):
+    save("chosen")
+    save("written", written=True)
+    _, told = runs("--metric", "log-loss")
+    assert [one["rank"] for one in told["runs"]] == [1, 1]
+
+
 def test_bases_and_sets_of_one_name_are_told_apart(save):
     save("a")
     save("b", base="cd" * 8, rows="16 rows, bb")
@@ -105,9 +113,16 @@ def test_bases_and_sets_of_one_name_are_told_apart(save):
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["nowhere*.npz"], "no roll has such a name"), (["--metric", "luck"], "no metric"), (["empty"], "no roll (.npz)")],
+    [
+        (["nowhere*.npz"], "no roll has such a name"),
+        (["--metric", "luck"], "no metric"),
+        (["empty"], "no roll (.npz)"),
+        *(([flag, "checkpoints/a.npz"], f"{flag} checkpoints/a.npz") for flag in ("--html", "--csv", "--json")),
+    ],
 )
 def test_what_is_asked_wrongly_is_said(save, capsys, tmp_path, arguments, said):
     (tmp_path / "empty").mkdir()
     save("a")
+    roll = (tmp_path / "checkpoints/a.npz").read_bytes()
     assert main(["compare", *arguments]) == 2 and said in capsys.readouterr().err
+    assert (tmp_path / "checkpoints/a.npz").read_bytes() == roll

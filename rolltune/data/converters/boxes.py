@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from xml.parsers import expat
 
 import yaml
 
@@ -62,8 +63,10 @@ def convert_coco(
     parts = ("images", "annotations", "categories")
     if not isinstance(data, dict) or not all(_are_objects(data.get(part)) for part in parts):
         raise UserError(f"{source}: expected COCO's object with the lists images, annotations and categories")
-    output, root, renamed = Output(out, source, split), images or source.parent, names or {}
+    output, root, renamed = Output(out, images or source, split), images or source.parent, names or {}
     said = lambda entry, key: str(entry.get(key))[:80]  # ids are numbers or texts, in a broken file anything
+    for part, name in (("images", "file_name"), ("categories", "name")):
+        _check_ids(output, f"{source.name}, {part}", [(said(entry, "id"), entry.get(name)) for entry in data[part]])
     names = {
         said(entry, "id"): _label(output, f"{source.name}, category {said(entry, 'id')}", entry.get("name"), renamed)
         for entry in data["categories"]
@@ -72,7 +75,7 @@ def convert_coco(
     sizes: dict[str, tuple[float, float]] = {}
     for entry in data["images"]:
         where = f"{source.name}, image {said(entry, 'id')}"
-        path = _found(output, where, entry.get("file_name"), root)
+        path = _found(output, where, entry.get("file_name"), root, "--images says where pictures are")
         size = path and _size(output, where, path, entry.get("width"), entry.get("height"))
         if path and size:
             marked[said(entry, "id")], sizes[said(entry, "id")] = Marked(path), size
@@ -202,10 +205,19 @@ def convert_objects(
     return _finish(output, marked, sorted(labels), wanted, Counter())
 
 
+def _check_ids(output: Output, where: str, named: Sequence[tuple[str, object]]) -> None:
+    """Files that were put together may have an id twice: whose are its boxes?"""
+    first: dict[str, object] = {}
+    for id, name in named:
+        if first.setdefault(id, name) != name:
+            output.problem(where, f"the id {id} is of {quoted(first[id])} and of {quoted(name)}")
+
+
 def _finish(
     output: Output, marked: Iterable[Marked], labels: Sequence[str], wanted: Wanted, left_out: Counter[str]
 ) -> Output:
     """Copies the pictures and writes the rows: boxes by label in the order of the question, then from the top left."""
+    output.refuse()  # before a picture is copied
     order, rows, bare = {label: place for place, label in enumerate(dict.fromkeys(labels))}, [], 0
     for one in marked:
         boxes = sorted(one.boxes, key=lambda box: (order[box.label], box.top, box.left))
@@ -292,11 +304,11 @@ def _lists(objects: object) -> tuple[list | None, list | None]:
     return (edges if isinstance(edges, list) else None), (kinds if isinstance(kinds, list) else None)
 
 
-def _found(output: Output, where: str, value: object, root: Path) -> Path | None:
+def _found(output: Output, where: str, value: object, root: Path, advice: str = "") -> Path | None:
     try:
         return find_image(value, root, image_roots(root))
     except RowProblem as problem:
-        output.problem(where, str(problem), "--images says where pictures are")
+        output.problem(where, str(problem), advice)
         return None
 
 
@@ -356,14 +368,21 @@ def _parsed(output: Output, where: str, note: Path) -> ElementTree.Element | Non
         output.problem(where, f"more than the {MOST_XML >> 20} MiB that an annotation may have")
         return None
     data = note.read_bytes()
-    if b"<!ENTITY" in data or b"<!DOCTYPE" in data:  # names that stand for texts: no annotation has them, bombs do
-        output.problem(where, "it declares a document type, which no annotation of VOC does")
-        return None
     try:
+        checked = expat.ParserCreate()
+        checked.StartDoctypeDeclHandler = _refuse_type  # asked of the parser: in UTF-16 the word is other bytes
+        checked.Parse(data, True)
         return ElementTree.fromstring(data)
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
+    except UserError as error:
+        output.problem(where, str(error))
+    except (expat.ExpatError, ElementTree.ParseError, ValueError, LookupError) as error:
         output.problem(where, f"not XML: {error}")
-        return None
+    return None
+
+
+def _refuse_type(*_: object) -> None:
+    """A document type declares names that stand for texts: no annotation has one, bombs do."""
+    raise UserError("it declares a document type, which no annotation of VOC does")
 
 
 def _voc_picture(output: Output, where: str, tree: ElementTree.Element, note: Path, root: Path) -> Path | None:
