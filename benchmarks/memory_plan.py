@@ -44,25 +44,6 @@ from rolltune.training.loop import new_state
 from rolltune.training.outline import NoTokenizer, Stated, outline, stated_data
 
 
-def paligemma(**text: Any) -> dict[str, Any]:
-    tower = {"image_size": 224, "patch_size": 14, "hidden_size": 1152, "num_hidden_layers": 27}
-    tower |= {"num_attention_heads": 16, "intermediate_size": 4304}
-    return {"model_type": "paligemma", "vision_config": tower, "text_config": {"vocab_size": 257216, **text}}
-
-
-MODELS = CONFIGS | {
-    "paligemma-3b": paligemma(
-        model_type="gemma", hidden_size=2048, num_hidden_layers=18, num_attention_heads=8, num_key_value_heads=1,
-        intermediate_size=16384,
-    ),
-    "paligemma2-3b": paligemma(
-        model_type="gemma2", hidden_size=2304, num_hidden_layers=26, num_attention_heads=8, num_key_value_heads=4,
-        head_dim=256, intermediate_size=9216,
-    ),
-}  # fmt: skip
-SIZES = PICTURES | {"paligemma-3b": (224, 224), "paligemma2-3b": (224, 224)}
-
-
 @dataclasses.dataclass(frozen=True)
 class Setting:
     model: str
@@ -160,12 +141,12 @@ def run(setting: Setting, rows: int = 8) -> dict[str, Any]:
     path = setting.model
     if path != "tiny":
         folder = Path(tempfile.mkdtemp())
-        (folder / "config.json").write_text(json.dumps(MODELS[setting.model]))
+        (folder / "config.json").write_text(json.dumps(CONFIGS[setting.model]))
         path = str(folder)
     values = {"rank": 16, "alpha": 16.0, "rate": 1e-4, "steps": 100, "answer_tokens": 8, "table_gib": 8.0}
     recipe = Recipe(model=path, evaluate_batch=2, **(values | dict(setting.recipe)))
     opened = base.open_model(path, "", recipe.dtype, recipe.packing, recipe.num_crops, Speechless)
-    pictures = (SIZES[setting.model],) if setting.model in SIZES else ()
+    pictures = (PICTURES[setting.model],) if setting.model in PICTURES else ()
     data, inputs = stated_data(opened.model, recipe, Stated(setting.tokens, setting.answer, pictures, rows))
     made = outline(opened, recipe, data, inputs)
     needs = memory.needs_of(made, setting.rolls, exact=True)

@@ -141,7 +141,7 @@ def _await(checkpointer: ocp.AsyncCheckpointer, number: int, hosts: Hosts) -> No
         while wait([writing], timeout=1).not_done:
             try:
                 hosts.look(number)
-            except Exception:
+            except Exception:  # whatever the other host or the network said, it goes on up
                 checkpointer.cancel()
                 raise
         writing.result()

@@ -1,5 +1,7 @@
 """Operations that have their own gradients equal what autodiff makes of the plain formula."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -195,3 +197,21 @@ def test_a_prompt_of_the_original_length_has_short_factors_and_one_of_a_token_mo
         angles = np.arange(7)[:, None] * np.array([1.0, 0.1]) / np.array(factors)
         np.testing.assert_allclose(cos[row, :, 0], 1.5 * np.cos(angles), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(sin[row, :, 0], 1.5 * np.sin(angles), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("over_cards", [False, True])
+def test_over_cards_a_layer_s_gradients_come_before_those_below_it(over_cards):
+    """XLA would put them off, and keep what they need of every layer; on one card the program stays what it is."""
+    p = {"kernel": nn.LoRA(draw(0, 4, 6), draw(1, 4, 2), draw(2, 2, 6), over_cards=over_cards), "bias": draw(3, 6)}
+
+    def summed(x, a, held):
+        own = p | {"kernel": dataclasses.replace(p["kernel"], a=a)}
+        x, own = nn.in_turn(x, own) if held else (x, own)
+        return jnp.sum(jnp.sin(nn.linear(own, x)))
+
+    x, slopes = draw(4, 2, 3, 4), jax.grad(summed, argnums=(0, 1))
+    for held, plain in zip(slopes(x, p["kernel"].a, True), slopes(x, p["kernel"].a, False), strict=True):
+        np.testing.assert_allclose(held, plain, rtol=1e-5)
+    program = str(jax.make_jaxpr(slopes, static_argnums=2)(x, p["kernel"].a, True))
+    barriers = [line for line in program.splitlines() if "optimization_barrier" in line]
+    assert len(barriers) == over_cards and all("f32[2,3,4]" in line and "f32[4,2]" in line for line in barriers)
