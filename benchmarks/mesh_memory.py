@@ -32,7 +32,7 @@ from rolltune import base, device, gpus
 from rolltune.models.cut import Cut, Places, places_for, specs_of
 from rolltune.recipe import Recipe
 from rolltune.sharding import CARDS, FSDP, ROLLS, WHOLE
-from rolltune.training import outline, setup
+from rolltune.training import outline
 from rolltune.training.outline import NoTokenizer, Outline, Shaped, Stated, stated_data
 from rolltune.training.step import roll_specs
 
@@ -85,7 +85,7 @@ def measured(made: Outline, mesh: Mesh) -> tuple[float, float]:
     network = dataclasses.replace(cached.network, cut=cut)
     laid = cut_tree(cached.base, "", places)
     cached = dataclasses.replace(cached, base=laid, network=network, mesh=mesh)
-    run, _ = setup.compile(made.model, made.plan, made.recipe, made.data, cached, outline._no_loader, 1)
+    run, _ = outline.programs(dataclasses.replace(made, cached=cached))
     optimizer = run.config.optimizer
     whole = dataclasses.replace(run.config, optimizer=dataclasses.replace(optimizer, cut=frozenset()))
     rolls = outline.rolls_of(dataclasses.replace(run, config=whole, mesh=None), 1)

@@ -47,7 +47,7 @@ def upload(api: Any, folder: Path, repo: str, public: bool, say: Callable[[str],
         # Without what came before: its own text may hold the request that was sent.
         raise UserError(
             f"--upload {repo}: {type(error).__name__}: {told[0][:300]}\n{folder} is complete; log in (hf auth login) "
-            "with a token that may write there, and upload it again"
+            f"with a token that may write there, delete {folder}, and type the same again"
         ) from None
     left = [path.name for pattern in KEPT_HERE for path in folder.glob(pattern)]
     say(f"uploaded: https://huggingface.co/{repo} ({'public' if public else 'private'})"

@@ -81,7 +81,7 @@ def upload_kaggle(target: KaggleModel, folder: Path, public: bool, say: Callable
         told = KEY.sub("***", clean(" ".join(str(error).split())))
         raise UserError(
             f"{named}: {type(error).__name__}: {told}\n{folder} is complete; put kaggle.json of "
-            "https://www.kaggle.com/settings at ~/.kaggle/kaggle.json, and upload it again"
+            f"https://www.kaggle.com/settings at ~/.kaggle/kaggle.json, delete {folder}, and type the same again"
         ) from None
     left = [path.name for pattern in KEPT_HERE for path in folder.glob(pattern)]
     seen = "public" if private is False else "private"
