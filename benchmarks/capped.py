@@ -16,6 +16,7 @@ def hold_all_but(gib: float, environment: Mapping[str, str] = os.environ) -> sub
     share = (free - CONTEXT_MIB - gib * 1024) / total
     variables = dict(environment) | {
         "XLA_PYTHON_CLIENT_PREALLOCATE": "true",
+        "XLA_PYTHON_CLIENT_ALLOCATOR": "default",  # CUDA's own pool may give back what it took at the start
         "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{share:.5f}",
     }
     program = "import jax, time; jax.numpy.zeros(1).block_until_ready(); print(flush=True); time.sleep(3600)"
