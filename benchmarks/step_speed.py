@@ -25,6 +25,7 @@ from rolltune import adapters, optim, trees
 from rolltune.batch import NOTHING, Batch, Source
 from rolltune.families import paligemma
 from rolltune.models.forward import Network
+from rolltune.quantize import DECODER, KEEP, KINDS, quantize_tree
 from rolltune.training import rolls as tickets
 from rolltune.training import step as training
 from rolltune.training.rolls import InitialWeights, Lottery
@@ -100,6 +101,7 @@ def main() -> None:
         "--cached", action="store_true", help="image features (states, with --first-layer) on the device"
     )
     parser.add_argument("--remat", action="store_true")
+    parser.add_argument("--quantize", default="", choices=list(KINDS), help="the decoder's layers")
     parser.add_argument("--trace", help="folder for a profiler's trace of three steps")
     parser.add_argument("--tag", default="", help="a word for the table")
     args = parser.parse_args()
@@ -107,6 +109,8 @@ def main() -> None:
     dtype = "float32" if args.model == "tiny" else "bfloat16"
     family, config = paligemma.FAMILY, dataclasses.replace(paligemma.CONFIGS[args.model], dtype=dtype)
     params = random_params(paligemma.names.npz_rows(config), dtype)
+    if args.quantize:
+        params = quantize_tree(params, [(DECODER, args.quantize), (".*", KEEP)])
     stacks, first = family.stacks(config), args.first_layer
     words = adapters.trainability(adapters.METHODS[args.method], list(trees.flatten(params)))
     lengths = Lengths(config.vision.patches, args.text, args.answer)

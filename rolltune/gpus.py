@@ -46,6 +46,7 @@ gpu_device_info {{
 }}
 platform_name: "CUDA"
 dnn_version_info {{ major: 9 minor: 12 patch: 0 }}
+runtime_version {{ major: 12 minor: 9 patch: 0 }}
 device_description_str: "{self.name}"
 """
 

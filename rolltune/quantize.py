@@ -1,11 +1,14 @@
-"""Frozen weights in four or eight bits, as bitsandbytes has them: NF4 by blocks, int8 by channel.
+"""Frozen weights in four or eight bits: NF4 by blocks and int8 by channel as bitsandbytes has them, and float8.
 
 NF4 (Dettmers et al. 2023, arXiv:2305.14314) gives each value the nearest of sixteen quantiles of a normal distribution,
 times the largest magnitude of its block of 64. The scales themselves may be quantized ("double quantization"): their
 distance from their mean, in eight bits of a dynamic map, by blocks of 256. Matrices keep the file's [out, in] with the
 blocks along `in`, so that published files load as they are; `shape` says what a product sees, [in, out].
 
-The arithmetic is written once for NumPy and JAX and is bitsandbytes' own, step by step: the bytes agree.
+float8 (e4m3: Micikevicius et al. 2022, arXiv:2209.05433) is the one kind whose products are of eight bits, too, see
+`models.float8`; `nf4-float8` keeps four bits, and multiplies in eight.
+
+The arithmetic is written once for NumPy and JAX. NF4's and int8's is bitsandbytes' own, step by step: the bytes agree.
 """
 
 import functools
@@ -55,6 +58,7 @@ class NF4:
     packed: UInt8[Either, "*l o p"]  # p = in / 2
     scales: Any  # float32 [*l, o, in / block], or DoubleScales of n = o * in / block
     block: int = struct.field(pytree_node=False, default=BLOCK)
+    float8: bool = struct.field(pytree_node=False, default=False)  # products are made in eight bits
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -92,7 +96,29 @@ class Int8Rows:
         return (self.take(layer) for layer in range(self.values.shape[0]))
 
 
-Quantized = NF4 | Int8Rows
+@struct.dataclass
+class Float8:
+    """`values * scale`; the scale is a power of two, one for the matrix."""
+
+    values: Num[Either, "*l o i"]  # float8_e4m3fn
+    scale: Float[Either, "*l"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        *layers, o, i = self.values.shape
+        return (*layers, i, o)
+
+    def take(self, layer: Any) -> "Float8":
+        return jax.tree.map(lambda leaf: leaf[layer], self)
+
+    __getitem__ = take
+
+    def __iter__(self) -> Iterator["Float8"]:
+        return (self.take(layer) for layer in range(self.values.shape[0]))
+
+
+Quantized = NF4 | Int8Rows | Float8
+LARGEST = 448  # of float8_e4m3fn
 
 
 def encode_nf4(weight: Num[Any, "*l o i"], double: bool = True, block: int = BLOCK) -> NF4:
@@ -134,6 +160,23 @@ def encode_int8(weight: Num[Any, "*l o i"]) -> Int8Rows:
     return Int8Rows(xp.round(values * factor[..., None]).astype(xp.int8), scales)
 
 
+def encode_float8(weight: Num[Any, "*l o i"]) -> Float8:
+    """A matrix, or a stack of them."""
+    xp = weight.__array_namespace__()
+    values = weight.astype(xp.float32)
+    scale = power_of_two(xp.max(xp.abs(values), (-1, -2)))
+    return Float8((values / scale[..., None, None]).astype(jnp.float8_e4m3fn), scale)
+
+
+def power_of_two(largest: Float[Any, "..."]) -> Float[Any, "..."]:
+    """The scale for values up to `largest`: float8 holds them divided by it, and multiplying by it loses nothing.
+
+    What is not finite stays so: the scale is then one.
+    """
+    xp = largest.__array_namespace__()
+    return xp.ldexp(xp.ones_like(largest), xp.frexp(largest / np.float32(LARGEST))[1])
+
+
 def _midpoints(code: np.ndarray) -> np.ndarray:
     return (code[:-1] + code[1:]) / np.float32(2)
 
@@ -147,6 +190,8 @@ def _scaled(values: Any, absmax: Any) -> Any:
 
 def decode(weight: Quantized, dtype: Any) -> Num[Any, "*l o i"]:
     """The matrix as it lies in the file, [*l, out, in]: worked out in float32, then rounded to `dtype`."""
+    if isinstance(weight, Float8):
+        return (weight.values.astype(np.float32) * weight.scale[..., None, None]).astype(dtype)
     if isinstance(weight, Int8Rows):
         xp = weight.values.__array_namespace__()
         return (weight.values.astype(xp.float32) * weight.scales[..., None] * np.float32(1 / 127)).astype(dtype)
@@ -161,6 +206,16 @@ def decode(weight: Quantized, dtype: Any) -> Num[Any, "*l o i"]:
     return (blocks * scales[..., None]).astype(dtype).reshape(*layers, o, 2 * half)
 
 
+def decode_float8(weight: NF4 | Float8) -> tuple[Num[Any, "*l o i"], Float[Any, "*l"]]:
+    """A matrix [*l, out, in] in float8, and the power of two that it is to be multiplied by."""
+    if isinstance(weight, Float8):
+        return weight.values, weight.scale
+    xp = weight.packed.__array_namespace__()
+    scales = decode_scales(weight.scales).reshape(*weight.packed.shape[:-1], -1)
+    scale = power_of_two(xp.max(xp.abs(scales), (-1, -2)))
+    return decode(weight.replace(scales=scales / scale[..., None, None]), jnp.float8_e4m3fn), scale
+
+
 def decode_scales(scales: Any) -> Float[Any, "..."]:
     """float32, [*l, n] where they were quantized, else as they are."""
     if not isinstance(scales, DoubleScales):
@@ -173,7 +228,9 @@ def decode_scales(scales: Any) -> Float[Any, "..."]:
 KINDS: dict[str, Callable[[Any], Quantized]] = {
     "nf4": lambda weight: encode_nf4(weight, double=False),
     "nf4-double": encode_nf4,
+    "nf4-float8": lambda weight: encode_nf4(weight).replace(float8=True),
     "int8": encode_int8,
+    "float8": encode_float8,
 }
 KEEP = "keep"
 
@@ -182,7 +239,7 @@ DECODER = r"text/(layers|cross)/.*/kernel"
 
 
 def words_for(rules: Sequence[tuple[str, str]], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    """path -> nf4, nf4-double, int8 or keep, for parameters of these shapes.
+    """path -> a word of KINDS or keep, for parameters of these shapes.
 
     Raises UserError for a rule without a match, another word, and what can't be quantized.
     """

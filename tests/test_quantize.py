@@ -192,7 +192,7 @@ def test_a_tree_is_quantized_by_rules():
     assert 0 < jnp.abs(off).mean() < 0.1
     for rules, message in (
         ([(r".*", "nf4")], r"only matrices.*not 'text/embed/embedding'"),
-        ([(r".*kernel", "fp4"), (r".*", "keep")], "'fp4'; expected nf4, nf4-double, int8 or keep"),
+        ([(r".*kernel", "fp4"), (r".*", "keep")], "'fp4'; expected nf4, nf4-double, nf4-float8, int8, float8 or keep"),
         ([(r"vision/.*", "nf4"), (r".*", "keep")], "matches no parameter"),
     ):
         with pytest.raises(UserError, match=message):

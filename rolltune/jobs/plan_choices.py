@@ -9,7 +9,7 @@ from typing import Any
 from rolltune import recipe as recipes
 from rolltune.base import Opened
 from rolltune.errors import UserError
-from rolltune.quantize import NF4, Int8Rows
+from rolltune.quantize import Quantized
 from rolltune.recipe import Recipe
 from rolltune.training.outline import Stated
 
@@ -99,7 +99,7 @@ def changes(own: Choice, opened: Opened) -> list[Choice]:
 
 def is_packed(opened: Opened) -> bool:
     """Whether the file itself has its matrices in few bits."""
-    return any(isinstance(leaf, NF4 | Int8Rows) for leaf in opened.shapes().values())
+    return any(isinstance(leaf, Quantized) for leaf in opened.shapes().values())
 
 
 def tried(own: Choice, tries: Mapping[str, tuple[str, ...]]) -> list[Choice]:

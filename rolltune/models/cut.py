@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from rolltune import rules as path_rules
 from rolltune.errors import UserError
-from rolltune.quantize import NF4, DoubleScales, Int8Rows
+from rolltune.quantize import NF4, DoubleScales, Float8, Int8Rows, Quantized
 from rolltune.sharding import CARDS, WHOLE, WORDS, cards_in_group
 from rolltune.trees import Either
 
@@ -62,7 +62,9 @@ def axes_of(values: Any) -> Any:
         if isinstance(values.scales, DoubleScales):  # the scales of the scales are a sixteen-thousandth of the matrix
             double: Callable[..., Any] = DoubleScales
             scales = double(codes=-1, code=0, absmax=0, offset=0)
-        return like(packed=-2, scales=scales, block=values.block)
+        return like(packed=-2, scales=scales, block=values.block, float8=values.float8)
+    if isinstance(values, Float8):
+        return like(values=-2, scale=0)
     return like(values=-2, scales=-1) if isinstance(values, Int8Rows) else -2
 
 
@@ -111,7 +113,7 @@ def can_be_cut(path: str, leaf: Any, cards: int) -> bool:
     divides = lambda part, axis: not axis or part.shape[axis] % cards == 0
     if not jax.tree.all(jax.tree.map(divides, leaf, axes_of(leaf))):
         return False
-    return isinstance(leaf, NF4 | Int8Rows) or even(leaf.shape[-2:], cards)
+    return isinstance(leaf, Quantized) or even(leaf.shape[-2:], cards)
 
 
 SMALL, BLOCK = 4096, 256  # of eight-bit states: matrices that have none, and the numbers of a block
@@ -160,7 +162,7 @@ def whole(w: Any, dtype: Any) -> Any:
     """The whole matrix of a cut one, on every card of the group; a plain one in this dtype, which is what travels."""
     if not is_cut(w):
         return w
-    if isinstance(w.values, NF4 | Int8Rows):
+    if isinstance(w.values, Quantized):
         gather = lambda x, axis: jax.lax.all_gather(x, CARDS, axis=x.ndim + axis, tiled=True) if axis else x
         return jax.tree.map(gather, w.values, axes_of(w.values))
     return _gathered(w.values, jnp.dtype(dtype))

@@ -115,31 +115,35 @@ def _norm(config: Config, p: dict, x: Float[Array, "*b d"]) -> Float[Array, "*b 
     return nn.rms_norm(x, p["scale"], config.norm_eps, config.norm == "gemma")
 
 
+def _bound(config: Config, p: dict) -> Float[Array, ""]:
+    return nn.norm_bound(p["scale"], config.norm == "gemma")
+
+
 def _heads(config: Config, x: Float[Array, "b t f"]) -> Float[Array, "b t n h"]:
     return x.reshape(*x.shape[:-1], -1, config.head_dim)
 
 
-def _qkv(config: Config, attn: dict, y: Float[Array, "b t d"], at: Int[Either, "b m"] | None) -> tuple[Array, ...]:
+def _qkv(
+    config: Config, attn: dict, y: Float[Array, "b t d"], at: Int[Either, "b m"] | None, largest: Float[Array, ""]
+) -> tuple[Array, ...]:
     """Queries (at some places only), keys and values: of three matrices, or of Phi's fused one."""
     if "qkv" in attn:
         cuts = (config.heads * config.head_dim, (config.heads + config.kv_heads) * config.head_dim)
-        q, k, v = jnp.split(nn.linear(attn["qkv"], y), cuts, -1)
+        q, k, v = jnp.split(nn.linear(attn["qkv"], y, largest), cuts, -1)
         q = q if at is None else places(q, at)
     elif at is None:
-        q, k, v = nn.linears([attn["q"], attn["k"], attn["v"]], y)
+        q, k, v = nn.linears([attn["q"], attn["k"], attn["v"]], y, largest)
     else:
-        k, v = nn.linears([attn["k"], attn["v"]], y)
-        q = nn.linear(attn["q"], places(y, at))
+        k, v = nn.linears([attn["k"], attn["v"]], y, largest)
+        q = nn.linear(attn["q"], places(y, at), largest)
     return _heads(config, q), _heads(config, k), _heads(config, v)
 
 
 def _mlp(config: Config, p: dict, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
     y = _norm(config, p["pre_mlp_norm"], x)
-    if "gate_up" in p["mlp"]:
-        gate, up = jnp.split(nn.linear(p["mlp"]["gate_up"], y), 2, -1)
-    else:
-        gate, up = nn.linears([p["mlp"]["gate"], p["mlp"]["up"]], y)
-    y = nn.gated_product(gate, up, p["mlp"]["down"]["kernel"], config.act)
+    names = ("gate_up",) if "gate_up" in p["mlp"] else ("gate", "up")
+    parts = nn.linears([p["mlp"][name] for name in names], y, _bound(config, p["pre_mlp_norm"]))
+    y = nn.gated_product(parts, p["mlp"]["down"]["kernel"], config.act)
     return _norm(config, p["post_mlp_norm"], y) if config.post_norms else y
 
 
@@ -149,7 +153,7 @@ def layer(config: Config, p: dict, x: Float[Array, "b t d"], angles, mask, past=
     With `at` [B, M], the states at these places only: nothing but keys and values is computed elsewhere.
     """
     y = _norm(config, p["pre_attn_norm"], x)
-    q, k, v = _qkv(config, p["attn"], y, at)
+    q, k, v = _qkv(config, p["attn"], y, at, _bound(config, p["pre_attn_norm"]))
     asked = angles
     if at is not None:
         x, mask = places(x, at), places(mask, at)

@@ -18,6 +18,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from rolltune.device import is_gpu
+from rolltune.models import float8
 from rolltune.models.cut import Cut, scattered, whole
 from rolltune.quantize import Quantized, decode
 from rolltune.sharding import CARDS
@@ -75,8 +76,11 @@ def product(x: Float[Array, "*b i"], w: Any) -> Float[Array, "*b o"]:
     return products(x, [w])[0]
 
 
-def products(x: Float[Array, "*b i"], weights: Sequence[Any]) -> list[Float[Array, "*b o"]]:
-    """`x @ w` for each of the weights; the inputs of adapters without dropout share one pass over x.
+def products(
+    x: Float[Array, "*b i"], weights: Sequence[Any], largest: Float[Array, ""] | None = None
+) -> list[Float[Array, "*b o"]]:
+    """`x @ w` for each of the weights; the inputs of adapters without dropout share one pass over x. No magnitude in x
+    is over `largest`, where that is known: products in float8 ask for it.
 
     All rows are one dimension here: for gradients that sum over two, XLA would write a transposed copy of x.
     """
@@ -87,16 +91,25 @@ def products(x: Float[Array, "*b i"], weights: Sequence[Any]) -> list[Float[Arra
         joined = rows @ jnp.concatenate([w.a.astype(x.dtype) for w in shared], -1)
         cuts = np.cumsum([w.a.shape[-1] for w in shared])[:-1]
         inner = iter(jnp.split(joined, cuts, -1))
-    out = []
+    lows: list[Array | None] = []
     for w in weights:
         if not isinstance(w, LoRA):
-            y = _frozen_or_full(rows, w)
-        elif w.key is None:
-            y = product(rows, w.base) + next(inner) @ w.b.astype(x.dtype)
+            lows.append(None)
         else:
-            y = product(rows, w.base) + low_rank(x, w).reshape(len(rows), -1) @ w.b.astype(x.dtype)
-        out.append(y.reshape(*x.shape[:-1], -1))
-    return out
+            lows.append(next(inner) if w.key is None else low_rank(x, w).reshape(len(rows), -1))
+    return [y.reshape(*x.shape[:-1], -1) for y in _with_lows(rows, weights, lows, largest)]
+
+
+def _with_lows(
+    rows: Float[Array, "b i"], weights: Sequence[Any], lows: Sequence[Array | None], largest: Array | None = None
+) -> list[Array]:
+    """`rows @ w` for each of the weights, where `low` is what an adapter's `a` makes of the rows."""
+    bases = [w.base if isinstance(w, LoRA) else w for w in weights]
+    bs = [w.b.astype(rows.dtype) if isinstance(w, LoRA) else None for w in weights]
+    if all(map(float8.serves, bases)):
+        return float8.products(rows, bases, lows, bs, largest)
+    add = lambda y, low, b: y if low is None else y + low @ b
+    return [add(_frozen_or_full(rows, base), low, b) for base, low, b in zip(bases, lows, bs, strict=True)]
 
 
 def low_rank(x: Float[Array, "*b i"], w: LoRA) -> Float[Array, "*b r"]:
@@ -119,6 +132,8 @@ def _unpacked(w: Any, dtype: Any) -> Float[Array, "o i"]:
 def _frozen_or_full(x: Float[Array, "b i"], w: Any) -> Float[Array, "b o"]:
     if isinstance(w, Cut):
         return _frozen_or_full(x, whole(w, x.dtype)) if w.kept else cut_product(x, w)
+    if float8.serves(w):
+        return float8.products(x, [w], [None], [None])[0]
     return frozen_product(x, w) if _is_packed(w, x.dtype) else x @ w.astype(x.dtype)
 
 
@@ -137,7 +152,7 @@ def _cut_product_backward(saved, dy):
     # Without the barrier XLA would find that both ways gather the same, and keep what the first one did.
     (x, w), dy = jax.lax.optimization_barrier((saved, dy))
     matrix = whole(w, dy.dtype)
-    dx = dy @ _unpacked(matrix, dy.dtype)
+    dx = float8.slope_of([dy], [matrix]) if float8.serves(matrix) else dy @ _unpacked(matrix, dy.dtype)
     if x is None:
         return dx, None
     return dx, dataclasses.replace(w, values=scattered(x.T @ dy).astype(w.values.dtype))
@@ -182,13 +197,15 @@ def _kept_entries(key: Array, dropout: float, shape: Sequence[int], over_cards: 
     return jax.vmap(lambda one: jax.random.bernoulli(one, 1 - dropout, (width,)))(keys)
 
 
-def linear(p: dict, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
-    return linears([p], x)[0]
+def linear(p: dict, x: Float[Array, "*b i"], largest: Float[Array, ""] | None = None) -> Float[Array, "*b o"]:
+    return linears([p], x, largest)[0]
 
 
-def linears(ps: Sequence[dict], x: Float[Array, "*b i"]) -> list[Float[Array, "*b o"]]:
-    """Several linear layers of the same input."""
-    found = products(x, [p["kernel"] for p in ps])
+def linears(
+    ps: Sequence[dict], x: Float[Array, "*b i"], largest: Float[Array, ""] | None = None
+) -> list[Float[Array, "*b o"]]:
+    """Several linear layers of the same input; `largest` as `products` takes it."""
+    found = products(x, [p["kernel"] for p in ps], largest)
     return [y + p["bias"].astype(x.dtype) if "bias" in p else y for p, y in zip(ps, found, strict=True)]
 
 
@@ -205,6 +222,12 @@ def rms_norm(
     if offset:
         return (normed * (1 + scale.astype(jnp.float32))).astype(x.dtype)
     return normed.astype(x.dtype) * scale.astype(x.dtype)
+
+
+def norm_bound(scale: Float[Array, " d"], offset: bool = True) -> Float[Array, ""]:
+    """What no magnitude that comes out of `rms_norm` is over: all of a row in one of its places."""
+    factor = jnp.max(jnp.abs(offset + scale.astype(jnp.float32)))
+    return factor * math.sqrt(scale.shape[-1]) * 1.01  # and the roundings on the way
 
 
 def _normed(x, eps):
@@ -237,18 +260,19 @@ def layer_norm(p: dict, x: Float[Array, "*b d"], eps: float) -> Float[Array, "*b
     return (y * p["scale"].astype(jnp.float32) + p["bias"].astype(jnp.float32)).astype(x.dtype)
 
 
-def gated_product(gate: Float[Array, "*b f"], up: Float[Array, "*b f"], w: Any, act: str) -> Float[Array, "*b o"]:
-    """`(act(gate) * up) @ w` (Shazeer 2020, arXiv:2002.05202). Keeps gate and up for the way back, no more.
+def gated_product(parts: Sequence[Float[Array, "*b f"]], w: Any, act: str) -> Float[Array, "*b o"]:
+    """`(act(gate) * up) @ w` (Shazeer 2020, arXiv:2002.05202), where `parts` are gate and up, or both side by side in
+    one array [..., 2F]. Keeps them for the way back, no more.
 
     The product's input is as wide as they are and costs one more pass to compute again: a third of what a layer keeps.
     """
-    rows = gate.reshape(-1, gate.shape[-1]), up.reshape(-1, up.shape[-1])
+    lead, rows = parts[0].shape[:-1], [part.reshape(-1, part.shape[-1]) for part in parts]
     if isinstance(w, LoRA) and w.key is None:
-        gated, low = _gated(*rows, w.a.astype(gate.dtype), act)
-        y = product(gated, w.base) + low @ w.b.astype(gate.dtype)
+        gated, low = _gated(rows, w.a.astype(rows[0].dtype), act, float8.serves(w.base))
+        y = _with_lows(gated, [w], [low])[0]
     else:
-        y = product(_gated(*rows, None, act)[0].reshape(gate.shape), w)
-    return y.reshape(*gate.shape[:-1], -1)
+        y = product(_gated(rows, None, act, False)[0].reshape(*lead, -1), w)
+    return y.reshape(*lead, -1)
 
 
 ACTIVATIONS = {"gelu": jax.nn.gelu, "silu": jax.nn.silu}  # gelu is the tanh form, as in all published Gemma models
@@ -264,31 +288,41 @@ def _with_slope(act: str, x: Float[Array, "*b"]) -> tuple[Float[Array, "*b"], Fl
     return 0.5 * x * (1 + tanh), 0.5 * (1 + tanh) + 0.5 * x * (1 - tanh**2) * slope
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _gated(gate, up, a, act):
-    """`act(gate) * up`, and its product with an adapter's `a`, whose gradient needs it again."""
-    gated = (ACTIVATIONS[act](gate.astype(jnp.float32)) * up.astype(jnp.float32)).astype(gate.dtype)
+def _gate_and_up(parts: Sequence[Float[Array, "b _"]]) -> list[Float[Array, "b f"]]:
+    return [part.astype(jnp.float32) for part in (parts if len(parts) == 2 else jnp.split(parts[0], 2, -1))]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _gated(parts, a, act, apart):
+    """`act(gate) * up`, and its product with an adapter's `a`, whose gradient needs it again.
+
+    `apart`: what `a` adds to the gradient is made apart from that of the frozen product, which is still to be scaled.
+    """
+    gate, up = _gate_and_up(parts)
+    gated = (ACTIVATIONS[act](gate) * up).astype(parts[0].dtype)
     return gated, None if a is None else gated @ a
 
 
-def _gated_forward(gate, up, a, act):
-    return _gated(gate, up, a, act), (gate, up, a)
+def _gated_forward(parts, a, act, apart):
+    return _gated(parts, a, act, apart), (parts, a)
 
 
-def _gated_backward(act, saved, slopes):
-    gate, up, a = saved
+def _gated_backward(act, apart, saved, slopes):
+    parts, a = saved
     dgated, dlow = slopes
     # Without the barrier XLA shares float32 copies of gate and up between the two ways, and keeps them.
-    (gate, up), dlow = jax.lax.optimization_barrier(((gate, up), dgated if dlow is None else dlow))
-    dtypes = gate.dtype, up.dtype
-    gate, up = gate.astype(jnp.float32), up.astype(jnp.float32)
+    parts, dlow = jax.lax.optimization_barrier((parts, dgated if dlow is None else dlow))
+    dtype = parts[0].dtype
+    gate, up = _gate_and_up(parts)
     active, dactive = _with_slope(act, gate)
     da = None
     if a is not None:
-        da = (active * up).astype(dtypes[0]).T @ dlow
-        dgated = dgated + dlow @ a.T
+        da = (active * up).astype(dtype).T @ dlow
+        added = dlow @ a.T
+        dgated = dgated + (jax.lax.optimization_barrier(added) if apart else added)
     dgated = dgated.astype(jnp.float32)
-    return (dgated * up * dactive).astype(dtypes[0]), (dgated * active).astype(dtypes[1]), da
+    found = [(dgated * up * dactive).astype(dtype), (dgated * active).astype(dtype)]
+    return found if len(parts) == 2 else [jnp.concatenate(found, -1)], da
 
 
 _gated.defvjp(_gated_forward, _gated_backward)

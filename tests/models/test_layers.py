@@ -32,7 +32,7 @@ def plain_silu(gate, up, w):
 
 
 def gelu_gated(gate, up, w):
-    return nn.gated_product(gate, up, w, "gelu")
+    return nn.gated_product([gate, up], w, "gelu")
 
 
 def plain_attention(q, k, v):
@@ -52,7 +52,7 @@ def causal(t: int) -> jax.Array:
         (lambda x, s: nn.rms_norm(x, s, 1e-6), plain_rms_norm, [(3, 5, 8), (8,)]),
         (lambda x, s: nn.rms_norm(x, s, 1e-6, False), plain_llama_norm, [(3, 5, 8), (8,)]),
         (gelu_gated, plain_gated, [(3, 5, 8), (3, 5, 8), (8, 4)]),
-        (lambda gate, up, w: nn.gated_product(gate, up, w, "silu"), plain_silu, [(3, 5, 8), (3, 5, 8), (8, 4)]),
+        (lambda gate, up, w: nn.gated_product([gate, up], w, "silu"), plain_silu, [(3, 5, 8), (3, 5, 8), (8, 4)]),
         (
             lambda q, k, v: nn.attend(q, k, v, causal(5)[None], 0.3, 2.0),
             plain_attention,
@@ -135,6 +135,19 @@ def test_products_with_several_adapters_equal_separate_ones():
         np.testing.assert_allclose(found, nn.product(x, w), rtol=1e-5, atol=1e-5)
     for w, found in list(zip(weights, together, strict=True))[:3:2]:
         np.testing.assert_allclose(found, x @ (w.base + w.a @ w.b), rtol=1e-4, atol=1e-4)
+
+
+def test_gate_and_up_side_by_side_give_what_they_give_as_two():
+    both, w = draw(0, 3, 5, 16), lora(1, 8, 4)
+
+    def run(parts, w):
+        return jnp.sum(jnp.sin(nn.gated_product(parts, w, "silu")))
+
+    (fused,), fused_w = jax.grad(run, (0, 1))([both], w)
+    two, two_w = jax.grad(run, (0, 1))(jnp.split(both, 2, -1), w)
+    np.testing.assert_allclose(fused, jnp.concatenate(two, -1), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(fused_w.a, two_w.a, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(run([both], w), run(jnp.split(both, 2, -1), w), rtol=1e-6)
 
 
 def test_a_gated_product_with_an_adapter_equals_the_one_with_its_weight_merged():
