@@ -85,7 +85,7 @@ def test_what_is_no_roll_never_replaces_a_good_file(tmp_path):
         with pytest.raises(UserError, match="NaN or infinity in text/w"):
             save_roll(tmp_path / "r.npz", {"text": {"w": np.array([1, np.nan], kind)}}, CARD)
     for tree in ({}, {META: np.ones(2)}, TREE | {META: np.ones(2, np.float32)}, {"w": np.array(["text"])}):
-        with pytest.raises(ValueError, match="a roll needs named arrays|not float32"):
+        with pytest.raises(ValueError, match=r"a roll needs named arrays|not float32"):
             save_roll(tmp_path / "r.npz", tree, CARD)
     assert load_roll(tmp_path / "r.npz").card == CARD
 
