@@ -64,6 +64,20 @@ def keep(tmp_path, monkeypatch, examples):
     return run
 
 
+def test_as_much_as_the_limit_stays_on_the_device_and_a_row_counts_once(keep):
+    made, model = keep(PALIGEMMA, 1.0), PALIGEMMA.model
+    size = sum(len(row.tokens) for row in made.encoded.rows) * model.config.text.width * 4
+    twice = dataclasses.replace(made.encoded, rows=made.encoded.rows * 2)
+    for limit, fits in ((size, True), (size - 1, False)):
+        assert states.placing(model, twice, FIRST, limit / 2**30) == (False, fits)
+    pictures = PALIGEMMA.pictures
+    for projected, width in ((False, model.config.vision.width), (True, model.config.text.width)):
+        size = sum(len(places.used) for places in pictures.places.values()) * width * 4
+        assert features.bytes_of(model, pictures, projected) == size
+        for limit, fits in ((size, True), (size - 1, False)):
+            assert features.in_table(model, pictures, projected, limit / 2**30) == fits
+
+
 @pytest.mark.parametrize("feed_limit", [1.0, 0.0])  # features out of the table, and from the disk
 @pytest.mark.parametrize("first", [1, 2])
 def test_states_from_the_device_and_the_disk_equal_the_whole_way(small, keep, feed_limit, first):

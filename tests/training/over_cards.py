@@ -104,6 +104,18 @@ def test_the_fewest_cards_that_are_as_fast_as_all():
     assert sharding.told(5, sharding.mesh_of(5)) == "cards: 3 of 4, 2 rolls on each, 1 of these places empty"
 
 
+def test_what_is_frozen_lies_whole_on_every_card_and_a_shared_table_stays_one(prepared, rows):
+    mesh, base = sharding.mesh_of(5), jax.tree.map(lambda leaf: leaf, prepared.base)
+    cached = setup.Cached(base, prepared.network, prepared.network, rows, rows, None, prepared.start)
+    assert setup.on_cards(cached, None) is cached
+    placed = setup.on_cards(cached, mesh)
+    for leaf in jax.tree.leaves((placed.base, placed.training.feed.source)):
+        assert leaf.sharding.is_fully_replicated and leaf.sharding.device_set == set(mesh.devices.flat)
+    assert placed.training.feed is placed.scoring.feed and placed.prompts is None and placed.mesh == mesh
+    same(placed.base, prepared.base)
+    same(placed.training.feed.source, rows.feed.source)
+
+
 def test_rolls_over_cards_equal_rolls_on_one(make_run, alone, closing):
     """Five on three cards: a place is empty from the start, one roll dies and is drawn again, losers stop at the rung,
     and those that are left move to one place a card."""
