@@ -67,6 +67,19 @@ def test_every_value_may_be_anything(tmp_path, answered):
     assert len(scan.examples) > 100
 
 
+def test_rows_that_move_to_another_folder_show_the_same_pictures(tmp_path):
+    below = tmp_path / "below"
+    below.mkdir()
+    Image.new("L", (4, 4)).save(below / "a.png")
+    (below / "rows.jsonl").write_text(jsonl_text(ROWS))
+    before = look(below / "rows.jsonl")
+    (tmp_path / "rows.jsonl").write_text(jsonl_text(rebased(row, below, tmp_path) for row in before.rows))
+    after = look(tmp_path / "rows.jsonl")
+    same = lambda one: (one.turns, [path.resolve() for path in one.images], one.group, one.accepted)
+    assert len(before.examples) == len(ROWS) and not after.findings
+    assert list(map(same, after.examples)) == list(map(same, before.examples))
+
+
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.tsv"])
 def test_every_byte_may_be_any(name, tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
