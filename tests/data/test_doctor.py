@@ -93,6 +93,18 @@ def test_a_copy_is_shown_beside_what_it_is_a_copy_of(split):
     assert shown["duplicate row", "train.jsonl:3"] == ["0.png"] * 2
 
 
+def test_many_that_look_alike_are_told_once(tmp_path):
+    rows = []
+    for number in range(22):
+        image = picture(1)
+        image.putpixel((number, 0), (0, 0, 0))
+        image.save(tmp_path / f"{number}.png")
+        rows.append(json.dumps({"prefix": f"which {number}?", "suffix": "a", "image": f"{number}.png"}))
+    (tmp_path / "t.jsonl").write_text("\n".join(rows))
+    (told_once,) = [one for one in examine({"t": tmp_path / "t.jsonl"}).findings if one.kind == "near duplicate"]
+    assert told_once.message.startswith("22 rows, this one first") and len(told_once.images) == 4
+
+
 def test_every_row_is_in_the_charts(tmp_path):
     answers = {"train": ["a"] * 7 + ["b"] * 2, "valid": ["b"] * 3}
     for name, given in answers.items():

@@ -357,6 +357,17 @@ def test_a_picture_in_a_column_is_read_or_told(folder):
         read_examples(path)
 
 
+def test_links_out_of_a_folder_of_classes_are_told_and_left_out(tmp_path):
+    (tmp_path / "data/cat").mkdir(parents=True)
+    Image.new("RGB", (8, 6)).save(tmp_path / "data/cat/a.png")
+    Image.new("RGB", (8, 6)).save(tmp_path / "secret.png")
+    (tmp_path / "data/cat/b.png").symlink_to(tmp_path / "secret.png")
+    found = scan_source(tmp_path / "data")
+    assert [one.images[0].name for one in found.examples] == ["a.png"]
+    (told,) = found.findings
+    assert told.where.endswith("cat/b.png") and "is a link out of the data folder" in told.message
+
+
 @pytest.fixture
 def tfds(tmp_path, monkeypatch):
     """`tfds(features, rows)`: the package as it would have this set; the splits that were asked for."""

@@ -112,7 +112,7 @@ def test_any_range_can_be_read_and_blocks_may_span_rows(tmp_path, width):
     if count % 2 == 0:
         stored["x.weight"] = stored["x.weight"].view(ml_dtypes.bfloat16)  # as other kinds of storage
     write_hf(tmp_path / "made", stored, {})
-    lazy = read_hf(tmp_path / "made")
+    lazy = read_hf(str(tmp_path / "made"))
     tensor = lazy["x.weight"]
     assert tensor.shape == (7, width)
     assert bitsandbytes.packed(lazy, layouts.linear("x", "x", width, 7)[0]) is None  # a product wants whole rows
