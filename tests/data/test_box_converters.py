@@ -187,6 +187,14 @@ def test_yolo_boxes_and_outlines(tmp_path):
     assert (row.prompt, row.answer) == ("detect dog ; cat", f"<loc0102><loc0102><loc0921><loc0512> dog ; {CAT} cat")
     assert main(["yolo", str(root), str(tmp_path / "out"), "--split", "train", "--empty"]) == 0
     assert [row.answer == "none" for row in read_examples(tmp_path / "out/train.jsonl")] == [False, True]
+    (root / "data.yaml").rename(tmp_path / "data.yaml")
+    for name in ("classes.txt", "obj.names"):
+        (root / name).write_text("dog\n\n cat \n")
+        assert twice("yolo", root, tmp_path / "plain")[0].answer == row.answer
+        (root / name).unlink()
+    by_hand = ["--names", '{"0": "dog", "1": "cat"}']
+    assert twice("yolo", root, tmp_path / "plain", *by_hand)[0].answer == row.answer
+    (tmp_path / "data.yaml").rename(root / "data.yaml")
     (root / "train/labels/a.txt").write_text("5 0.3 0.5 0.4 0.5\n0 0.1 0.1 0.5 0.1 0.3\nx\n")
     with pytest.raises(UserError) as caught:
         main(["yolo", str(root), str(tmp_path / "out")])
