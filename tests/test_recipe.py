@@ -109,6 +109,83 @@ def test_a_bad_value_names_its_entry(text, message):
         recipe.load(None, [text])
 
 
+INF, NEAR, LORA = float("inf"), 1 - 1e-9, [[".*", "lora"]]
+FROM_0, ABOVE_0, SHARE = ([0, 1e9], [-1e-9, INF]), ([1e-9, 1e9], [0, -1, INF]), ([0, NEAR], [-1e-9, 1])
+EDGES = {  # of each entry: values that are taken, the outermost among them, and the nearest that are not
+    "model": (["x"], [""]),
+    "method": (["lora", "attention", "full"], ["rules", "", "Lora"]),
+    "rules": ([[]], [LORA]),
+    "quantize": (["", "nf4", "nf4-double", "int8"], ["rules", "nf5"]),
+    "quantize_rules": ([[]], [[[".*", "nf4"]]]),
+    "sharding": (["auto", "rolls", "fsdp", "replicate"], ["rules", ""]),
+    "sharding_rules": ([[]], [[[".*", "fsdp"]]]),
+    "optimizer": (["adamw", "adamw8bit", "adafactor", "sgd"], ["", "adam"]),
+    "momentum": ([0], [0.5, -0.5]),
+    "trained_dtype": (["float32", "bfloat16"], ["float16", ""]),
+    "schedule": (["cosine", "linear", "constant"], ["", "step"]),
+    "metric": (["", "f-measure", "log-loss", "map-50"], ["f1"]),
+    "threshold": (["none", "metric", "precision=0.5"], ["", "precision=0", "precision=2"]),
+    "temperature": (["none", "valid"], ["", "train"]),
+    "frames": (["first", "n:4", "grid"], ["n", "n:0", "first:1"]),
+    "task": (["auto", "choose", "write", "classify"], ["", "pick"]),
+    "truncate": (["", "right"], ["left"]),
+    "average": (["example", "token"], ["", "row"]),
+    "augment": ([[], ["crop"], ["colour", "crop", "flip"]], [["crop", "crop"], ["turn"], ["flip"]]),
+    "balance": (["none", "sample", "weight"], ["", "answer"]),
+    "fold_by": (["auto", "id"], ["", "group"]),
+    "remat": ([True, False, "attention", "layer", "none"], ["", "mlp"]),
+    "dtype": (["auto", "float32", "bfloat16", "float16"], ["", "float64"]),
+    "answers": ([[], ["a"], ["a", "A"]], [["a", "a"], ["a", ""], [" "]]),
+    **{name: ([low, high], [low - 1, high + 1]) for name, (low, high) in recipe.RANGES.items()},
+    **dict.fromkeys(("clip", "weight_decay", "table_gib", "epochs", "explosion_margin"), FROM_0),
+    **dict.fromkeys(("rate", "alpha", "explosion_factor"), ABOVE_0),
+    **dict.fromkeys(("rates", "alphas"), ([[], [1e-9, 1e9]], [[1, 0], [-1, 1], [1, INF]])),
+    "weight_decays": ([[], [0, 1e9]], [[0, -1], [INF]]),
+    "rate_range": ([[], [1e-9, 1e9], [1, 1]], [[1], [1, 2, 3], [0, 1], [2, 1], [1, INF]]),
+    "stall": ([0, 1], [-1e-9, 1.001]),
+    "dropout": SHARE,
+    "warmup": ([0, NEAR, 1, 511], [-1e-9, 1.5, 512, INF]),
+    "redraw_factor": ([1e-9, 1], [0, 1.001]),
+    "rungs": ([[], [1e-9, 0.5, NEAR]], [[0], [1], [0.5, 0.5], [0.5, 0.25]]),
+    "keep_share": ([1e-9, NEAR], [0, 1]),
+}
+TOGETHER = [  # what is right, and what makes it wrong
+    ({"method": "rules", "rules": LORA}, [{"rules": []}, {"rules": [[".*"]]}, {"rules": [[".*", "warm"]]}]),
+    (
+        {"quantize": "rules", "quantize_rules": [["a", "nf4"], [".*", "keep"]]},
+        [{"quantize_rules": [[".*", "half"]]}, {"quantize_rules": [["(", "keep"]]}, {"quantize_rules": [["a"]]}],
+    ),
+    (
+        {"sharding": "rules", "sharding_rules": [["a", "fsdp"], [".*", "rolls"]]},
+        [{"sharding_rules": [[".*", "cut"]]}, {"sharding_rules": [["(", "fsdp"]]}, {"sharding_rules": [["a"]]}],
+    ),
+    ({"optimizer": "sgd", "momentum": NEAR}, [{"momentum": 1}, {"momentum": -0.1}, {"optimizer": "adamw"}]),
+    ({"augment": ["flip"], "views": 2}, [{"views": 3}]),
+    ({"epochs": 1, "warmup": 600}, [{"epochs": 0}]),
+    ({"steps": 1, "warmup": 1}, [{"warmup": 2}]),
+]
+
+
+def test_every_entry_is_taken_up_to_its_edges_and_refused_beyond():
+    for name, (taken, refused) in EDGES.items():
+        for value in taken:
+            recipe.from_card({"warmup": 0.0, name: value}, "a.npz")  # the warm-up's edge depends on the steps
+        for value in refused:
+            with pytest.raises(UserError, match=rf"^a\.npz: ({name}|rules|\w+_rules|views): ") as told:
+                print(name, value, recipe.from_card({"warmup": 0.0, name: value}, "a.npz"))
+            assert len(str(told.value)) < 300
+
+
+def test_entries_that_need_each_other():
+    free = {"tokenizer", "prompt", "length_normalized", "positive", "rslora", "keep_best"}
+    assert {entry.name for entry in dataclasses.fields(Recipe)} == EDGES.keys() | free
+    for right, changes in TOGETHER:
+        recipe.from_card(right, "a.npz")
+        for wrong in changes:
+            with pytest.raises(UserError):
+                recipe.from_card(right | wrong, "a.npz")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -110,7 +110,7 @@ def of_pixels(box: PixelBox, height: float, width: float) -> Box:
 
 
 def in_words(read_boxes: Read, most: int = 4) -> str:
-    """What was found, for people: "2 cats, 1 dog"; labels as they were written."""
+    """What was found, for people: "2 × cat, dog"; labels as they were written."""
     counts: dict[str, int] = {}
     for box in read_boxes.boxes:
         counts[box.label or "box"] = counts.get(box.label or "box", 0) + 1

@@ -103,12 +103,13 @@ def hidden(
 ) -> Float[Array, "b _ d"]:
     """Decoder states before the final norm, with `at` [B, M] at these places only.
 
-    Layers in `text/lower` are run first: nothing in them is trained.
+    Layers in `text/lower` are run first: nothing in them is trained. Where the source's rows are their states already,
+    they are there for generation alone.
     """
     rows, text = picture_rows(net, params, batch, source), params["text"]
     here = context(net, params, batch, rows)
     x, first = embed(net, params, batch, rows), net.first
-    if "lower" in text:
+    if "lower" in text and not first:
         first, (x, _) = decoder.depth(text["lower"]), decoder.run(net.text, text["lower"], x, here)
     return decoder.run(net.text, text["layers"], x, here, first=first, remat=net.remat, at=at)[0]
 

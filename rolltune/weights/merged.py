@@ -76,8 +76,6 @@ class MergedTensor:
         return made if layer is not None else made[: self.rows]
 
     def __getitem__(self, layer: int) -> np.ndarray:
-        if not self.row.layers:
-            return np.asarray(self)[layer]
         if not 0 <= layer < self.row.layers:
             raise IndexError(layer)
         return self._rounded(layer)

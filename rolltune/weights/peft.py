@@ -44,7 +44,7 @@ PLAIN: dict[str, tuple[Any, ...]] = {
 class Scaling:
     rank: int
     alpha: float
-    rslora: bool = False
+    rslora: bool
 
 
 def head_row(width: int, classes: int) -> TensorMap:

@@ -61,6 +61,8 @@ def test_coco_and_back(tmp_path):
     assert (tmp_path / "back" / image["file_name"]).resolve() == (tmp_path / "out/images/a.jpg").resolve()
     back = [(found.cats[one["category_id"]]["name"], *map(round, one["bbox"])) for one in found.anns.values()]
     assert back == [("cat", 0, 0, 8, 4), ("cat", 4, 5, 16, 10), ("dog", 0, 0, 40, 20)]
+    areas = [round(one["bbox"][2] * one["bbox"][3], 2) for one in found.anns.values()]
+    assert [one["area"] for one in found.anns.values()] == areas and found.getAnnIds(areaRng=[150, 200]) == [2]
     assert twice("coco", tmp_path / "raw", tmp_path / "empty", "--empty")[1].answer == "none"
 
 
@@ -169,6 +171,9 @@ def test_hostile_voc(tmp_path):
             main(["voc", str(tmp_path / "raw"), str(tmp_path / "out")])
     (tmp_path / "raw/a.xml").write_text(VOC.replace("old name.bmp", "../../etc/passwd"))
     assert twice("voc", tmp_path / "raw", tmp_path / "out")[0].images[0].name == "a.jpg"
+    for size in ("0", "-1", "inf", "nan", "wide", ""):  # no size is stated: the file's own
+        (tmp_path / "raw/a.xml").write_text(VOC.replace("<width>40", f"<width>{size}"))
+        assert twice("voc", tmp_path / "raw", tmp_path / "out")[0].answer == f"{CAT} cat", size
 
 
 def test_yolo_boxes_and_outlines(tmp_path):
@@ -182,6 +187,14 @@ def test_yolo_boxes_and_outlines(tmp_path):
     assert (row.prompt, row.answer) == ("detect dog ; cat", f"<loc0102><loc0102><loc0921><loc0512> dog ; {CAT} cat")
     assert main(["yolo", str(root), str(tmp_path / "out"), "--split", "train", "--empty"]) == 0
     assert [row.answer == "none" for row in read_examples(tmp_path / "out/train.jsonl")] == [False, True]
+    (root / "data.yaml").rename(tmp_path / "data.yaml")
+    for name in ("classes.txt", "obj.names"):
+        (root / name).write_text("dog\n\n cat \n")
+        assert twice("yolo", root, tmp_path / "plain")[0].answer == row.answer
+        (root / name).unlink()
+    by_hand = ["--names", '{"0": "dog", "1": "cat"}']
+    assert twice("yolo", root, tmp_path / "plain", *by_hand)[0].answer == row.answer
+    (tmp_path / "data.yaml").rename(root / "data.yaml")
     (root / "train/labels/a.txt").write_text("5 0.3 0.5 0.4 0.5\n0 0.1 0.1 0.5 0.1 0.3\nx\n")
     with pytest.raises(UserError) as caught:
         main(["yolo", str(root), str(tmp_path / "out")])

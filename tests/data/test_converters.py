@@ -1,7 +1,9 @@
 """Converters write what the reader takes, write it again the same, and leave the originals alone."""
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -214,6 +216,70 @@ def test_nlvr_boxes_are_those_of_the_real_set(shared, tmp_path):
         assert one.turns == other.turns
         for mine, theirs in zip(one.images, other.images, strict=True):
             assert Image.open(mine).convert("RGB").tobytes() == Image.open(theirs).convert("RGB").tobytes()
+
+
+@pytest.fixture
+def films(tmp_path, monkeypatch):
+    """A folder of videos, and the package that decodes them: each byte is a frame of that brightness, 80 x 40."""
+    package = ModuleType("av")
+
+    class Broken(Exception):
+        strerror = "cut off"
+
+    class Film(SimpleNamespace):
+        __enter__ = lambda self: self
+        __exit__ = lambda self, *error: None
+
+    def frame(value):
+        image = Image.new("RGB", (80, 40), (value,) * 3)
+        return SimpleNamespace(to_image=lambda: image, rotation=90 * (value == 7))
+
+    def decode(values):
+        for value in values:
+            if value == 255:
+                raise Broken
+            yield frame(value)
+
+    def opened(path):
+        values = Path(path).read_bytes()
+        tracks = [SimpleNamespace()] if values != b"sound" else []
+        return Film(streams=SimpleNamespace(video=tracks), decode=lambda stream: decode(values))
+
+    package.open, package.error = opened, SimpleNamespace(FFmpegError=Broken)
+    monkeypatch.setitem(sys.modules, "av", package)
+    (tmp_path / "films/arm_wrestling").mkdir(parents=True)
+    return tmp_path / "films"
+
+
+def test_frames_of_videos(films, tmp_path):
+    (films / "arm_wrestling/b.MP4").write_bytes(bytes(range(100, 110)))
+    (films / "v_ApplyEyeMakeup_g01_c03.avi").write_bytes(bytes([7, 8]))
+    (films / "notes.txt").write_text("no video")
+    first, second = twice("video", films, tmp_path / "out", "--frames", "3", "--max-side", "20")
+    assert [(row.answer, row.group) for row in (first, second)] == [
+        ("arm wrestling", "b"), ("apply eye makeup", "v_ApplyEyeMakeup_g01")
+    ]  # fmt: skip
+    shown = [[Image.open(path) for path in row.images] for row in (first, second)]
+    assert [one.getpixel((0, 0))[0] for one in shown[0]] == [101, 105, 108]
+    assert [one.size for one in shown[0] + shown[1]] == [(20, 10)] * 3 + [(10, 20), (20, 10)]
+    labels = ["--labels", '{"b": "one", "v_ApplyEyeMakeup_g01_c03.avi": "two"}']
+    assert [row.answer for row in twice("video", films, tmp_path / "named", *labels)] == ["one", "two"]
+
+
+def test_videos_that_give_no_frames_are_all_named(films, tmp_path):
+    for name, values in {"a": b"", "b": b"sound", "c": b"\1\2\xff"}.items():
+        (films / f"arm_wrestling/{name}.gif").write_bytes(values)
+    (films / "d.gif").write_bytes(b"ok")
+    said = (
+        r"(?s)4 problems.*a\.gif: there are no pictures.*b\.gif: there is no video track.*c\.gif: not a video.*cut off"
+    )
+    with pytest.raises(UserError, match=said + r".*d\.gif: there is no saying"):
+        main(["video", str(films), str(tmp_path / "out")])
+    assert not (tmp_path / "out/data.jsonl").exists()
+    for source, message in ((films / "no", "no such file or folder"), (tmp_path / "empty", "no videos")):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match=message):
+            main(["video", str(source), str(tmp_path / "out")])
 
 
 def test_real_videos(shared, tmp_path):

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from rolltune.commands.doctor import main
 from rolltune.data.doctor import Report, _answers, _oddities, examine, script_of, sources_of, write_cleaned
-from rolltune.data.doctor_page import page
+from rolltune.data.doctor_page import answer_plot, length_plot, page
 from rolltune.data.examples import Example, Scan, Turn
 from rolltune.data.fingerprints import Fingerprint
 from rolltune.data.sources import read_examples
@@ -80,6 +80,46 @@ def test_every_kind_is_found_where_it_is(split):
     assert rest == {"few rows of an answer", "answer not in train", "answer spelled two ways"}
     levels = [finding.level for finding in report.findings]
     assert levels == sorted(levels)  # error, note, warning: there are no notes here
+
+
+def test_a_copy_is_shown_beside_what_it_is_a_copy_of(split):
+    rows = {"train": [["4.png", "8.png", "5.png"], ["0.png"], ["0.png"]], "valid": [["4.png", "8.png", "5.png"]]}
+    for name, images in rows.items():
+        made = [json.dumps({"prefix": "same?", "suffix": "no", "images": some}) for some in images]
+        (split / f"{name}.jsonl").write_text("\n".join(made))
+    found = told(examine(sources_of([split])))
+    shown = {place: [path.name for path in finding.images] for place, finding in found.items()}
+    assert shown["leak between splits", "valid.jsonl:1"] == ["4.png", "8.png"] * 2
+    assert shown["duplicate row", "train.jsonl:3"] == ["0.png"] * 2
+
+
+def test_many_that_look_alike_are_told_once(tmp_path):
+    rows = []
+    for number in range(22):
+        image = picture(1)
+        image.putpixel((number, 0), (0, 0, 0))
+        image.save(tmp_path / f"{number}.png")
+        rows.append(json.dumps({"prefix": f"which {number}?", "suffix": "a", "image": f"{number}.png"}))
+    (tmp_path / "t.jsonl").write_text("\n".join(rows))
+    (told_once,) = [one for one in examine({"t": tmp_path / "t.jsonl"}).findings if one.kind == "near duplicate"]
+    assert told_once.message.startswith("22 rows, this one first") and len(told_once.images) == 4
+
+
+def test_every_row_is_in_the_charts(tmp_path):
+    answers = {"train": ["a"] * 7 + ["b"] * 2, "valid": ["b"] * 3}
+    for name, given in answers.items():
+        rows = [{"prefix": "q" * (5 * n + 300 * (name == "valid")), "suffix": one} for n, one in enumerate(given)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    report = examine(sources_of([tmp_path]))
+    lengths, shares = (draw(report).axes[0] for draw in (length_plot, answer_plot))
+    assert [sum(bar.get_height() for bar in bars) for bars in lengths.containers] == [9, 3]
+    left, right = lengths.get_xlim()
+    assert left < min(report.lengths["train"]) and max(report.lengths["valid"]) < right
+    bars = {name: [bar.get_width() for bar in bars] for name, bars in zip(answers, shares.containers, strict=True)}
+    np.testing.assert_allclose(bars["train"], [700 / 9, 200 / 9])
+    np.testing.assert_allclose(bars["valid"], [0, 100])
+    assert [text.get_text() for text in shares.texts] == ["7", "2", "0", "3"]
+    assert [text.get_text() for text in shares.get_yticklabels()] == ["a", "b"]
 
 
 def test_status_page_and_cleaned_files(split, capsys):

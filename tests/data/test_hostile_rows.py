@@ -45,9 +45,9 @@ def changed(row, path, value):
     return row
 
 
-def look(path):
+def look(path, answered=True):
     try:
-        scan = scan_source(path)
+        scan = scan_source(path, answered=answered)
     except UserError as error:
         assert path.name in str(error) and len(str(error)) < 800
         return None
@@ -56,14 +56,28 @@ def look(path):
     return scan
 
 
-def test_every_value_may_be_anything(tmp_path):
+@pytest.mark.parametrize("answered", [True, False])  # False: rows may lack their answers
+def test_every_value_may_be_anything(tmp_path, answered):
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
     rows = [changed(row, path, odd) for row in ROWS for path in places(row) if path for odd in ODD]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "rows.jsonl").write_text(text)
-    scan = look(tmp_path / "rows.jsonl")
+    scan = look(tmp_path / "rows.jsonl", answered)
     assert len(rows) > 1000 and len(scan.examples) + len({one.where for one in scan.findings}) >= len(rows)
     assert len(scan.examples) > 100
+
+
+def test_rows_that_move_to_another_folder_show_the_same_pictures(tmp_path):
+    below = tmp_path / "below"
+    below.mkdir()
+    Image.new("L", (4, 4)).save(below / "a.png")
+    (below / "rows.jsonl").write_text(jsonl_text(ROWS))
+    before = look(below / "rows.jsonl")
+    (tmp_path / "rows.jsonl").write_text(jsonl_text(rebased(row, below, tmp_path) for row in before.rows))
+    after = look(tmp_path / "rows.jsonl")
+    same = lambda one: (one.turns, [path.resolve() for path in one.images], one.group, one.accepted)
+    assert len(before.examples) == len(ROWS) and not after.findings
+    assert list(map(same, after.examples)) == list(map(same, before.examples))
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.tsv"])

@@ -250,3 +250,20 @@ def test_words_of_frame_policies():
     for text in ("", "n", "n:", "n:0", "n:x", "n:-1", "grid:", "grid:0", "first:1", "skip:2", "every", "middle:"):
         with pytest.raises(UserError, match="expected one of first, middle"):
             parse_policy(text)
+
+
+@pytest.mark.parametrize("frames", [2, 5, 7, 12])
+def test_a_sheet_holds_its_frames_in_order(frames, tmp_path):
+    grey = [Image.new("L", (60, 40), 20 * number) for number in range(frames)]
+    grey[0].save(tmp_path / "a.png", save_all=True, append_images=grey[1:])
+    for cells in (1, 2, 3, 5, 6, 7, 9):
+        sheet, shown = open_image(tmp_path / "a.png", frame=-cells), evenly(frames, cells)
+        columns = next(side for side in range(1, 9) if side * side >= len(shown))
+        rows = -(-len(shown) // columns)
+        width, height = round(60 / columns), round(40 / columns)
+        assert sheet.size == (width * columns, height * rows)
+        middles = [
+            (int((n % columns + 0.5) * width), int((n // columns + 0.5) * height)) for n in range(columns * rows)
+        ]
+        found = [sheet.getpixel(middle)[0] for middle in middles]
+        assert found == [20 * n for n in shown] + [found[-1]] * (len(found) - len(shown))

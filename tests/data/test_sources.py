@@ -357,23 +357,84 @@ def test_a_picture_in_a_column_is_read_or_told(folder):
         read_examples(path)
 
 
-def test_tfds_says_what_is_missing_and_reads_a_data_source(tmp_path, monkeypatch):
+def test_links_out_of_a_folder_of_classes_are_told_and_left_out(tmp_path):
+    (tmp_path / "data/cat").mkdir(parents=True)
+    Image.new("RGB", (8, 6)).save(tmp_path / "data/cat/a.png")
+    Image.new("RGB", (8, 6)).save(tmp_path / "secret.png")
+    (tmp_path / "data/cat/b.png").symlink_to(tmp_path / "secret.png")
+    found = scan_source(tmp_path / "data")
+    assert [one.images[0].name for one in found.examples] == ["a.png"]
+    (told,) = found.findings
+    assert told.where.endswith("cat/b.png") and "is a link out of the data folder" in told.message
+
+
+@pytest.fixture
+def tfds(tmp_path, monkeypatch):
+    """`tfds(features, rows)`: the package as it would have this set; the splits that were asked for."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def stand_in(features, rows):
+        asked = []
+        builder = SimpleNamespace(
+            info=SimpleNamespace(features=features), as_data_source=lambda split: asked.append(split) or rows
+        )
+        package = ModuleType("tensorflow_datasets")
+        package.builder = lambda name: builder
+        monkeypatch.setitem(sys.modules, "tensorflow_datasets", package)
+        return asked
+
+    return stand_in
+
+
+def test_tfds_says_what_is_missing_and_reads_a_data_source(tfds, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(UserError, match=r"rolltune\[tfds\]"):
         read_examples("tfds:beans")
     features = {"image": object(), "label": SimpleNamespace(int2str=lambda k: ["angular_leaf_spot", "healthy"][k])}
-    rows = [{"image": np.full((4, 4, 3), k, np.uint8), "label": k} for k in (0, 1)]
-    asked = []
-    builder = SimpleNamespace(
-        info=SimpleNamespace(features=features), as_data_source=lambda split: asked.append(split) or rows
-    )
-    stand_in = ModuleType("tensorflow_datasets")
-    stand_in.builder = lambda name: builder
-    monkeypatch.setitem(sys.modules, "tensorflow_datasets", stand_in)
-    monkeypatch.setenv("HOME", str(tmp_path))
+    asked = tfds(features, [{"image": np.full((4, 4, 3), k, np.uint8), "label": k} for k in (0, 1)])
     one, two = read_examples("tfds:beans:train[:2]", question="Ill?")
     assert asked == ["train[:2]"] and (one.answer, two.answer, one.prompt) == ("angular leaf spot", "healthy", "Ill?")
     assert np.array(Image.open(two.images[0]))[0, 0].tolist() == [1, 1, 1]
+    written = os.stat(two.images[0]).st_mtime_ns
+    again = read_examples("tfds:beans", question="Ill?", names={"healthy": "well"})
+    assert asked[1] == "train" and [row.answer for row in again] == ["angular leaf spot", "well"]
+    assert again[1].images == two.images and os.stat(two.images[0]).st_mtime_ns == written  # no second one
+    for address in ("tfds:", "tfds:beans:"):
+        with pytest.raises(UserError, match="expected tfds:NAME"):
+            read_examples(address)
+
+
+def test_questions_and_answers_of_tfds(tfds):
+    gray = np.arange(16, dtype=np.uint8).reshape(4, 4, 1)
+    features = {"image": object(), "question": object(), "answers": object(), "caption": object()}
+    tfds(features, [
+        {"image": gray, "question": b" is it? ", "answers": np.array([b"yes ", b"ja"], object), "caption": "a"},
+        {"image": gray, "question": "so?", "answers": ["no"], "caption": b"b"},
+        {"image": gray, "question": "so?", "answers": [" "], "caption": np.array("c")},
+    ])  # fmt: skip
+    found = scan_source("tfds:vqa")
+    first, second = found.examples
+    assert (first.prompt, first.answer, first.accepted) == ("is it?", "yes", ("yes", "ja"))
+    assert (second.prompt, second.answer, second.accepted) == ("so?", "no", ())
+    np.testing.assert_array_equal(np.array(Image.open(first.images[0])), gray[..., 0])
+    assert [(one.kind, one.where) for one in found.findings] == [("bad row", "tfds:vqa[2]")]
+    assert [row.get("answers") for row in found.rows] == [["yes", "ja"], None]
+    assert {row["image"] for row in found.rows} == {first.images[0].name} and "prefix from question" in found.note
+    asked = scan_source("tfds:vqa", question="what?", columns={"suffix": "caption"})
+    assert [(row.prompt, row.answer) for row in asked.examples] == [("what?", "a"), ("what?", "b"), ("what?", "c")]
+
+
+def test_what_tfds_cannot_give_is_said(tfds):
+    tfds({"label": object()}, [])
+    assert [one.kind for one in scan_source("tfds:none").findings] == ["empty set"]
+    with pytest.raises(UserError, match=r"tfds:none has no feature 'name'; it has label"):
+        scan_source("tfds:none", columns={"suffix": "name"})
+    tfds({"image": object()}, [])
+    with pytest.raises(UserError, match="which feature is the answer"):
+        scan_source("tfds:pictures")
+    sys.modules["tensorflow_datasets"].builder = lambda name: 1 / 0
+    with pytest.raises(UserError, match="tfds:unknown: TFDS cannot open it: division by zero"):
+        scan_source("tfds:unknown")
 
 
 def test_real_sets(shared):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rolltune.data.boxes import Box, in_pixels, read, written
+from rolltune.data.boxes import Box, in_pixels, in_words, read, written
 from rolltune.data.examples import Example, Turn
 from rolltune.evaluation import predicted
 from rolltune.evaluation.boxes import all_found, are_boxes, average_precision, overlap
@@ -149,3 +149,16 @@ def test_predictions_have_boxes_in_pixels(tmp_path):
     assert '""label"": ""cat""' in (tmp_path / "out.csv").read_text()
     (near,) = predicted.predicted([row], [scored([f"{WHOLE} cat"], [CAT])], ())
     assert near.correct is True  # two people draw no box alike
+
+
+def test_boxes_in_words():
+    place = "<loc0000><loc0000><loc0512><loc0512>"
+    said = {
+        f"{place} cat ; {place} dog ; {place} cat": "2 × cat, dog",
+        f"{place} a ; <loc0001> b": "a, 1 broken",
+        " ; ".join(f"{place} {label}" for label in "abcdef"): "a, b, c, d, 2 more labels",
+        " ; ".join(f"{place} {label}" for label in "abcd"): "a, b, c, d",
+        "a cat": "1 broken",
+        "none": "nothing",
+    }
+    assert {text: in_words(read(text)) for text in said} == said

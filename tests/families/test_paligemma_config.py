@@ -63,6 +63,15 @@ def test_entries_of_paligemma_2_that_are_read():
     assert read(CONFIG1, text_hidden_act="gelu", text_layer_types=FULL) == read(CONFIG1)
 
 
+def test_what_all_published_ones_share_is_said_by_none_of_their_sizes():
+    for name, config in paligemma.CONFIGS.items():
+        text, later = config.text, name.startswith("paligemma2")
+        assert text.norm_eps == config.vision.norm_eps == 1e-6 and text.rope == Rope(1e4) and text.norm == "gemma", name
+        assert text.scaled_embedding and not text.all_slide and text.post_norms == later, name
+        assert text.attn_softcap == (50 if later else None), name
+    assert read(CONFIG1).text.norm_eps == read(CONFIG1).vision.norm_eps == 1e-6
+
+
 REFUSED = {
     "text_hidden_activation": ("gelu", "silu", ["gelu_pytorch_tanh"]),
     "text_hidden_act": ("silu", "relu"),

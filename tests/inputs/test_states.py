@@ -12,6 +12,7 @@ import pytest
 from small_families import PALIGEMMA, score_encoded
 
 from rolltune import trees
+from rolltune.data.batches import Encoded
 from rolltune.errors import UserError
 from rolltune.evaluation.tasks import CHOOSE, Task
 from rolltune.inputs import disk, features, rows, states
@@ -62,6 +63,20 @@ def keep(tmp_path, monkeypatch, examples):
         return Made(network, base, made, states.keep(model, network, base, made, first, 2, limit))
 
     return run
+
+
+def test_as_much_as_the_limit_stays_on_the_device_and_a_row_counts_once():
+    model, made = PALIGEMMA.model, [PALIGEMMA.row("is it?", "yes" * n, shown=[n]) for n in range(3)]
+    size = sum(len(row.tokens) for row in made) * model.config.text.width * 4
+    twice = Encoded(made * 2, None, (), [])
+    for limit, fits in ((size, True), (size - 1, False)):
+        assert states.placing(model, twice, FIRST, limit / 2**30) == (False, fits)
+    pictures = PALIGEMMA.pictures
+    for projected, width in ((False, model.config.vision.width), (True, model.config.text.width)):
+        size = sum(len(places.used) for places in pictures.places.values()) * width * 4
+        assert features.bytes_of(model, pictures, projected) == size
+        for limit, fits in ((size, True), (size - 1, False)):
+            assert features.in_table(model, pictures, projected, limit / 2**30) == fits
 
 
 @pytest.mark.parametrize("feed_limit", [1.0, 0.0])  # features out of the table, and from the disk

@@ -73,6 +73,7 @@ def test_a_good_card_is_a_recipe(tmp_path):
         ("metrics", [[], {}, GONE]),
         ("metrics/passes", ["two", 0, -5, True]),
         ("metrics/positive", [5, None, "maybe"]),
+        ("metrics/decision", [5, "yes", []]),
         ("metrics/files", [5, {"train": 5}]),
         ("metrics/learned", [5, "p1", [5], [[1]], None, {"a": 1}]),
         ("arrays", [[], {}, GONE]),

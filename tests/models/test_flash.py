@@ -57,3 +57,34 @@ def test_a_query_that_sees_nothing_stays_finite_and_moves_nothing():
     slopes = jax.jit(jax.grad(loss, (0, 1, 2)))(q, k, v)
     assert all(jnp.isfinite(one).all() for one in slopes)
     assert not jnp.any(slopes[0][:, 40:])
+
+
+LONG, BF16, F32 = 1024, jnp.bfloat16, jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("taken", "t", "s", "h", "dtype", "softcap", "is_causal", "masked"),
+    [
+        ("cudnn", LONG, LONG, 128, BF16, None, True, True),
+        ("ours", LONG, LONG, 256, BF16, None, True, True),
+        ("ours", LONG, LONG, 128, BF16, 50.0, True, True),
+        ("ours", LONG, LONG, 128, BF16, None, False, True),
+        ("ours", 64, LONG * LONG // 64, 128, BF16, None, False, True),
+        ("plain", LONG, LONG, 128, BF16, None, False, False),
+        ("plain", LONG, LONG, 72, BF16, None, False, True),
+        ("plain", 32, LONG * LONG // 32, 128, BF16, None, False, True),
+        ("plain", LONG, LONG - 1, 128, BF16, None, True, True),
+        ("plain", LONG, LONG, 128, F32, None, True, True),
+    ],
+)
+def test_each_shape_takes_the_kernel_that_serves_it(taken, t, s, h, dtype, softcap, is_causal, masked, monkeypatch):
+    took = []
+    monkeypatch.setattr(layers, "_attend_whole", lambda q, *rest: took.append("plain") or q)
+    monkeypatch.setattr(flash, "attend", lambda q, *rest: took.append("ours") or q)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, *rest, **more: took.append("cudnn") or q)
+    q, key = jax.ShapeDtypeStruct((1, t, 2, h), dtype), jax.ShapeDtypeStruct((1, s, 1, h), dtype)
+    mask = jax.ShapeDtypeStruct((1, t, s), bool) if masked else None
+    for gpu, expected in ((True, taken), (False, "plain")):
+        monkeypatch.setattr(layers, "is_gpu", lambda gpu=gpu: gpu)
+        jax.eval_shape(lambda q, k, mask: layers.attend(q, k, k, mask, 0.1, softcap, is_causal), q, key, mask)
+        assert took.pop() == expected

@@ -12,6 +12,7 @@ from small_model import make_example
 from rolltune import optim, sharding
 from rolltune.data.batches import Loader, joint_batch
 from rolltune.data.shapes import shapes_for
+from rolltune.errors import UserError
 from rolltune.evaluation import compiled, evaluator
 from rolltune.evaluation.evaluator import Evaluator
 from rolltune.evaluation.tasks import WRITE, Task
@@ -102,6 +103,25 @@ def test_the_fewest_cards_that_are_as_fast_as_all():
     assert [sharding.cards_for(rolls, 4) for rolls in (1, 2, 4, 5, 6, 8, 9, 16)] == [1, 2, 4, 3, 3, 4, 3, 4]
     assert [sharding.size_of(sharding.mesh_of(rolls)) for rolls in (1, 5, None)] == [1, 3, 4]
     assert sharding.told(5, sharding.mesh_of(5)) == "cards: 3 of 4, 2 rolls on each, 1 of these places empty"
+    assert [sharding.groups_of(rolls, 2).shape for rolls in (1, 3)] == [
+        {"rolls": 1, "cards": 2},
+        {"rolls": 2, "cards": 2},
+    ]
+    for size in (0, 1, 3, 8):
+        with pytest.raises(UserError, match=f"sharding_group: {size} of 4 cards"):
+            sharding.groups_of(1, size)
+
+
+def test_what_is_frozen_lies_whole_on_every_card_and_a_shared_table_stays_one(prepared, rows):
+    mesh, base = sharding.mesh_of(5), jax.tree.map(lambda leaf: leaf, prepared.base)
+    cached = setup.Cached(base, prepared.network, prepared.network, rows, rows, None, prepared.start)
+    assert setup.on_cards(cached, None) is cached
+    placed = setup.on_cards(cached, mesh)
+    for leaf in jax.tree.leaves((placed.base, placed.training.feed.source)):
+        assert leaf.sharding.is_fully_replicated and leaf.sharding.device_set == set(mesh.devices.flat)
+    assert placed.training.feed is placed.scoring.feed and placed.prompts is None and placed.mesh == mesh
+    same(placed.base, prepared.base)
+    same(placed.training.feed.source, rows.feed.source)
 
 
 def test_rolls_over_cards_equal_rolls_on_one(make_run, alone, closing):

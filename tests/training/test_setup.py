@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from small_families import PALIGEMMA
+from small_families import PALIGEMMA, score_all, score_encoded
 from small_model import make_example
 
 from rolltune import adapters, trees
@@ -15,6 +15,7 @@ from rolltune.data.batches import Encoded
 from rolltune.errors import UserError
 from rolltune.evaluation.metrics import Positive
 from rolltune.evaluation.tasks import CHOOSE, CLASSIFY, WRITE, Task
+from rolltune.inputs import disk, features
 from rolltune.recipe import Recipe
 from rolltune.training import setup
 from rolltune.training.dataset import Data
@@ -152,6 +153,36 @@ def test_a_second_pass_begins_where_the_first_ended():
     assert on.heads == {}  # what stands there is drawn anew, over the one that was learned
     with pytest.raises(UserError, match="trained 'projector/kernel', which this recipe does not"):
         setup.going_on(start, {"projector/kernel": np.ones(3)})
+
+
+@pytest.mark.parametrize("room", ["table", "disk", "nowhere"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_what_is_computed_once_gives_what_the_whole_model_gives(data, room, first, tmp_path, monkeypatch):
+    """And of the frozen tree stays what the steps still run, no more."""
+    monkeypatch.setenv("ROLLTUNE_CACHE", str(tmp_path))
+    monkeypatch.setattr(features, "content", lambda keys: {key: f"picture{key}" for key in keys})
+    if room == "nowhere":
+        monkeypatch.setattr(disk, "keep", lambda *about, **more: None)
+    recipe = Recipe(first_layer=first, table_gib=float(room == "table"), evaluate_batch=3)
+    encoded = [PALIGEMMA.row("is it?", one.answer, shown=[n % 8]) for n, one in enumerate(data.examples)]
+    inputs = setup.Inputs(PALIGEMMA.pictures, [encoded[place] for place in data.seen], encoded, encoded[:2], 0)
+    params = trees.unflatten(trees.flatten(PALIGEMMA.params))
+    plan = plan_for(PALIGEMMA.model, SHAPES, recipe, TASK)
+    cached = setup.cache(PALIGEMMA.model, params, plan, recipe, data, inputs)
+    whole = score_all(PALIGEMMA.net, PALIGEMMA.ready, encoded, PALIGEMMA.tiles)
+    own = [whole[place] for place in data.seen]
+    prompts = (cached.whole, cached.prompts, whole[:2])  # generation runs all layers
+    for network, rows, expected in (
+        (cached.network, cached.training, own), (cached.network, cached.scoring, whole), prompts
+    ):  # fmt: skip
+        for found, one in zip(score_encoded(network, cached.base, rows), expected, strict=True):
+            np.testing.assert_allclose(found, one, rtol=1e-4, atol=1e-5)
+    assert ("vision" in cached.base) == (room == "nowhere") and cached.network.first == (room != "nowhere" and first)
+    if first:
+        params = trees.unflatten(trees.flatten(PALIGEMMA.params))
+        alone = dataclasses.replace(inputs, prompts=[])
+        kept = setup.cache(PALIGEMMA.model, params, plan, recipe, data, alone).base["text"]
+        assert ("lower" in kept) == (room == "nowhere") and "lower" in cached.base["text"]
 
 
 def test_the_lottery_takes_stated_rates_first_then_a_range_then_the_rate():

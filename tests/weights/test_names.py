@@ -202,6 +202,19 @@ def test_every_wrong_name_is_named_at_once(oracle):
     assert f"{norm}: the file has [32], the model wants [48]" in text and "model.safetensors does not" in text
 
 
+def test_a_tree_that_is_not_its_map_s_is_not_written(oracle):
+    lazy, rows, _ = open_npz(oracle("paligemma1/bv_f32.npz"))
+    flat = flatten(load_tree(lazy, rows))
+    path = "vision/norm/scale"
+    for said, wrong in (
+        (f"missing {path}$", {name: leaf for name, leaf in flat.items() if name != path}),
+        ("unknown vision/norm/gain$", flat | {"vision/norm/gain": flat[path]}),
+        (f"mis-shaped {path}$", flat | {path: flat[path][:-1]}),
+    ):
+        with pytest.raises(ValueError, match=f"the tree does not match its map: {said}"):
+            to_file(nest(wrong.items()), rows)
+
+
 def test_tied_head_present_absent_or_untied(oracle, tmp_path):
     folder = oracle("paligemma1/hf_published")
     lazy, rows, sizes = open_hf(folder)

@@ -9,7 +9,7 @@ from small_families import FAMILIES, name_of
 
 from rolltune.adapters import CLASSES
 from rolltune.errors import UserError
-from rolltune.weights.peft import CONFIG, TENSORS, Scaling, read_adapter, write_adapter
+from rolltune.weights.peft import CONFIG, TENSORS, Scaling, read_adapter, scaling_of, write_adapter
 
 DRAW = np.random.default_rng(0)
 SMALL = {small.name: small for small in FAMILIES}
@@ -51,12 +51,31 @@ def test_what_is_written_is_the_change_and_comes_back(small, tmp_path):
             assert not start or not again[path][side][:start].any()
 
 
+def test_settings_left_out_are_peft_s_own_and_others_are_refused(tmp_path):
+    plain = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
+    for more, expected in (
+        ({}, Scaling(2, 4.0, False)),
+        ({"use_rslora": None, "bias": "none"}, Scaling(2, 4.0, False)),
+        ({"use_rslora": False, "r": 1}, Scaling(1, 4.0, False)),
+        ({"use_rslora": True, "lora_alpha": 0.5}, Scaling(2, 0.5, True)),
+    ):
+        (tmp_path / CONFIG).write_text(json.dumps(plain | more))
+        assert scaling_of(tmp_path) == (expected, "None")
+    wrong = {"r": (0, True, 2.0, None), "lora_alpha": (0, True, "4", None, float("inf")), "peft_type": ("LOHA", None)}
+    wrong |= {"use_dora": (True,), "bias": ("all",), "rank_pattern": ({"a": 4},), "alpha_pattern": ({"a": 4},)}
+    for name, values in wrong.items():
+        for value in values:
+            (tmp_path / CONFIG).write_text(json.dumps(plain | {name: value}))
+            with pytest.raises(UserError, match=rf"{CONFIG}: {name} is "):
+                scaling_of(tmp_path)
+
+
 def test_names_of_every_generation_are_read(tmp_path):
     small = SMALL["paligemma"]
     rows = {row.path: row for row in table_of(small)}
     paths = ("text/layers/attn/q/kernel", "vision/layers/mlp/up/kernel")
     trained = {path: factors(rows[path]) for path in paths}
-    write_adapter(tmp_path, trained, table_of(small), {}, Scaling(2, 4.0), "somebody/base")
+    write_adapter(tmp_path, trained, table_of(small), {}, Scaling(2, 4.0, False), "somebody/base")
     newest = load_file(tmp_path / TENSORS)
     words, tower = ("model.language_model.", "language_model.model."), "vision_tower.vision_model."
     before_4_52, before_5 = (words, ("model.vision_tower.", tower)), (("model.vision_tower.", f"model.{tower}"),)
@@ -77,7 +96,7 @@ def test_names_of_every_generation_are_read(tmp_path):
 def test_what_pefts_layout_cannot_hold_is_refused(tmp_path):
     small = SMALL["paligemma"]
     rows = {row.path: row for row in table_of(small)}
-    write = lambda trained: write_adapter(tmp_path, trained, table_of(small), {}, Scaling(2, 4.0), "x")
+    write = lambda trained: write_adapter(tmp_path, trained, table_of(small), {}, Scaling(2, 4.0, False), "x")
     pair = factors(rows["text/layers/attn/q/kernel"])
     with pytest.raises(UserError, match="no linear layer of its own"):
         write({"text/embed/embedding": pair})
@@ -94,7 +113,7 @@ def test_a_head_of_classes_goes_along_and_comes_back(tmp_path):
     path = "text/layers/attn/q/kernel"
     row = next(row for row in table_of(small) if row.path == path)
     head = DRAW.standard_normal((32, 3)).astype(np.float32)
-    write_adapter(tmp_path, {path: factors(row), CLASSES: head}, table_of(small), {}, Scaling(2, 4.0), "x")
+    write_adapter(tmp_path, {path: factors(row), CLASSES: head}, table_of(small), {}, Scaling(2, 4.0, False), "x")
     config, tensors = json.loads((tmp_path / CONFIG).read_text()), load_file(tmp_path / TENSORS)
     assert (config["task_type"], config["modules_to_save"]) == ("SEQ_CLS", ["score"])
     np.testing.assert_array_equal(tensors["base_model.model.score.weight"], head.T)
@@ -103,7 +122,7 @@ def test_a_head_of_classes_goes_along_and_comes_back(tmp_path):
         again, _ = read_adapter(tmp_path, table_of(small))
         np.testing.assert_array_equal(again[CLASSES], head, err_msg=name)
         save_file(tensors, tmp_path / TENSORS)  # as later versions of PEFT name it
-    write_adapter(tmp_path, {path: factors(row)}, table_of(small), {}, Scaling(2, 4.0), "x")
+    write_adapter(tmp_path, {path: factors(row)}, table_of(small), {}, Scaling(2, 4.0, False), "x")
     config = json.loads((tmp_path / CONFIG).read_text())
     assert (config["task_type"], config["modules_to_save"]) == ("CAUSAL_LM", None)
 
@@ -112,7 +131,7 @@ def test_half_an_adapter_and_one_of_another_rank_are_named(tmp_path):
     small = SMALL["paligemma"]
     path = "text/layers/attn/q/kernel"
     row = next(row for row in table_of(small) if row.path == path)
-    write_adapter(tmp_path, {path: factors(row)}, table_of(small), {}, Scaling(2, 4.0), "x")
+    write_adapter(tmp_path, {path: factors(row)}, table_of(small), {}, Scaling(2, 4.0, False), "x")
     good = load_file(tmp_path / TENSORS)
     lost = next(name for name in good if name.endswith("lora_B.weight"))
     save_file({name: tensor for name, tensor in good.items() if name != lost}, tmp_path / TENSORS)
@@ -143,7 +162,7 @@ def test_adapters_that_are_more_than_plain_lora_are_refused(entry, tmp_path):
     rows = {row.path: row for row in table_of(small)}
     pair = factors(rows["text/layers/attn/q/kernel"])
     trained = {"text/layers/attn/q/kernel": pair}
-    write_adapter(tmp_path, trained, table_of(small), {}, Scaling(2, 4.0), "x")
+    write_adapter(tmp_path, trained, table_of(small), {}, Scaling(2, 4.0, False), "x")
     kept = json.loads((tmp_path / CONFIG).read_text())
     (tmp_path / CONFIG).write_text(json.dumps(kept | entry))
     with pytest.raises(UserError, match=next(iter(entry))):
@@ -154,6 +173,6 @@ def test_tensors_of_another_model_are_all_named(tmp_path):
     small, other = SMALL["paligemma"], SMALL["phi3"]
     rows = {row.path: row for row in table_of(other)}
     trained = {"text/layers/attn/qkv/kernel": factors(rows["text/layers/attn/qkv/kernel"])}
-    write_adapter(tmp_path, trained, table_of(other), {}, Scaling(2, 4.0), "x")
+    write_adapter(tmp_path, trained, table_of(other), {}, Scaling(2, 4.0, False), "x")
     with pytest.raises(UserError, match=r"no adapter of this model(.|\n)*layers\.\{0\.\.2\}\.self_attn\.qkv_proj"):
         read_adapter(tmp_path, table_of(small))

@@ -17,7 +17,7 @@ from rolltune.errors import UserError
 from rolltune.families import paligemma_names as names
 from rolltune.weights.identity import base_hash
 from rolltune.weights.names import flatten, load_tree, nest, stream, to_file
-from rolltune.weights.npz import read_npz, write_npz
+from rolltune.weights.npz import META, read_npz, write_npz
 from rolltune.weights.roll_file import VERSION, Base, RollCard, load_roll, read_card, save_roll
 
 BASE = Base("tiny", "ab" * 32)
@@ -79,11 +79,14 @@ def test_another_base_is_refused_and_both_are_named(tmp_path):
         load_roll(tmp_path / "r.npz", Base("tiny", "cd" * 32))
 
 
-def test_nan_never_replaces_a_good_file(tmp_path):
+def test_what_is_no_roll_never_replaces_a_good_file(tmp_path):
     save_roll(tmp_path / "r.npz", TREE, CARD)
     for kind in (np.float32, ml_dtypes.bfloat16):
         with pytest.raises(UserError, match="NaN or infinity in text/w"):
             save_roll(tmp_path / "r.npz", {"text": {"w": np.array([1, np.nan], kind)}}, CARD)
+    for tree in ({}, {META: np.ones(2)}, TREE | {META: np.ones(2, np.float32)}, {"w": np.array(["text"])}):
+        with pytest.raises(ValueError, match=r"a roll needs named arrays|not float32"):
+            save_roll(tmp_path / "r.npz", tree, CARD)
     assert load_roll(tmp_path / "r.npz").card == CARD
 
 

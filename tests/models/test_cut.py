@@ -1,0 +1,36 @@
+"""Which matrices lie in parts over the cards of a group."""
+
+import numpy as np
+import pytest
+
+from rolltune.models.cut import EMBEDDING, can_be_cut
+from rolltune.quantize import encode_int8, encode_nf4
+
+
+def plain(*shape: int) -> np.ndarray:
+    return np.ones(shape, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("path", "leaf", "cards", "expected"),
+    [
+        ("a/kernel", plain(8, 16), 4, True),
+        ("a/kernel", plain(3, 256, 100), 4, True),
+        (EMBEDDING, plain(96, 32), 4, True),
+        ("text/positions/embedding", plain(96, 32), 4, False),
+        ("text/norm/scale", plain(2, 256), 4, False),
+        ("text/classes/kernel", plain(32, 4), 4, False),
+        ("a/kernel", plain(30, 16), 4, False),  # rows that four cards do not divide
+        ("a/kernel", plain(30, 16), 3, True),
+        ("a/kernel", plain(100, 60), 4, False),  # in eight bits as one, a card's part is too small for it
+        ("a/kernel", plain(512, 33), 4, False),  # a block would lie on two cards
+        ("a/kernel", encode_nf4(plain(64, 128)), 4, True),
+        ("a/kernel", encode_nf4(plain(30, 128)), 4, False),
+        ("a/kernel", encode_nf4(plain(30, 128), double=False), 3, True),
+        ("a/kernel", encode_nf4(plain(6, 64)), 4, False),
+        ("a/kernel", encode_int8(plain(64, 30)), 4, True),
+        ("a/kernel", encode_int8(plain(30, 64)), 4, False),
+    ],
+)
+def test_what_can_be_cut(path, leaf, cards, expected):
+    assert can_be_cut(path, leaf, cards) == expected
