@@ -68,6 +68,10 @@ def test_the_board_shows_votes_without_a_rank_and_says_which_was_chosen_there():
     assert board.ranked == 4 and [one["rank"] for one in to_json(board)["rolls"]] == [1, 2, 3, 4, None]
     assert [one["chosen_on_valid"] for one in to_json(board)["votes"]] == [False, True]
     assert "vote, chosen here" in leaderboard_table(board) and table(board).row_count == 7
+    cells = list(zip(*(column.cells for column in table(board).columns), strict=True))
+    assert [row[0] for row in cells] == ["1", "2", "3", "4", "", "", ""]
+    assert cells[6][1:7] == (few.title, "", "", "", "1.0", "0.68-1.00") and cells[6][-1] == "vote, chosen here"
+    assert cells[5][-1] == "vote" and cells[5][5] == str(every.ranked_on.accuracy)
     kept = board.keep("vote")
     assert {one.roll for one in kept.values()} == {0, 1, 2} and 1 in kept
 
