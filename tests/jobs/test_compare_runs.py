@@ -152,7 +152,7 @@ def test_figures_that_can_be_none_are_refused(figures):
 
 @pytest.mark.parametrize("known", [-1, 0.5, "1", True])
 def test_what_is_no_number_of_learned_rows_is_refused(known):
-    with pytest.raises(UserError, match="metrics.known of test is"):
+    with pytest.raises(UserError, match=r"metrics\.known of test is"):
         judged_of(card_of(test=FIGURES, known={"test": known}), "x")
 
 
