@@ -102,7 +102,9 @@ def test_prints_and_adverts_answer_with_what_they_print():
     assert answers["what is the price?"] == "$5"
     assert answers["what does the badge say?"] == "SALE"
     assert answers["what colour is the badge?"] == "red" and answers["what form has the badge?"] == "burst"
-    assert answers["what does the button say?"] == "SHOP" and answers["caption en"] == "an advertisement for shoes, SALE"
+    assert (
+        answers["what does the button say?"] == "SHOP" and answers["caption en"] == "an advertisement for shoes, SALE"
+    )
     told = {prompt for prompt, answer in answers.items() if answer == "yes" and not prompt.startswith("is there")}
     assert told == {
         "is this an advertisement for shoes?", "does the headline say EASY WALK?", "does the badge say SALE?",
