@@ -30,6 +30,7 @@ def test_rolls_fill_the_free_memory_and_no_more(tmp_path, monkeypatch):
     run = prepare(recipe, data, Asked(1)).run
     one, two = memory.step_bytes(run, 1), memory.step_bytes(run, 2)
     assert one < two < 3 * one
+    assert 0.8 < memory.HEADROOM < 1
     room = (one + 4.5 * (two - one)) / memory.HEADROOM
     monkeypatch.setattr(memory, "free_bytes", lambda: room)
     assert memory.fit_rolls(run)[0] == 5

@@ -1,6 +1,7 @@
 """What the facts about a GPU mean; gathering them on a machine without one."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -138,8 +139,24 @@ def test_numbers_are_read_as_they_are_printed():
     assert spilled([0.01] * 20 + [0.2] * 5) == 5 and spilled([0.01, 0.012] * 9) == 0 and spilled([1.0, 0.01]) == 0
 
 
+def test_the_driver_is_asked_for_its_cards(tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\n[ $# = 2 ] && printf 'H100, 81559, 4, 570.1, 9.0\\n'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert gpu_doctor.listed_gpus() == (Gpu("H100", 81559 << 20, 4 << 20, "570.1", 9.0),)
+    program.write_text("#!/bin/sh\nprintf 'H100, 81559, 4, 570.1, 9.0\\n'\nexit 9\n")
+    assert gpu_doctor.listed_gpus() == ()
+    program.unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu_doctor.listed_gpus() == ()
+
+
 def test_a_folder_that_cannot_be_written_says_why(tmp_path, monkeypatch):
+    synced, sync = [], os.fsync
+    monkeypatch.setattr(gpu_doctor.os, "fsync", lambda number: synced.append(number) or sync(number))
     found = gpu_doctor.tried(tmp_path / "not" / "yet", size=1024)
+    assert len(synced) == 1  # it is the disk that is timed, not the memory before it
     assert not found.problem and found.speed > 0 and not list(tmp_path.iterdir())
 
     def full(path, mode):
