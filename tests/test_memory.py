@@ -30,6 +30,7 @@ def test_rolls_fill_the_free_memory_and_no_more(tmp_path, monkeypatch):
     run = prepare(recipe, data, Asked(1)).run
     one, two = memory.step_bytes(run, 1), memory.step_bytes(run, 2)
     assert one < two < 3 * one
+    assert 0.8 < memory.HEADROOM < 1
     room = (one + 4.5 * (two - one)) / memory.HEADROOM
     monkeypatch.setattr(memory, "free_bytes", lambda: room)
     assert memory.fit_rolls(run)[0] == 5
@@ -132,6 +133,71 @@ def test_rolls_are_as_many_as_the_tightest_part_allows():
     assert memory.most_rolls(one, two, 20) == 4  # 8 + 3 * 4
     assert memory.most_rolls(one, two, 10.5) == 0  # the first is evaluated in 11
     assert memory.most_rolls(one[:1], two[:1], 10, most=9) == 9
+
+
+WHOLE = 11179776 + 123520 + 5125760  # tower, projector and text of the built-in model in float32
+MATRIX = "vision/layers/attn/q/kernel"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "parts"),
+    [
+        (
+            {"first_layer": 2, "answers": ("a", "b")},
+            [
+                ("loading", WHOLE, 0, 0, 0, 0, 0, 0),
+                ("image features", WHOLE, 0, 0, 0, 4, 1300 + 301056, 20),  # eight tiles of 112 pixels, a byte a value
+                ("lower states", WHOLE - 11179776, 5 * 64 * 1024 * 4, 0, 0, 4, 1300 + 6159, 20),
+                ("training step", 3014400, 524800, 3 * 45824, 275064, 4, 1300 + 10014, 20),
+                ("evaluation", 3014400, 524800, 3 * 45824, 275064, 4, 1300 + 6159, 20),
+            ],
+        ),
+        (
+            {"task": "write", "answer_tokens": 4, "method": "full", "rate": 1e-5},
+            [
+                ("loading", WHOLE, 0, 0, 0, 0, 0, 0),
+                ("weights to train", WHOLE, 0, WHOLE, 0, 0, 0, 0),
+                ("training step", 0, 0, 4 * WHOLE, 6 * WHOLE + 120, 4, 1300 + 235830, 20),  # all rolls, and a start
+                ("evaluation", 0, 0, 4 * WHOLE, 6 * WHOLE + 120, 4, 1300 + 117915, 20),
+                ("writing answers", 0, 0, 4 * WHOLE, 6 * WHOLE + 120, 4, 1300 + 117723, 20),
+            ],
+        ),
+        (
+            {"method": "rules", "rules": ((MATRIX, "lora"), (".*", "frozen")), "answers": ("a", "b")},
+            [
+                ("loading", WHOLE, 0, 0, 0, 0, 0, 0),
+                ("training step", WHOLE, 0, 3 * 18432, 2 * 3 * 18432 + 120, 4, 1300 + 235830, 20),
+                ("evaluation", WHOLE, 0, 3 * 18432, 2 * 3 * 18432 + 120, 4, 1300 + 119067, 20),
+            ],
+        ),
+    ],
+    ids=["states", "whole", "tower"],
+)
+def test_each_part_of_a_run_holds_what_its_trees_weigh(recipe, parts, monkeypatch):
+    """Three rolls on five rows of 64 picture tokens and 16 words; each program as if it set the same aside."""
+    opened = base.open_model("tiny", "", "float32", (), 0, NoTokenizer)
+    recipe = Recipe(batch=2, evaluate_batch=3, dtype="float32", rank=2, **recipe)
+    made = outline(opened, recipe, *stated_data(opened.model, recipe, Stated(16, 4, ((64, 64),), rows=5)))
+    monkeypatch.setattr(memory, "measure", lambda *given: Program(1000, 20, 300, 4))
+    assert memory.needs_of(made, 3, exact=True) == [Need(*part) for part in parts]
+
+
+def test_what_a_compiled_program_says_of_itself_is_told_apart():
+    """Outputs that replace inputs are none; a workspace is part of the temporaries, and a GPU's alone."""
+    said = lambda temporary: types.SimpleNamespace(
+        output_size_in_bytes=100, alias_size_in_bytes=30, temp_size_in_bytes=temporary
+    )
+    program = lambda temporary: types.SimpleNamespace(
+        memory_analysis=lambda: said(temporary), as_text=lambda: "%b = s8[20]{0} custom-call(%x)"
+    )
+    assert memory._analysis(program(50), "a card") == Program(30, 20, 70)
+    assert memory._analysis(program(10), "a card") == Program(0, 10, 70)
+    if jax.default_backend() != "gpu":
+        assert memory._analysis(program(50), None) == Program(50, 0, 70)
+    assert Program(1, 2, 4, 8).total == 15 and Need("", 1, 2, 4, 8, 16, 32, 64).total == 127
+    assert Need("", 1, 2, 4, 8, 16, 32, 64).beside(Program(100, 200, 300, 400), 5) == Need(
+        "", 1, 2, 4, 8, 416, 437, 264
+    )
 
 
 def test_the_largest_workspace_counts_once():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rolltune import recipe
 from rolltune.errors import UserError
+from rolltune.quantize import KINDS
 from rolltune.recipe import Recipe
 
 FILE = """
@@ -115,7 +116,7 @@ EDGES = {  # of each entry: values that are taken, the outermost among them, and
     "model": (["x"], [""]),
     "method": (["lora", "attention", "full"], ["rules", "", "Lora"]),
     "rules": ([[]], [LORA]),
-    "quantize": (["", "nf4", "nf4-double", "int8"], ["rules", "nf5"]),
+    "quantize": (["", *KINDS], ["rules", "nf5"]),
     "quantize_rules": ([[]], [[[".*", "nf4"]]]),
     "sharding": (["auto", "rolls", "fsdp", "replicate"], ["rules", ""]),
     "sharding_rules": ([[]], [[[".*", "fsdp"]]]),
@@ -186,6 +187,15 @@ def test_entries_that_need_each_other():
                 recipe.from_card(right | wrong, "a.npz")
 
 
+BY_NAMES = """from ml_collections import ConfigDict
+def get_config():
+    return ConfigDict(dict(
+        rank=4,
+        steps="8",
+    ))
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -197,6 +207,7 @@ def test_entries_that_need_each_other():
         (FILE.replace('"steps": 8', '"steps": "8"'), r"mine\.py:5: steps: '8' is not a int"),
         (SET.replace("= 3", "= -3"), r"mine\.py:7: rank: -3; expected a number from 1"),
         (SET.replace("= 3", "= 10**400"), r"mine\.py:7: rank: "),
+        (BY_NAMES, r"mine\.py:5: steps: '8' is not a int"),
         ("import sys\nsys.exit(0)\n", r"mine\.py:2: SystemExit: 0; a recipe must not end the program"),
         ("def get_config():\n    raise SystemExit\n", r"mine\.py:2: SystemExit"),
         (FILE.replace('"steps"', '"stepz"'), r"mine\.py:5: stepz: a recipe has no such entry"),
@@ -207,6 +218,22 @@ def test_a_bad_file_names_itself_and_its_line(written, text, message):
         recipe.load(written(text))
     with pytest.raises(UserError, match="no such recipe"):
         recipe.load("nowhere.py")
+
+
+def test_what_a_recipe_or_an_older_card_leaves_out_keeps_its_meaning():
+    """A default that changes makes other rolls of the same files: change it here, and in the docs, on purpose."""
+    assert dataclasses.asdict(recipe.Recipe()) == dict(
+        model="tiny", tokenizer="", prompt="", answers=(), task="auto", answer_tokens=64, length_normalized=False,
+        positive="", frames="middle", num_crops=0, method="lora", rules=(), rank=8, alpha=8.0, rslora=False,
+        quantize="", quantize_rules=(), sharding="auto", sharding_rules=(), sharding_group=0, dropout=0.0,
+        first_layer=0, optimizer="adamw", momentum=0.0, trained_dtype="float32", rate=0.003, schedule="cosine",
+        warmup=0.1, clip=1.0, weight_decay=0.0, batch=2, accumulate=1, steps=512, epochs=0.0, average="example",
+        balance="none", seed=0, dtype="auto", remat=False, max_tokens=2048, truncate="", augment=(), views=4,
+        table_gib=2.0, save_every=0, keep_last=0, evaluate_every=0, keep_best=False, rates=(), rate_range=(),
+        alphas=(), weight_decays=(), redraws=8, redraw_factor=0.5, explosion_factor=3.0, explosion_margin=2.0,
+        stall=0.5, rungs=(), keep_share=0.5, draws=0, fold_by="auto", metric="", threshold="none", temperature="none",
+        log_every=32, evaluate_batch=8,
+    )  # fmt: skip
 
 
 def test_a_recipe_that_prints_leaves_the_output_to_the_command(written, capsys):

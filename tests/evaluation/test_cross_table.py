@@ -24,6 +24,19 @@ def test_every_figure_is_in_the_table():
         assert part in text
 
 
+def test_each_cell_is_its_roll_s_on_its_set():
+    made = table(CELLS)
+    assert [column.header for column in made.columns] == [
+        "checkpoint", "train.jsonl\n10 pictures", "valid.jsonl\n10 pictures",
+    ]  # fmt: skip
+    assert list(zip(*(column.cells for column in made.columns), strict=True)) == [
+        ("a.npz", "0.8 (0.8)*\n0.46 to 0.95", "0.75 (0.8)\n0.37 to 0.94"),
+        ("b.npz", "", "not scored: trained on another base"),
+    ]
+    (plain,) = list(table(CELLS[1:2], "accuracy").columns[1].cells)  # beside itself it need not stand
+    assert plain == "0.8\n0.49 to 0.94"
+
+
 def test_no_name_is_folded_on_a_narrow_terminal():
     console = Console(width=80, record=True, file=io.StringIO())
     measured = measure(counted(4, 4, 1, 1), "yes")

@@ -62,6 +62,10 @@ def test_equal_rows_are_never_parted():
 def test_a_decision_is_applied_undone_and_kept_in_a_card():
     made = decide(scores(), "yes", "metric", "valid", "f-measure")
     assert made.temperature != 1 and made.threshold is not None
+    assert made.reasons[0] == "the temperature has the lowest log-loss on 8 validation rows" and len(made.reasons) == 2
+    right = decide(scores((0.9, 0.1), (1, 0)), "yes", "none", "valid", "f-measure")
+    assert (right.temperature, right.threshold) == (1.0, None)
+    assert right.reasons[0].startswith("no temperature was chosen: all 2 rows are right")
     decided = made.apply(scores())
     assert decided.predicted.tolist() == [1, 1, 1, 1, 1, 0, 0, 0]
     assert decided.at([7, 0]).predicted.tolist() == [0, 1]

@@ -147,6 +147,23 @@ def test_the_table_fits_eighty_columns_uncut():
         assert part in text
 
 
+def test_each_cell_of_the_table_is_its_roll_s():
+    own = {"alpha": 16.0, "weight_decay": 0.125}
+    rolls = [entry(n, 3, 5 - n, 1, 1 + n, settings=own) for n in range(2)]
+    stopped = replace(entry(3, 4, 5, 0, 1), status=Status("stopped", 0, "lost"), train=None, learning_rate=0.5)
+    made = table(rank([*rolls, stopped, Entry(7, 107, 0.12345, Status("died", 41, "why"))], "precision"))
+    heads = ["", "roll", "seed", "rate", "alpha", "decay", "train", "precision", "95 %", "accuracy", "log-loss"]
+    assert [column.header for column in made.columns] == [*heads, "state"]
+    losses = [f"{one.valid.log_loss:.4f}" for one in (*rolls, stopped)]
+    assert list(zip(*(column.cells for column in made.columns), strict=True)) == [
+        ("1", "0", "100", "0.03", "16", "0.125", "1.0", "0.75", "0.30-0.95", "0.8", losses[0], "alive"),
+        ("2", "1", "101", "0.03", "16", "0.125", "1.0", "0.75", "0.30-0.95", "0.7", losses[1], "alive"),
+        ("", "3", "103", "0.5", "", "", "", "1.0", "0.51-1.00", "0.9", losses[2], "stopped 0"),
+        ("", "7", "107", "0.123", "", "", "", "", "", "", "", "died 41"),
+    ]
+    assert [row.style for row in made.rows] == ["bold", None, "dim", "dim"]
+
+
 def test_the_json_holds_figures_intervals_and_reasons(tmp_path):
     board = rank([Entry(0, 7, 0.3, Status("died", 41, "NaN")), entry(1, 0, 5, 0, 5)], "precision")
     write(tmp_path / "leaderboard.json", board)

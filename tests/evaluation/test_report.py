@@ -164,6 +164,21 @@ def test_every_answer_has_its_row_and_column_of_confusions():
     assert 'class="confusion' not in confusions(SplitResult("valid", "valid", None, metrics), whole=True)
 
 
+def test_each_cell_of_a_grid_is_shaded_by_its_share_of_the_row():
+    def grid(right, chosen, answers):
+        metrics = measure(prediction(list(right), list(chosen), tuple(answers)), "b" if len(answers) == 2 else None)
+        (found,) = re.findall(r'<table class="confusion.*?</table>', confusions(SplitResult("v", "v", None, metrics)))
+        return found
+
+    two = grid("aaab", "aabb", "ab")
+    shades = re.findall(r"<td(.*?)>(\d*)</td>", two)
+    tone = lambda name, share: f' style="background: rgb(var(--{name}) / {0.08 + 0.425 * share:.2f})"'
+    assert shades == [(tone("good", 2 / 3), "2"), (tone("bad", 1 / 3), "1"), ("", "0"), (tone("good", 1), "1")]
+    flat, turned = grid("abcd", "abcd", "abcd"), grid("abcde", "abcde", "abcde")  # four names stand flat, five on end
+    assert "upright" not in two + flat and turned.count("upright") == 5
+    assert flat.count(">0</td>") == 12 and ">0</td>" not in turned and " many" in turned
+
+
 def test_the_top_says_when_and_what_was_asked_and_what_was_wrong_before():
     text = Page(html(a_run(date="2025-02-28 16:05"))).text
     head = text[: text.index("Read this first")]

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 from rich.console import Console
 
@@ -90,6 +91,35 @@ def test_only_what_differs_is_shown_and_the_commonest_is_a_dot():
     text = page(Comparison(standings(runs, "accuracy"), [], differences(runs), ["x.npz <i> is damaged"]))
     assert "<b>" not in text.split("<table")[1] and "\x1b" not in text and "&lt;i&gt; is damaged" in text
     assert "mostly 0.03" in text and "://" not in text
+
+
+def test_each_cell_of_the_page_is_its_run_s():
+    runs = [
+        made("a", judged(13), rate=0.03),
+        made("b", judged(9, loss=0.4), rate=0.01),
+        made("c", judged(16, learned=2), rate=0.03),
+        made("d", None, rate=0.03),
+    ]
+    text = page(Comparison(standings(runs, "accuracy"), runs[3:], differences(runs)))
+    rows = [
+        (style, re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", cells))
+        for style, cells in re.findall(r'<tr(?: class="(\w*)")?>(.*?)</tr>', text)
+    ]
+    rest = lambda rate: ["0", "0.4 MB", "2026-11-26 04:00", rate]
+    usual = '<span class="was">0.03</span>'
+    between = lambda bounds: f"<br><small>{bounds}</small>"
+    heads = ["seed", "size", "date", "rate<br><small>mostly 0.03</small>"]
+    assert rows == [
+        ("", ["", "run", "accuracy", "log-loss", *heads]),
+        ("best", ["1", "a", "0.8125" + between("0.57 to 0.93"), "0.5", *rest(usual)]),
+        ("", ["2", "b", "0.5625" + between("0.33 to 0.77"), "0.4", *rest("0.01")]),
+        ("out", ["", "c", "1.0*" + between("0.81 to 1.00"), "0.5*", *rest(usual)]),
+        ("", ["run", *heads]),
+        ("", ["d", *rest(usual)]),
+    ]
+    assert 'alt="accuracy by run. a 0.8125; b 0.5625; c 1.0000 (no forecast)"' in text
+    undefined = page(Comparison(standings(runs, "f-measure"), [], []))
+    assert "<picture>" not in undefined and "undefined" in undefined
 
 
 def test_a_line_a_run_for_programs():

@@ -65,9 +65,19 @@ def test_the_board_shows_votes_without_a_rank_and_says_which_was_chosen_there():
     assert every.rolls[0] == board.chosen.roll and set(every.rolls) == {0, 1, 2, 3} and not every.selected
     assert set(few.rolls) == {0, 1, 2} and few.selected and few.ranked_on.accuracy == 1.0 and few.test is None
     assert any("flatters them: they were chosen by it" in note for note in board.notes)
+    all_of, best_of = board.notes[-2:]
+    assert all_of.startswith("all rolls together have accuracy ") and "flatters" not in all_of
+    named = f"{', '.join(map(str, few.rolls[:-1]))} and {few.rolls[-1]}"
+    assert best_of.startswith(
+        f"rolls {named} together, chosen on the pictures that rank, have accuracy 1.0 (95 %: 0.68"
+    )
     assert board.ranked == 4 and [one["rank"] for one in to_json(board)["rolls"]] == [1, 2, 3, 4, None]
     assert [one["chosen_on_valid"] for one in to_json(board)["votes"]] == [False, True]
     assert "vote, chosen here" in leaderboard_table(board) and table(board).row_count == 7
+    cells = list(zip(*(column.cells for column in table(board).columns), strict=True))
+    assert [row[0] for row in cells] == ["1", "2", "3", "4", "", "", ""]
+    assert cells[6][1:7] == (few.title, "", "", "", "1.0", "0.68-1.00") and cells[6][-1] == "vote, chosen here"
+    assert cells[5][-1] == "vote" and cells[5][5] == str(every.ranked_on.accuracy)
     kept = board.keep("vote")
     assert {one.roll for one in kept.values()} == {0, 1, 2} and 1 in kept
 

@@ -121,6 +121,7 @@ def test_the_published_config_leaves_out_what_is_default():
     config = FAMILY.config(entries, {}, "config.json")
     assert sum(np.prod(row.ours) for row in FAMILY.tensors(config, ())) == 7_566_747_648
     assert (config.text.rope.theta, config.text.norm_eps, config.grid) == (1e6, 1e-5, 24)
+    assert config.canvases == ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))  # of LlavaNextConfig
     bare = FAMILY.config({**entries, "text_config": {}}, {}, "config.json").text  # a Llama, as the library has it
     assert (bare.kv_heads, bare.mlp, bare.norm_eps) == (32, 11008, 1e-6)
 

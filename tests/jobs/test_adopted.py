@@ -7,9 +7,11 @@ from small_model import make_example
 from rolltune import base
 from rolltune.adapters import CLASSES
 from rolltune.errors import UserError
-from rolltune.jobs.adopted import Asking, adopt
+from rolltune.jobs.adopted import Asking, adopt, is_foreign, is_model
 from rolltune.jobs.export import hf_table
+from rolltune.weights.card import Base, RollCard
 from rolltune.weights.peft import Scaling, write_adapter
+from rolltune.weights.roll_file import save_roll
 
 PATH = "text/layers/attn/q/kernel"
 
@@ -41,6 +43,24 @@ def test_what_it_trains_and_how_it_is_scaled_is_its_own(adapter):
     assert set(roll.tree["text"]["layers"]["attn"]["q"]["kernel"]) == {"a", "b"}
     written, _ = adopt(adapter(), Asking(), [make_example(n, answer=f"text {n}") for n in range(6)])
     assert written.recipe.task == "write" and not written.card.answers and written.card.metrics == {"positive": None}
+
+
+def test_what_was_made_elsewhere_is_told_by_what_lies_there(tmp_path, adapter):
+    """(whether it has no card, whether it is a whole model)"""
+    told = lambda path: (is_foreign(path), is_model(path))
+    (tmp_path / "empty").mkdir()
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    np.savez(tmp_path / "theirs.npz", a=np.zeros(1))
+    save_roll(tmp_path / "ours.npz", {"a": np.zeros(1, np.float32)}, RollCard(Base("tiny", "ab"), "lora", {}, "", []))
+    (tmp_path / "torn.npz").write_bytes(b"PK")
+    (tmp_path / "theirs.zip").write_bytes((tmp_path / "theirs.npz").read_bytes())
+    assert told(model) == told(tmp_path / "theirs.npz") == (True, True)
+    for name in ("empty", "ours.npz", "torn.npz", "theirs.zip", "gone.npz"):
+        assert told(tmp_path / name) == (False, False), name
+    (adapter() / "config.json").write_text("{}")  # some keep both in one folder
+    assert told(tmp_path) == (True, False)
 
 
 def test_its_base_is_named_or_lies_here(adapter):

@@ -3,13 +3,16 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from small_model import draw_picture
 
 from rolltune.__main__ import main
-from rolltune.jobs.again import compare
+from rolltune.jobs.again import DIFFERENT, compare, told
+from rolltune.recipe import Recipe
+from rolltune.weights.card import Base, RollCard
 from rolltune.weights.roll_file import load_roll, save_roll
 
 STEPS = ["--config.steps=2", "--config.log_every=2", "--config.warmup=0", "--config.rank=2", "--config.redraws=0"]
@@ -105,3 +108,31 @@ def test_a_bit_is_a_difference(trained, tmp_path):
     assert not found.same_bits and found.largest == 0
     save_roll(tmp_path / "c.npz", {"text": {"other": np.zeros(3, np.float32)}}, roll.card)
     assert compare(tmp_path / "a.npz", tmp_path / "c.npz").largest == np.inf
+
+
+@pytest.mark.parametrize(
+    ("apart", "reason", "status", "word"),
+    [
+        (0.0, "", 0, "the same came out, bit for bit: 4 numbers of ./old.npz"),
+        (0.15, "one of 4", 0, "the same to rounding (largest difference 0.15, of numbers up to 4): one of 4"),
+        (0.15, "", DIFFERENT, "another roll came out: ./new.npz is not ./old.npz (largest difference 0.15, of numbers"),
+        (0.25, "one of 4", DIFFERENT, "another roll came out: ./new.npz is not ./old.npz (largest difference 0.25, of"),
+    ],
+)
+def test_what_came_out_is_told_by_how_far_it_is_apart(tmp_path, monkeypatch, apart, reason, status, word):
+    """Rounding is a twentieth of the largest number, where there is a reason for it."""
+    monkeypatch.chdir(tmp_path)
+    recipe = dataclasses.asdict(Recipe(task="choose"))
+    card = lambda loss: RollCard(
+        Base("small", "ab"), "lora", recipe, "", ["a", "b"],
+        {"positive": "b", "train": {"log-loss": loss}, "valid": None, "test": {"log-loss": 2 * loss}},
+    )  # fmt: skip
+    tree = np.array([1.0, -4.0, 2.0], np.float32)
+    other = {"b": np.ones(1, np.float32)}
+    save_roll("old.npz", {"a": tree} | other, card(0.25))
+    save_roll("new.npz", {"a": tree + np.array([0.0, 0.0, apart], np.float32)} | other, card(0.5))
+    said: list[str] = []
+    origin = SimpleNamespace(path=Path("old.npz"), rounded=reason, card=card(0.25))
+    assert told(origin, Path("new.npz"), said.append) == status and said[0].startswith(word)
+    splits = ["  train: log-loss 0.25 then, 0.5 now", "  test: log-loss 0.5 then, 1.0 now"]
+    assert said[1:] == (splits if status else [])

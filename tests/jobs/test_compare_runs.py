@@ -3,12 +3,15 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rolltune.__main__ import main
+from rolltune.errors import UserError
 from rolltune.evaluation.statistics import wilson
+from rolltune.jobs.compare_runs import _usual_metric, judged_of, read_cards
 from rolltune.recipe import Recipe
 from rolltune.weights.card import Base, RollCard
 from rolltune.weights.roll_file import save_roll
@@ -27,7 +30,7 @@ def save(tmp_path, monkeypatch):
         metrics = {"positive": "yes", "passes": 1, "learned": [], "train": figures, "test": figures}
         metrics |= {"known": None if known is None else {"test": known}, "run": {"rolls": 1, "fold": None}}
         metrics["files"] = {one: {"path": f"{path}/{one}.jsonl", "rows": rows} for one in ("train", "test")}
-        recipe = dataclasses.asdict(Recipe(task="choose", metric="accuracy", **entries))
+        recipe = dataclasses.asdict(Recipe(**{"task": "choose", "metric": "accuracy"} | entries))
         card = RollCard(Base("small", base), "lora", recipe, "is it?", ["no", "yes"], metrics, 3)
         save_roll(f"checkpoints/{name}.npz", {"a": np.zeros(3, np.float32)}, card)
 
@@ -47,6 +50,8 @@ def test_a_folder_has_the_best_of_each_run_and_a_pattern_all_that_it_names(save,
     status, told = runs()
     assert status == 0 and [one["run"] for one in told["runs"]] == ["./checkpoints/a.npz", "./checkpoints/b.npz"]
     said = capsys.readouterr().out
+    assert "accuracy on ./dataset/set1/test.jsonl: 16 pictures" in said and "? whether" not in said  # the table
+    assert "  choosing the best of 2 on 16 pictures" in said  # its notes
     assert "2 further rolls" in said and "page: ./reports/runs.html" in said and "rate" not in said
     page = tmp_path / "reports/runs.html"
     assert "<html" in page.read_text()
@@ -99,6 +104,68 @@ def test_written_and_chosen_answers_have_no_rank_among_each_other(save, tmp_path
     save("written", written=True)
     _, told = runs("--metric", "log-loss")
     assert [one["rank"] for one in told["runs"]] == [1, 1]
+
+
+FIGURES = {"n": 16, "accuracy": 0.5, "log-loss": 0.5, "interval_95": {"accuracy": wilson(8, 16)._asdict()}}
+
+
+def card_of(**metrics) -> RollCard:
+    files = {one: {"path": f"./{one}.jsonl", "rows": f"rows of {one}"} for one in ("train", "valid", "test")}
+    return RollCard(Base("small", "ab"), "lora", {}, "", ["no", "yes"], {"files": files} | metrics, 3)
+
+
+def test_a_roll_is_judged_by_the_split_that_says_most():
+    told = lambda **metrics: judged_of(card_of(**metrics), "x")
+    every = {split: FIGURES | {"n": n} for split, n in (("train", 5), ("valid", 6), ("test", 7))}
+    known = {"valid": 2, "test": 0}
+    place = lambda one: (one.split, one.path, one.rows, one.n, one.learned)
+    assert place(told(**every, known=known)) == ("test", "./test.jsonl", "rows of test 7 chosen", 7, 0)
+    assert place(told(**every | {"test": None}, known=known)) == (
+        "valid", "./valid.jsonl", "rows of valid 6 chosen", 6, 2,
+    )  # fmt: skip
+    assert place(told(train=every["train"], known=known)) == ("train", "./train.jsonl", "rows of train 5 chosen", 5, 5)
+    assert told(**every).learned is None and told() is None
+    written = FIGURES | {"exact-match": 0.5}
+    assert place(told(valid=written, files={}))[:3] == ("valid", "valid", "valid 16 written")
+    fold = told(valid=FIGURES, test=None, run={"fold": 0, "folds": 3, "seed": 9})  # the first fold is one, too
+    assert fold.path == "./train.jsonl, fold 0 of 3"
+    assert fold.rows == "./train.jsonl, fold 0 of 3 by 9: rows of train rows of valid 16 chosen"
+    assert told(valid=FIGURES, run={"fold": None}).path == "./valid.jsonl"
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        [16], {}, {"n": 0}, {"n": True}, {"n": "16"},
+        {"accuracy": "0.5"}, {"accuracy": True}, {"log-loss": [1]},
+        {"interval_95": []}, {"interval_95": {"accuracy": 1}},
+        *({"interval_95": {"accuracy": wilson(8, 16)._asdict() | {end: bad}}}
+          for end, bad in (("low", None), ("high", "1"), ("low", False), ("method", None))),
+    ],
+)  # fmt: skip
+def test_figures_that_can_be_none_are_refused(figures):
+    broken = FIGURES | figures if figures and isinstance(figures, dict) else figures
+    with pytest.raises(UserError, match="x: its figures of test are no figures"):
+        judged_of(card_of(test=broken), "x")
+    assert judged_of(card_of(test=FIGURES | {"accuracy": None, "interval_95": {}}), "x").figure("accuracy") is None
+
+
+@pytest.mark.parametrize("known", [-1, 0.5, "1", True])
+def test_what_is_no_number_of_learned_rows_is_refused(known):
+    with pytest.raises(UserError, match=r"metrics\.known of test is"):
+        judged_of(card_of(test=FIGURES, known={"test": known}), "x")
+
+
+def test_the_runs_are_ranked_by_what_ranked_most_of_them_where_all_have_it(save):
+    """Else by the F-measure, and at last by the log-loss, which all have."""
+    metric = lambda: _usual_metric(read_cards(sorted(Path("checkpoints").iterdir()))[0])
+    save("a", metric="accuracy")
+    save("b", metric="accuracy")
+    save("c", metric="log-loss")
+    assert metric() == "accuracy"
+    for name in "abc":
+        save(name, metric="recall")
+    assert metric() == "log-loss"  # no card here has a recall, or an F-measure
 
 
 def test_bases_and_sets_of_one_name_are_told_apart(save):

@@ -278,5 +278,8 @@ def test_the_report_is_of_the_chosen_roll_on_the_rows_that_say_most(tmp_path, mo
     two = dataclasses.replace(FILED, spans={"train": range(4), "valid": range(4, 6)})
     _, told = run(dataclasses.replace(two, files={s: FILED.files[s] for s in ("train", "valid")}), rolls[:1])
     assert told.leaderboard is None and told.scored_split == "./set/valid.jsonl" and told.prompt == "is it?"
+    assert told.pictures and {one.prompt for one in told.pictures} == {"is it?"}  # the rows' own
+    assert (told.answers, told.positive, told.recipe["metric"]) == (("no", "yes"), "", "accuracy")
+    assert told.warnings and not told.doubtful and not told.decision.text
     one = dataclasses.replace(two, spans={"train": range(6)}, files={"train": FILED.files["train"]})
     assert run(one, rolls[:1])[1].scored_split == "./set/train.jsonl"

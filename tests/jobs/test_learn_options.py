@@ -9,8 +9,11 @@ from small_model import make_example
 from rolltune.errors import UserError
 from rolltune.evaluation.metrics import Prediction
 from rolltune.evaluation.written import Written
+from rolltune.jobs import learn as learning
+from rolltune.jobs.interrupts import Interrupts
 from rolltune.jobs.learn import Options, _check_name, _pack, _slots, _unpack, asked_text
 from rolltune.jobs.outputs import Outputs
+from rolltune.recipe import Recipe
 
 
 @pytest.mark.parametrize(
@@ -88,3 +91,27 @@ def test_an_evaluation_comes_back_as_it_was_kept():
         again = _unpack(_pack(one), like)
         np.testing.assert_array_equal(again.log_probs, one.log_probs)
         assert again.log_probs.dtype == np.float32 and again._replace(log_probs=0) == one._replace(log_probs=0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "recipe", "message"),
+    [
+        ({}, {"threshold": "metric"}, "threshold: it is chosen on validation rows"),
+        ({}, {"temperature": "valid"}, "temperature: it is chosen on validation rows"),
+        ({}, {"metric": "exact-match"}, "exact-match"),
+        ({}, {"task": "write", "metric": "iou"}, "iou"),
+        ({"keep": "0"}, {}, "--keep takes best, all, vote or a number"),
+        ({"state_keep": 0}, {}, "--state-keep 0: expected a number from 1"),
+        ({"state_every": "soon"}, {}, "soon"),
+        ({"folds": 2, "rolls": "2"}, {}, "--folds makes the rolls the folds"),
+        ({"resume": True}, {}, "no interrupted run is there"),
+    ],
+)
+def test_what_cannot_be_is_said_before_a_model_is_loaded(tmp_path, monkeypatch, asked, recipe, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(learning, "prepare", lambda *given: pytest.fail("a model was loaded"))
+    rows = [f'{{"prefix": "Is it {n}?", "suffix": "{["yes", "no"][n % 2]}"}}\n' for n in range(4)]
+    Path("rows.jsonl").write_text("".join(rows))
+    with pytest.raises(UserError, match=message):
+        learning.learn(Options("rows.jsonl", "mine", **asked), Recipe(**recipe), Interrupts(lambda text: None))
+    assert not Path("checkpoints/mine.npz").exists()

@@ -126,3 +126,14 @@ def test_each_roll_s_figures_are_logged_under_its_number_at_its_own_step(tmp_pat
     figures = {f"roll {7 + 2 * n}/{name}": pair[n] for name, pair in by_roll.items() for n in range(2)}
     assert own(logged[0], *figures) == figures and logged[2]["roll 7/valid/accuracy"] == 0.5
     assert log.curves == {7: ([4, 8], [0.25, 0.25]), 9: ([12, 16], [0.5, 0.5])}
+
+
+def test_a_host_that_does_not_write_keeps_its_curves_and_leaves_no_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    slot = Slot(Draw(7, 7, 1e-3, 8.0, 0.0), step=4)
+    state = State(rolls=SimpleNamespace(state=np.array([ALIVE])), slots=[slot], width=1, step=4)
+    report = StepMetrics(*(np.array([one]) for one in (0.25, 1e-3, 0.5)))
+    with Log(Outputs("ads"), Recipe(metric="accuracy", steps=16), state, fresh=True, writes=False) as log:
+        log.step(state, report)
+        log.judged(state, {0: Evaluation(0.5, False, None, {"valid/accuracy": 0.5})}, True)
+    assert log.curves == {7: ([4], [0.25])} and not list(tmp_path.iterdir()) and capsys.readouterr().out == ""

@@ -131,6 +131,21 @@ def test_what_a_person_must_know_of_a_roll_is_said(scored):
         scored({"big.whole": 1}, {"x": "yes no"}, model="here")
 
 
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"predictions": Path("rows.txt")}, r"rows\.txt: answers are written as"),
+        ({"metric": "luck"}, "no metric is called 'luck'"),
+        ({"generate": 0}, "--generate 0: expected a number"),
+        ({"vote": True}, "name two or more"),
+    ],
+)
+def test_what_is_typed_wrong_is_said_before_any_model_is_loaded(scored, monkeypatch, asked, message):
+    monkeypatch.setattr(validating, "Bench", lambda *given: pytest.fail("a model was loaded"))
+    with pytest.raises(UserError, match=message):
+        scored({"a": 1}, {"x": "yes no"}, **asked)
+
+
 def test_rolls_vote_on_each_set_by_themselves(scored):
     cells, said, _ = scored({"a1": 4, "a2": 0, "a3": 4}, {"x": "yes no yes no", "y": "no yes"}, vote=True, model="here")
     assert [(cell.checkpoint, cell.dataset, cell.metrics.accuracy) for cell in cells[6:]] == [

@@ -33,6 +33,12 @@ def test_the_same_seed_draws_the_same_and_another_seed_other_ads():
 def test_nothing_but_the_law_gives_the_answer():
     samples = ads.samples(0)
     assert all(s.lawful == ads.complies(s.ad) for s in samples)
+    texts = Counter((s.ad.badge.text, s.ad.note is not None) for s in samples if s.ad.badge is not None)
+    assert {text for text, _ in texts} == {*ads.CLAIMS, *ads.OFFERS}
+    for words in (ads.CLAIMS, ads.OFFERS):
+        for note in (True, False):  # each text as often, with small print and without
+            counts = [texts[word, note] for word in words]
+            assert max(counts) - min(counts) <= 1
     lawful = np.array([s.lawful for s in samples])
     has_note = np.array([s.ad.note is not None for s in samples])
     has_claim = np.array([s.ad.badge is not None and s.ad.badge.text in ads.CLAIMS for s in samples])

@@ -52,6 +52,9 @@ def test_the_batch_made_on_the_device_is_what_encode_gives(tokens):
             weighed = np.asarray(batch.weights[got]) > 0
             assert np.array_equal(batch.predict[got][weighed], want.predict)
             assert np.array_equal(batch.targets[got][weighed], want.targets)
+    none = {name: getattr(batch, name).shape for name in ("keys", "seen", "tiles", "aspect")}
+    assert none == {"keys": (6, 0), "seen": (6, 0, 2), "tiles": (6, 0, 1, 1, 3), "aspect": (6, 0)}
+    assert batch.valid.all() and not batch.label.any() and not batch.candidates.any()
 
 
 def test_batches_come_in_one_order_however_many_processes_draw():

@@ -1,6 +1,7 @@
 """Generated pictures: the same for a seed, and answers that agree with what was drawn."""
 
 import random
+import re
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -57,7 +58,14 @@ def test_answers_about_shapes_agree_with_the_description():
         "is there a red star?": "yes",
         "is there a red circle?": "no",
         "how many circles are there?": "2",
+        "how many stars are there?": "1",
+        "how many crosses are there?": "0",
+        "how many blue shapes are there?": "1",
         "how many shapes are there?": "3",
+        "is there anything blue?": "yes",
+        "is there anything yellow?": "no",
+        "is there a circle?": "yes",
+        "is there a square?": "no",
         "what colour is the star?": "red",
         "what shape is blue?": "circle",
         "where is the blue circle?": "bottom right",
@@ -93,9 +101,22 @@ def test_prints_and_adverts_answer_with_what_they_print():
     assert answers["read the headline"] == "EASY WALK"
     assert answers["what is the price?"] == "$5"
     assert answers["what does the badge say?"] == "SALE"
-    assert answers["is there small print?"] == "no" and answers["is there a button?"] == "yes"
-    assert answers["is there a button but no small print?"] == "yes"
-    assert answers["is there a price and small print?"] == "no"
+    assert answers["what colour is the badge?"] == "red" and answers["what form has the badge?"] == "burst"
+    assert (
+        answers["what does the button say?"] == "SHOP" and answers["caption en"] == "an advertisement for shoes, SALE"
+    )
+    told = {prompt for prompt, answer in answers.items() if answer == "yes" and not prompt.startswith("is there")}
+    assert told == {
+        "is this an advertisement for shoes?", "does the headline say EASY WALK?", "does the badge say SALE?",
+        "is the badge a red one?", "is the badge a burst one?", "does the button say SHOP?",
+    }  # fmt: skip
+    has = {"a badge", "a burst badge", "a price", "a button"}
+    asked = [prompt for prompt in answers if prompt.startswith("is there")]
+    for prompt in asked:
+        first, *second = re.split(" and | but no ", prompt.removeprefix("is there ").rstrip("?"))
+        both = [first in has, *((" but no " in prompt) != (name in has or f"a {name}" in has) for name in second)]
+        assert answers[prompt] == ("yes" if all(both) else "no"), prompt
+    assert len(asked) > 60
 
 
 def test_statistics_are_those_of_the_pixels():

@@ -1,0 +1,55 @@
+"""A command as one of several hosts: what it says, how it ends, and what a person is told of that."""
+
+import os
+import signal
+import sys
+
+import pytest
+
+from rolltune.errors import UserError
+from rolltune.hosts import Place
+from rolltune.launch import GONE, advice, launch, main
+
+
+@pytest.fixture
+def run():
+    """`run("python code", host=1)`: the exit status."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield lambda code, host: launch([sys.executable, "-S", "-c", code], Place(host, 2), dict(os.environ))
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+SAYS = "import os, sys; print('out'); print(os.environ['ROLLTUNE_HOSTS'], os.environ['ROLLTUNE_HOST'], file=sys.stderr)"
+
+
+def test_a_host_is_told_its_number_and_all_but_the_first_say_theirs(run, capfd):
+    assert run(f"{SAYS}; sys.exit(3)", 1) == 3 and capfd.readouterr() == ("", "host 1: 2 1\n")
+    assert run(SAYS, 0) == 0 and capfd.readouterr() == ("out\n", "2 0\n")
+
+
+def test_how_a_process_was_ended_is_told(run, capfd):
+    told = "import os, sys; print('Task 5 heartbeat timeout', file=sys.stderr, flush=True); os.abort()"
+    assert run(told, 1) == GONE
+    assert "host 1: error: host 5 went away, or lost the network" in capfd.readouterr().err
+    assert run("import os; os.kill(os.getpid(), 9)", 1) == 128 + signal.SIGKILL
+    assert "host 1: error: ended by signal 9: by a person, the scheduler" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("lines", "word"),
+    [
+        (["RegisterTask failed", "Task 5 heartbeat timeout"], "not all hosts came within"),
+        (["stopped sending heartbeats):\n", " 3"], "host 3 went away"),
+        (["Failed to send RPC to coordination service"], "host 0 went away"),
+        (["something else"], "another host went away"),
+    ],
+)
+def test_what_jax_wrote_is_put_into_words(lines, word):
+    assert advice(lines).startswith(word)
+
+
+def test_a_command_has_to_be_named():
+    with pytest.raises(UserError, match="name the command to run"):
+        main([])
