@@ -326,12 +326,20 @@ def compile(
 
 
 def guessing_loss(data: Data, training: Encoded, average: str) -> float:
-    """The training loss, in nats, of who knows the shares of the answers and no more; 0 for open answers."""
+    """The training loss, in nats, of who knows the shares of the answers and no more.
+
+    Open answers are each written once, and knowing their shares would be knowing them: there, of who knows how often
+    each token is written in them, and no more. 0, which is nobody's guess, where all are one answer, or one token.
+    """
+    rows = training.rows[: len(training.labels)]  # of several views the first: all have the same text
+    lengths = np.array([len(row.targets) for row in rows])
     if data.task.kind == WRITE:
-        return 0.0
-    counts = collections.Counter(training.labels)
-    lost = np.array([math.log(len(training.labels) / counts[label]) for label in training.labels])
-    lengths = np.array([len(row.targets) for row in training.rows[: len(lost)]])
+        tokens = np.concatenate([row.targets for row in rows])
+        _, place, counts = np.unique(tokens, return_inverse=True, return_counts=True)
+        lost = np.add.reduceat(np.log(len(tokens) / counts)[place], np.cumsum(lengths) - lengths)
+    else:
+        answers = collections.Counter(training.labels)
+        lost = np.array([math.log(len(training.labels) / answers[label]) for label in training.labels])
     return float(lost.sum() / lengths.sum() if average == "token" else np.mean(lost / lengths))
 
 

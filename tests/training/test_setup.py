@@ -174,4 +174,16 @@ def test_a_guess_costs_what_the_shares_of_the_answers_say(data):
     by_example = setup.guessing_loss(data, training, "example")
     assert by_example == pytest.approx((3 * often / 2 + seldom / 4) / 4)
     assert setup.guessing_loss(data, training, "token") == pytest.approx((3 * often + seldom) / 10)
-    assert setup.guessing_loss(dataclasses.replace(data, task=Task(WRITE, ())), training, "token") == 0
+
+
+def test_of_written_answers_a_guess_knows_how_often_each_token_is_written(data):
+    """Nobody can guess a text of which each is written once: who learned nothing writes its tokens at random."""
+    written = dataclasses.replace(data, task=Task(WRITE, ()))
+    rows = [SimpleNamespace(targets=np.array(tokens)) for tokens in ([5, 1], [6, 7, 7, 1])]
+    training = Encoded([*rows, *rows], None, (), ["a", "b"], 2)  # two views of each: the same tokens twice
+    cost = {token: np.log(6 / count) for token, count in {1: 2, 5: 1, 6: 1, 7: 2}.items()}
+    first, second = cost[5] + cost[1], cost[6] + 2 * cost[7] + cost[1]
+    assert setup.guessing_loss(written, training, "token") == pytest.approx((first + second) / 6)
+    assert setup.guessing_loss(written, training, "example") == pytest.approx((first / 2 + second / 4) / 2)
+    alike = Encoded(rows[:1] * 3, None, (), ["a"] * 3)
+    assert 0 < setup.guessing_loss(written, alike, "token") == pytest.approx(np.log(2))
