@@ -31,6 +31,7 @@ FLOORS = [
         "event_files",
         "tracking",
         "atomic",
+        "plain_csv",
         "plain_json",
         "errors",
         "page",

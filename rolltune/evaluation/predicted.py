@@ -1,8 +1,6 @@
 """What rolls make of rows, a line a row: the answer, how sure it is, who voted how; as a table, JSON Lines or CSV."""
 
-import csv
 import dataclasses
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +10,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from rolltune import atomic, plain_json
+from rolltune import atomic, plain_csv, plain_json
 from rolltune.data.answers import normalise
 from rolltune.data.boxes import PixelBox, has_boxes, in_pixels, read
 from rolltune.data.examples import Example
@@ -174,21 +172,11 @@ def _csv(rows: Sequence[Predicted]) -> str:
         told = plain(row)
         if row.threshold is not None:
             told["threshold"] = f"{row.threshold.answer} {row.threshold.at!r}"
-        told["images"] = row.images[0] if len(row.images) == 1 else plain_json.dumps(list(row.images))
-        told |= {f"p({answer})": repr(p) for answer, p in row.probabilities.items()}
-        told |= {
-            name: plain_json.dumps(told[name])
-            for name in ("right", "votes", "boxes")
-            if isinstance(told.get(name), list | dict)
-        }
-        lines.append(told)
+        told["images"] = row.images[0] if len(row.images) == 1 else list(row.images)
+        lines.append(told | {f"p({answer})": p for answer, p in row.probabilities.items()})
     order = ("roll", "source", "id", "images", "answer", "right", "near", "threshold", "boxes", "broken", "votes")
     columns = [name for name in order if any(name in line for line in lines)]
-    out = io.StringIO(newline="")
-    writer = csv.DictWriter(out, [*columns, *(f"p({answer})" for answer in answers)], extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(lines)
-    return out.getvalue()
+    return plain_csv.dumps([*columns, *(f"p({answer})" for answer in answers)], lines)
 
 
 def table(rows: Sequence[Predicted]) -> Table:

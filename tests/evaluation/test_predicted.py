@@ -91,6 +91,14 @@ def test_files_hold_every_digit_and_take_any_text(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.csv", "x.jsonl"]
 
 
+def test_a_spreadsheet_computes_no_answer_and_json_has_it_as_it_is(tmp_path):
+    for name in ("x.csv", "x.jsonl"):
+        write(tmp_path / name, predicted(rows("=1+1", "-2"), [scores(0.1, 0.9)], ANSWERS))
+    table = list(csv.DictReader((tmp_path / "x.csv").open(newline="")))
+    assert [row["right"] for row in table] == ["'=1+1", "-2"]
+    assert json.loads((tmp_path / "x.jsonl").read_text().splitlines()[0])["right"] == "=1+1"
+
+
 def test_a_threshold_decides_and_says_so_and_several_decide_by_its_mean(tmp_path):
     low, high = scores(0.3, 0.1)._replace(threshold=Threshold("yes", 0.2)), scores(0.7, 0.6)
     (one, two) = predicted(rows(None, None), [low], ANSWERS, near=0.12)
