@@ -6,10 +6,12 @@ and checksums comes last, and a saving without it is not one. A kill at any mome
 
 import contextlib
 import dataclasses
+import gc
 import hashlib
 import json
 import logging
 import shutil
+import sys
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -29,6 +31,7 @@ from rolltune.training.rolls import Draw
 from rolltune.training.step import STOPPED
 
 KEPT = 2  # savings: where the last one is damaged, the one before is gone on from
+LOOP_CLOSED = "Event loop is closed"  # of asyncio's RuntimeError
 HALF = ".orbax-checkpoint-tmp"  # how the name of a saving ends until it is written
 CHECKS = "rolltune.json"  # in the folder of a saving, written last: size and CRC-32 of each of its files
 
@@ -64,13 +67,28 @@ def writer(hosts: Hosts = ONE) -> Iterator[ocp.AsyncCheckpointer]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what orbax's threads log: they print tracebacks of errors that are raised here as well."""
-    log = logging.getLogger("absl")
-    before, log.disabled = log.disabled, True
+    """Without what orbax, and what it stands on, prints of errors that are raised here as well.
+
+    Its threads log tracebacks. Where one file of a saving fails, it closes its event loop over the others: what still
+    comes in for them finds no loop, which is printed with a traceback each, as are the tasks that nobody ends.
+    """
+    logs = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    before, shown = [log.disabled for log in logs], sys.unraisablehook
+
+    def show(told: Any) -> None:
+        if str(told.exc_value) != LOOP_CLOSED:
+            shown(told)
+
+    for log in logs:
+        log.disabled = True
+    sys.unraisablehook = show
     try:
         yield
     finally:
-        log.disabled = before
+        gc.collect()  # of tasks that nobody ends it is said when they are collected
+        sys.unraisablehook = shown
+        for log, disabled in zip(logs, before, strict=True):
+            log.disabled = disabled
 
 
 def write(

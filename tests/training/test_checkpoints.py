@@ -1,14 +1,19 @@
 """An interrupted run on the disk: saved again and again, and damaged in every way."""
 
+import asyncio
 import dataclasses
+import gc
 import logging
 import random
 import shutil
+import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorstore
 
 from rolltune.errors import UserError
 from rolltune.training import checkpoints
@@ -118,3 +123,32 @@ def test_a_saving_that_fails_prints_nothing_and_leaves_the_last_one(tmp_path, ca
     assert [path.name for path in folder.iterdir() if path.name.endswith(checkpoints.HALF)] == []
     assert equal(checkpoints.load(folder, SETTINGS, made(0), same), made(4))
     assert "traceback" not in capfd.readouterr().err
+
+
+def test_what_comes_in_for_a_loop_that_a_failed_saving_closed_prints_nothing(monkeypatch, caplog):
+    """As on a host of several, where one file fails and orbax closes its loop over the others."""
+
+    async def waiting(future):
+        await future
+
+    def left_behind() -> None:
+        gone, came = tensorstore.Promise.new(), tensorstore.Promise.new()
+        loop = asyncio.new_event_loop()
+        tasks = [loop.create_task(waiting(future)) for _, future in (gone, came)]
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        came[0].set_result(1)
+        del tasks
+
+    told: list[str] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda one: told.append(str(one.exc_value)))
+    left_behind()
+    gc.collect()
+    assert set(told) == {checkpoints.LOOP_CLOSED} and "was destroyed" in caplog.text
+    told.clear()
+    caplog.clear()
+    with checkpoints.writer():
+        left_behind()
+        sys.unraisablehook(SimpleNamespace(exc_value=ValueError("of somebody else")))
+    gc.collect()
+    assert told == ["of somebody else"] and not caplog.text
