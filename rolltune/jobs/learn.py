@@ -39,7 +39,7 @@ from rolltune.jobs.second_pass import Earlier, second_pass
 from rolltune.memory import fit_rolls, free_bytes
 from rolltune.recipe import Recipe
 from rolltune.tracking import note
-from rolltune.training import checkpoints, setup
+from rolltune.training import checkpoints, savings, setup
 from rolltune.training.dataset import Data, Splits, Wanted, data_of, read_splits
 from rolltune.training.loop import Run, State, new_state, train
 from rolltune.training.outline import outline
@@ -66,7 +66,7 @@ class Options:
     keep: str = "best"
     resume: bool | str = False  # "auto": where there is a run to go on with
     state_every: str = ""  # steps, a time, or both, between two saves of the state: 200, 10m; empty: half a minute
-    state_keep: int = checkpoints.KEPT  # of these saves, the last so many
+    state_keep: int = savings.KEPT  # of these saves, the last so many
     overwrite: bool = False
     whole: bool = False
     wandb: str | None = None
@@ -90,7 +90,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
         interrupts.say = lambda text: None
     say = interrupts.say
     if options.resume == "auto":
-        options = dataclasses.replace(options, resume=checkpoints.exists(out.state))
+        options = dataclasses.replace(options, resume=savings.exists(out.state))
     pace = pace_of(options.state_every)
     if options.state_keep < 1:
         raise UserError(f"--state-keep {options.state_keep}: expected a number from 1")
@@ -213,7 +213,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
             f"{error.filename or shown(out.roll)}: {error.strerror}; {kept}: make room there, then the same command "
             "with --resume saves the rolls without training them again"
         ) from error
-    checkpoints.remove(out.state)  # where every roll diverged, too: there is nothing to go on with
+    savings.remove(out.state)  # where every roll diverged, too: there is nothing to go on with
     return hosts.first(status)
 
 
@@ -300,7 +300,7 @@ def prepare(
 
 
 def _check_name(options: Options, out: Outputs) -> None:
-    there = checkpoints.exists(out.state)
+    there = savings.exists(out.state)
     if options.resume and not there:
         raise UserError(f"{out.state}: no interrupted run is there to go on with; start without --resume")
     if options.resume:
@@ -310,7 +310,7 @@ def _check_name(options: Options, out: Outputs) -> None:
             f"{out.state}: an interrupted run is there; go on with --resume, or start anew with --overwrite"
         )
     if options.overwrite:
-        checkpoints.remove(out.state)
+        savings.remove(out.state)
         out.stale = out.others
     else:
         out.check_free()

@@ -13,7 +13,7 @@ import jax
 
 from rolltune.errors import UserError
 from rolltune.hosts import ONE, Hosts
-from rolltune.training import checkpoints
+from rolltune.training import checkpoints, savings
 from rolltune.training.loop import State
 
 SECONDS = 30.0  # between two savings, where nothing else is asked: a short run, too, loses little more than this
@@ -64,7 +64,7 @@ class Saves:
         folder: Path,
         settings: Mapping[str, Any],
         judged: Any,
-        keep: int = checkpoints.KEPT,
+        keep: int = savings.KEPT,
         pace: Pace = Pace(),
         there: State | None = None,
         hosts: Hosts = ONE,
@@ -74,12 +74,13 @@ class Saves:
         self.step = None if there is None else there.step  # of the last whole saving; None where none is
         self.seconds = 0.0  # that the last one took from its beginning until it was whole
         self._whole = None if there is None else _mark(there)  # what it holds
-        self._number = checkpoints.last_number(folder)
+        self._number = savings.last_number(folder)
         self._writing: Future[None] | None = None
         self._clock, self._pause = time.perf_counter(), pace.seconds or SECONDS
 
     def __enter__(self) -> "Saves":
-        checkpoints.drop_halves(self.folder)
+        if jax.process_index() == 0:
+            savings.drop_halves(self.folder)
         with contextlib.ExitStack() as stack:
             self._writer = stack.enter_context(checkpoints.writer(self.hosts))
             self._thread = stack.enter_context(ThreadPoolExecutor(1, "saving"))

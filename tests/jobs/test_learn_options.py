@@ -59,7 +59,7 @@ def test_what_was_trained_before_is_never_replaced_unasked(tmp_path, monkeypatch
     assert out.stale == []
     check(overwrite=True)
     assert out.stale == [out.kept(2)] and out.roll.exists()  # until the new one is saved
-    monkeypatch.setattr("rolltune.training.checkpoints.exists", lambda path: path == Path("checkpoints/mine.state"))
+    monkeypatch.setattr("rolltune.training.savings.exists", lambda path: path == Path("checkpoints/mine.state"))
     check(resume=True)
     with pytest.raises(UserError, match="an interrupted run is there; go on with --resume, or start anew with --over"):
         check()

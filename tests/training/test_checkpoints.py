@@ -16,7 +16,7 @@ import pytest
 import tensorstore
 
 from rolltune.errors import UserError
-from rolltune.training import checkpoints
+from rolltune.training import checkpoints, savings
 from rolltune.training.loop import Best, FinishedRoll, Slot, State
 from rolltune.training.rolls import Draw
 from rolltune.training.step import Roll
@@ -50,10 +50,10 @@ def equal(one: State, other: State) -> bool:
 
 def test_a_step_may_be_saved_twice_and_the_last_one_counts(tmp_path):
     folder = tmp_path / "a.state"
-    assert not checkpoints.exists(folder)
+    assert not savings.exists(folder)
     for state in (made(4), made(4), made(3)):
         checkpoints.save(folder, state, SETTINGS, same)
-        assert checkpoints.exists(folder)
+        assert savings.exists(folder)
         assert equal(checkpoints.load(folder, SETTINGS, made(0), same), state)
     assert sorted(child.name for child in folder.iterdir()) == ["2", "3"]
     with pytest.raises(UserError, match=r"a\.state: the interrupted run differs \(rate was 0\.1, is 0\.2\)"):
@@ -70,7 +70,7 @@ def test_a_step_may_be_saved_twice_and_the_last_one_counts(tmp_path):
         checkpoints.check(folder, SETTINGS | {"./set2/train.jsonl": "2 rows, ab"}, 2, later=("base",))
     with pytest.raises(UserError, match="begun with 2 rolls at once, not 3"):
         checkpoints.check(folder, later, 3, later=("base",))
-    checkpoints.remove(folder)
+    savings.remove(folder)
     with pytest.raises(UserError, match=r"a\.state: nothing to resume"):
         checkpoints.load(folder, SETTINGS, made(0), same)
 
@@ -95,7 +95,7 @@ def test_a_damaged_state_is_advice_or_the_state(tmp_path):
         elif content:
             content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
             path.write_bytes(content)
-        assert checkpoints.exists(folder) == (folder / "1" / checkpoints.CHECKS).exists()
+        assert savings.exists(folder) == (folder / "1" / savings.CHECKS).exists()
         try:
             found = checkpoints.load(folder, SETTINGS, made(0), same)
         except UserError as error:
@@ -113,14 +113,14 @@ def test_a_saving_that_fails_prints_nothing_and_leaves_the_last_one(tmp_path, ca
 
     def full(*given, **named):
         logging.getLogger("absl").error("a traceback of a thread")
-        (folder / f"2{checkpoints.HALF}").mkdir()
+        (folder / f"2{savings.HALF}").mkdir()
         raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints.ocp.AsyncCheckpointer, "save", full)
         with pytest.raises(ValueError, match="No space left"):
             checkpoints.save(folder, made(5), SETTINGS, same)
-    assert [path.name for path in folder.iterdir() if path.name.endswith(checkpoints.HALF)] == []
+    assert [path.name for path in folder.iterdir() if path.name.endswith(savings.HALF)] == []
     assert equal(checkpoints.load(folder, SETTINGS, made(0), same), made(4))
     assert "traceback" not in capfd.readouterr().err
 
