@@ -17,6 +17,7 @@ FLOORS = [
     {"base"},
     {"families"},
     {"recipe"},
+    {"recipe_file"},
     {"evaluation"},
     {"models", "quantize"},
     {"text", "weights", "adapters", "optim", "data", "gpus"},

@@ -59,7 +59,7 @@ class StepConfig:
     explosion_factor: float = 3.0
     explosion_margin: float = 2.0  # nats
     memory: float = 0.9  # of the running level: about the last ten losses
-    guess: float = 0.0  # the loss of who only guesses (`setup.guessing_loss`); 0: nobody can
+    guess: float = 0.0  # the loss of who only guesses (`guessing_loss`); 0: nobody can
 
 
 def targets_loss(config: StepConfig, log_probs: Float[Array, "b m"], batch: Batch) -> tuple[Array, Array]:

@@ -1,7 +1,6 @@
 """Setting up: where rows come in, by what is trained; which rows a roll trains on; what cannot be is said first."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,7 +13,7 @@ from rolltune.adapters import CLASSES
 from rolltune.data.batches import Encoded
 from rolltune.errors import UserError
 from rolltune.evaluation.metrics import Positive
-from rolltune.evaluation.tasks import CHOOSE, CLASSIFY, WRITE, Task
+from rolltune.evaluation.tasks import CHOOSE, CLASSIFY, Task
 from rolltune.recipe import Recipe
 from rolltune.training import setup
 from rolltune.training.dataset import Data
@@ -164,26 +163,3 @@ def test_the_lottery_takes_stated_rates_first_then_a_range_then_the_rate():
     ranged = Recipe(rate_range=(0.1, 1.0))
     assert setup.lottery(ranged).rate_range == (0.1, 1.0)
     assert setup.lottery(dataclasses.replace(ranged, rates=(0.5,))).rate_range == ()
-
-
-def test_a_guess_costs_what_the_shares_of_the_answers_say(data):
-    """In nats, as the training counts its loss: three rows of four say yes in two tokens, one says no in four."""
-    rows = [SimpleNamespace(targets=np.zeros(length)) for length in (2, 2, 2, 4)]
-    training = Encoded(rows, None, (), ["yes", "yes", "yes", "no"])
-    often, seldom = np.log(4 / 3), np.log(4)
-    by_example = setup.guessing_loss(data, training, "example")
-    assert by_example == pytest.approx((3 * often / 2 + seldom / 4) / 4)
-    assert setup.guessing_loss(data, training, "token") == pytest.approx((3 * often + seldom) / 10)
-
-
-def test_of_written_answers_a_guess_knows_how_often_each_token_is_written(data):
-    """Nobody can guess a text of which each is written once: who learned nothing writes its tokens at random."""
-    written = dataclasses.replace(data, task=Task(WRITE, ()))
-    rows = [SimpleNamespace(targets=np.array(tokens)) for tokens in ([5, 1], [6, 7, 7, 1])]
-    training = Encoded([*rows, *rows], None, (), ["a", "b"], 2)  # two views of each: the same tokens twice
-    cost = {token: np.log(6 / count) for token, count in {1: 2, 5: 1, 6: 1, 7: 2}.items()}
-    first, second = cost[5] + cost[1], cost[6] + 2 * cost[7] + cost[1]
-    assert setup.guessing_loss(written, training, "token") == pytest.approx((first + second) / 6)
-    assert setup.guessing_loss(written, training, "example") == pytest.approx((first / 2 + second / 4) / 2)
-    alike = Encoded(rows[:1] * 3, None, (), ["a"] * 3)
-    assert 0 < setup.guessing_loss(written, alike, "token") == pytest.approx(np.log(2))
