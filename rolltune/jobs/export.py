@@ -62,6 +62,8 @@ class Options:
 def export(path: Path, options: Options, say: Say) -> int:
     """The exit status. What can be refused is refused before a weight is read; what was not kept leaves nothing."""
     send = _upload_of(options)
+    if options.dequantize and options.to == PEFT:
+        raise UserError("--dequantize is of a merged model (--to hf or npz), and an adapter is none: leave it away")
     if is_whole(path):
         raise UserError(f"{shown(path)} is a whole model already: name the roll that was worked into it")
     saved = read_saved(path)
@@ -167,6 +169,8 @@ def _merged(
             "adapter alone (--to peft), to be used on such a base; or add --dequantize, which merges it into the "
             "numbers that these bits stand for: a model of full size"
         )
+    if options.dequantize and not (packed or words):
+        say("--dequantize counts for nothing: the roll was trained on a base of full size")
     table, config = _layout(opened, trained, options.to, saved.card.answers)
     starts = _starts(saved, opened, trained)
     written = {row.path: row for row in table}

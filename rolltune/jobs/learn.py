@@ -27,6 +27,7 @@ from rolltune.hosts import Hosts
 from rolltune.jobs import laying, together
 from rolltune.jobs.cards import decided_by
 from rolltune.jobs.conclude import Finished, Passes, card_of, conclude, print_results
+from rolltune.jobs.idle import Drawn, idle, idle_flags
 from rolltune.jobs.interrupts import EVALUATING, TRAINING, Interrupts
 from rolltune.jobs.judge import judge_of, judged
 from rolltune.jobs.keeping import Keeping
@@ -118,13 +119,16 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     folds = _folds(options, recipe, data, say)
     trained = len(data.spans["train"]) if folds is None else len(folds) - len(folds) // (options.folds or 1)
     recipe = recipes.with_steps(recipe, trained)
+    draws = lambda slots: max(slots, recipe.draws) * options.repeat
+    drawn = Drawn(0, 0) if options.rolls == "auto" else Drawn(slots, draws(slots), folds is not None)
+    for text in idle(recipe, options.stated, data.task.kind, drawn) + idle_flags(options, recipe, drawn, pace.steps):
+        say(text)
     settings = {name: value for name, value in dataclasses.asdict(recipe).items() if name not in laying.ENTRIES} | {
         shown(file): data.digest(split) for split, file in data.files.items()
     }
     together.check_alike(hosts, options, settings, earlier, out)
     if options.resume:  # what is wrong is said before anything is loaded
         checkpoints.check(out.state, settings, None if options.rolls == "auto" else slots, ("base",), say)
-    draws = lambda slots: max(slots, recipe.draws) * options.repeat
     interrupts.doing("loading the model")
     mesh = sharding.mesh_of(None if options.rolls == "auto" else slots)
     asked = Asked(draws(slots), slots, folds, options.folds, options.whole, mesh)
@@ -304,6 +308,8 @@ def _check_name(options: Options, out: Outputs) -> None:
     if options.resume and not there:
         raise UserError(f"{out.state}: no interrupted run is there to go on with; start without --resume")
     if options.resume:
+        if options.overwrite:  # the run was begun so; its own rolls of lower ranks come only at its end
+            out.stale = [path for path in out.others if path.stem.rpartition(".")[2].startswith("rank")]
         return
     if there and not options.overwrite:
         raise UserError(

@@ -22,6 +22,7 @@ from rolltune.evaluation.tasks import WRITE
 from rolltune.evaluation.votes import mean_of
 from rolltune.evaluation.written import Written, first_rows
 from rolltune.jobs.adopted import FOREIGN, Asking, is_foreign, read_rolls
+from rolltune.jobs.idle import idle_question
 from rolltune.jobs.learn import asked_text
 from rolltune.jobs.scorer import Bench, Saved, Scorer, check_alike, check_length, read_saved
 from rolltune.tracking import print_table
@@ -88,6 +89,8 @@ def score(options: Options, rolls: Sequence[Path], say: Say) -> list[Cell]:
     saved, foreign = read_rolls(rolls, Asking(options.model), every)
     for path in foreign:
         say(f"{shown(path)}: {FOREIGN}")
+    for text in idle_question(options.reading, [one.card for one in saved]):
+        say(text)
     if options.vote:
         _check_vote(saved, options)
     sets = []

@@ -35,14 +35,14 @@ class Pace:
 
 
 def pace_of(text: str) -> Pace:
-    """Of `200`, `10m` or `200,10m`. Raises UserError for what is neither steps nor a time."""
+    """Of `200`, `10m` or `200,10m`; empty is the default. Raises UserError for anything else, two times among it."""
     steps, seconds = 0, 0.0
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        found = re.fullmatch(r"(\d+)([smh]?)", part)
-        if not found or not int(found[1]):
+    for part in text.split(",") if text else ():
+        found = re.fullmatch(r"(\d+)([smh]?)", part.strip())
+        if not found or not int(found[1]) or (seconds if found[2] else steps):
             raise UserError(
-                f"--state-every {text!r}: expected a number of steps, a time in seconds, minutes or hours, or both: "
-                "200, 90s, 10m, 200,10m"
+                f"--state-every {text!r}: expected a number of steps, a time in seconds, minutes or hours, or one of "
+                "each: 200, 90s, 10m, 200,10m"
             )
         if found[2]:
             seconds = int(found[1]) * UNITS[found[2]]

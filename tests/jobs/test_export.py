@@ -90,6 +90,14 @@ def test_merged_it_is_the_same_model_with_the_change(form, make_roll, tiny, tmp_
     assert "choose another name" in capsys.readouterr().err
 
 
+def test_dequantizing_what_is_not_quantized_is_refused_or_said(make_roll, tmp_path):
+    said: list[str] = []
+    with pytest.raises(job.UserError, match="--dequantize is of a merged model"):
+        export(make_roll(), Options("peft", tmp_path / "out", dequantize=True), said.append)
+    export(make_roll(), Options("hf", tmp_path / "out", dequantize=True), said.append)
+    assert "--dequantize counts for nothing: the roll was trained on a base of full size" in said
+
+
 def test_shards_have_the_published_names_and_an_index(make_roll, tmp_path, monkeypatch):
     path = make_roll()
     whole = job.fill_hf

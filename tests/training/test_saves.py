@@ -130,7 +130,7 @@ def test_the_last_few_are_kept_and_a_damaged_last_one_leaves_the_one_before(tmp_
 def test_how_often(tmp_path, monkeypatch):
     assert pace_of("") == Pace() and pace_of("200") == Pace(200) and pace_of("90s") == Pace(0, 90)
     assert pace_of("200, 10m") == Pace(200, 600) == pace_of("10m,200") and pace_of("2h").seconds == 7200
-    for text in ("0", "1d", "often", "-3", "1.5m"):
+    for text in ("0", "1d", "often", "-3", "1.5m", "10m,5m", "10m 5m", "100,200", "10s,1m,5", ",", " "):
         with pytest.raises(UserError, match=r"--state-every '.*': expected a number of steps, a time"):
             pace_of(text)
     clock = [0.0]
