@@ -21,7 +21,7 @@ from rolltune.errors import UserError
 from rolltune.evaluation.tasks import CHOOSE, WRITE, Task
 from rolltune.jobs import hub
 from rolltune.jobs.cards import check_trained
-from rolltune.jobs.kaggle_hub import check_kaggle, upload_kaggle
+from rolltune.jobs.kaggle_hub import check_kaggle, check_login, upload_kaggle
 from rolltune.jobs.model_card import model_card
 from rolltune.jobs.scorer import Bench, Saved, Scorer, read_saved
 from rolltune.weights import catalogue
@@ -96,8 +96,9 @@ def _upload_of(options: Options) -> Callable[[Say], None] | None:
         return None
     if options.hub == KAGGLE:
         target = check_kaggle(options.upload, options.to, options.output.name, options.licence)
+        check_login(target, options.public)
         return lambda say: upload_kaggle(target, options.output, options.public, say)
-    api = hub.check_upload(options.upload)
+    api = hub.check_upload(options.upload, options.public)
     return lambda say: hub.upload(api, options.output, options.upload, options.public, say)
 
 
