@@ -1,6 +1,7 @@
 """06-convert_data.py: other kinds of data to JSON Lines and images."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -117,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     told = f"{output.written} files written" if output.written else "nothing had changed"
     tell(console, f"{output.pictures} pictures, {told}: {options.out}")
     if not options.kind.startswith("to-"):
-        tell(console, f"next: ./00-doctor.py {options.out}")
+        tell(console, f"next: ./00-doctor.py {shlex.quote(str(options.out))}")
     return 0
 
 

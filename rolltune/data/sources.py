@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -63,9 +64,10 @@ def _only_table(folder: Path) -> Path | None:
     splits = splits_in(folder)
     if splits and not any((folder / name).exists() for name in WHOLE):
         told = ", ".join(f"{name}: {place.relative_to(folder)}" for name, place in splits.items())
+        typed = shlex.quote(str(folder))
         raise UserError(
-            f"{folder} holds several sets, split already ({told}): train on them with ./03-do_learn.py -d {folder}, "
-            f"look through them with ./00-doctor.py {folder}, or name one of them here"
+            f"{folder} holds several sets, split already ({told}): train on them with ./03-do_learn.py -d {typed}, "
+            f"look through them with ./00-doctor.py {typed}, or name one of them here"
         )
     if (folder / "state.json").exists() or any(folder.glob("*.arrow")):
         raise UserError(

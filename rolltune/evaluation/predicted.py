@@ -25,7 +25,8 @@ from rolltune.evaluation.written import Written, is_exact
 
 NEAR = 0.1  # a probability that is no further from where the answer would be another one is near
 MOST_COLUMNS = 4  # of answers in a table; of more, the likeliest are named
-ENDINGS = (".jsonl", ".csv")
+# How files of answers begin, by their endings.
+FORMS = {".jsonl": r'\{"(roll|source)": .*"answer": ', ".csv": "(roll,)?source,id,images,answer,"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,9 +160,15 @@ def write(path: Path, rows: Sequence[Predicted]) -> None:
 
 
 def check_ending(path: Path) -> None:
-    """Raises UserError for a file that `write` could not write: before the work, not after it."""
-    if path.suffix.lower() not in ENDINGS:
-        raise UserError(f"{path}: answers are written as {' or '.join(ENDINGS)}; give the file one of these endings")
+    """Raises UserError for a file whose form nobody knows."""
+    if path.suffix.lower() not in FORMS:
+        raise UserError(f"{path}: answers are written as {' or '.join(FORMS)}; give the file one of these endings")
+
+
+def check_file(path: Path) -> None:
+    """Raises UserError for a file that `write` could not write, or that is no file of answers: before the work."""
+    check_ending(path)
+    atomic.check_result(path, FORMS[path.suffix.lower()])
 
 
 def _csv(rows: Sequence[Predicted]) -> str:

@@ -159,7 +159,7 @@ def load(
 def predict(rolls: Sequence[Path], data: Sequence[str], options: Options, say: Say) -> int:
     """The exit status: 0, or 1 where a file has no answer. All files are looked at before a model is loaded."""
     if options.output:
-        predicted.check_ending(options.output)
+        predicted.check_file(options.output)
     own = [read_saved(path) for path in rolls if not is_foreign(path)]
     if own:
         _alike(own, options)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rolltune import base
+from rolltune import atomic, base
 from rolltune.data.examples import Example
 from rolltune.data.images import apply_frame_policy
 from rolltune.data.learned import Marks, learned, learned_text, marks_of
@@ -76,7 +76,9 @@ def score(options: Options, rolls: Sequence[Path], say: Say) -> list[Cell]:
     if options.metric:
         check_name(options.metric)
     if options.predictions:
-        predicted.check_ending(options.predictions)
+        predicted.check_file(options.predictions)
+    if options.json:
+        atomic.check_result(options.json, cross_table.BEGINS)
     if options.model and (named := [path for path in rolls if is_whole(path)]):
         raise UserError(
             f"--model {options.model}: {shown(named[0])} is a whole model and its own base; leave --model away"

@@ -10,7 +10,7 @@ import pytest
 from rolltune.data.examples import Example, Turn
 from rolltune.errors import UserError
 from rolltune.evaluation.metrics import Prediction, Threshold
-from rolltune.evaluation.predicted import Predicted, plain, predicted, remarks, table, write
+from rolltune.evaluation.predicted import Predicted, check_file, plain, predicted, remarks, table, write
 from rolltune.evaluation.written import Written
 
 ANSWERS = ("no", "yes")
@@ -89,6 +89,17 @@ def test_files_hold_every_digit_and_take_any_text(tmp_path):
     with pytest.raises(UserError, match="endings"):
         write(tmp_path / "x.xlsx", made)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.csv", "x.jsonl"]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+def test_answers_take_the_place_of_answers_and_of_no_data(tmp_path, ending):
+    path = tmp_path / f"x{ending}"
+    for roll in ("", "./x.npz"):
+        write(path, predicted(rows("yes"), [scores(0.1)], ANSWERS, roll=roll))
+        check_file(path)
+    path.write_text('{"source": "a.jpg", "prefix": "", "suffix": "no"}\n' if ending == ".jsonl" else "source,suffix\n")
+    with pytest.raises(UserError, match="holds something else"):
+        check_file(path)
 
 
 def test_a_spreadsheet_computes_no_answer_and_json_has_it_as_it_is(tmp_path):
