@@ -349,4 +349,4 @@ def check(r: Recipe, where: Callable[[str], str] = str) -> None:
     need(r.epochs > 0 or r.warmup < max(r.steps, 2), "warmup", f"less than the {r.steps} steps of the training")
     need(0 < r.redraw_factor <= 1, "redraw_factor", "a factor above 0, at most 1")
     need(list(r.rungs) == sorted(set(r.rungs)) and all(0 < x < 1 for x in r.rungs), "rungs", "rising shares in 0..1")
-    need(0 < r.keep_share < 1, "keep_share", "a share between 0 and 1")
+    need(0 < r.keep_share <= 1, "keep_share", "a share above 0, at most 1")

@@ -137,6 +137,10 @@ def test_a_recipe_that_prints_leaves_the_output_to_the_command(written, capsys):
     assert capsys.readouterr() == ("", "loud\n")
 
 
+def test_rungs_may_be_places_at_which_nobody_loses():
+    assert recipe.load(None, ["--config.rungs=0.5", "--config.keep_share=1"]).keep_share == 1
+
+
 def test_a_roll_gives_its_recipe_back():
     made = Recipe(rates=(0.1,), rules=((".*", "full"),), method="rules")
     kept = json.loads(json.dumps(dataclasses.asdict(made) | {"of_a_later_version": 1}))
