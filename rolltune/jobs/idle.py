@@ -92,7 +92,7 @@ def idle_flags(options: Any, recipe: Recipe, drawn: Drawn, state_steps: int) -> 
     if state_steps >= recipe.steps and options.state_every.isdecimal():
         steps = f"the training has {recipe.steps} steps, and is saved at its end"
         found.append(f"--state-every {options.state_every} counts for nothing: {steps}")
-    if recipe.prompt and options.reading.get("question"):
+    if recipe.prompt and options.reading.get("question") and options.origin is None:  # of a card, nobody typed it
         found.append("--question counts for nothing: the prompt takes the place of what rows ask")
     return found
 
