@@ -1,9 +1,11 @@
 """The `rolltune` command: names its parts, imports only the one that is asked for, and turns errors into advice."""
 
+import atexit
 import importlib
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 
 from rolltune import __version__
@@ -86,6 +88,9 @@ def main(argv: list[str] | None = None) -> int:
         where = visible(str(error.filename or "writing or reading a file"))
         print(f"error: {where}: {error.strerror}", file=sys.stderr)
         return USAGE_ERROR
+    finally:
+        # JAX takes a second to go, after all is done: a Ctrl-C in it would be shown as a traceback of its own.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
 
 def run(name: str, arguments: list[str]) -> int:

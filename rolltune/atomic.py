@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from typing import BinaryIO
 from rolltune import plain_json
 from rolltune.errors import UserError
 
+BEGINNING = 65_536  # bytes of a file by which its kind is known: paths are long
 ADVICE = {
     errno.ENOSPC: "the disk is full: free some space, or choose another folder",
     errno.EDQUOT: "the disk quota is used up: free some space, or choose another folder",
@@ -22,6 +24,7 @@ ADVICE = {
     errno.EPERM: "no permission to write there: choose another folder, or change its owner",
     errno.EROFS: "the folder is mounted read-only: choose another one",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EEXIST: "a part of the path is a file, not a folder",
     errno.EISDIR: "a folder of that name is in the way",
 }
 
@@ -131,6 +134,30 @@ def check_folder(folder: Path) -> None:
     except OSError as error:
         advice = "look whose it is, and what is mounted there" if folder.is_dir() else "move away what has its name"
         raise UserError(f"{folder}: nothing can be written there ({error.strerror}); {advice}") from error
+
+
+def check_result(path: Path, begins: str, flag: str = "") -> None:
+    """Raises UserError where a result can't be written into this file, or would take the place of another kind of file:
+    before the work, and before a person's data is replaced by what was made of it. Nothing is written.
+
+    `begins` is a pattern of how such results begin: an earlier one may be replaced. `flag` is what names another file.
+    """
+    if path.is_dir():
+        raise NotWritten(path, IsADirectoryError(errno.EISDIR, "Is a directory"))
+    folder = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        _raise_advice(error, path)
+        raise
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        beginning = file.read(BEGINNING)
+    if beginning and not re.match(begins.encode(), beginning):
+        other = f"another name ({flag} FILE)" if flag else "another name"
+        raise UserError(f"{path} is there already, and holds something else: choose {other}, or move it away")
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

@@ -6,17 +6,21 @@ The launch examples in docker/launch run this line on every host. It hands the h
 than the first write their name, and watches: JAX ends a process whose partner is gone, from within and without advice.
 """
 
+import argparse
 import collections
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from typing import IO
 
 from rolltune.errors import UserError
 from rolltune.hosts import Place, find_place, seconds
+from rolltune.jobs.outputs import Outputs
+from rolltune.training import savings
 
 GONE = 5  # exit status: another host went away
 KEPT = 200  # lines of what was written to standard error, in which JAX names who is gone
@@ -28,7 +32,7 @@ NEVER_CAME = "RegisterTask"
 def launch(command: list[str], place: Place, environment: Mapping[str, str]) -> int:
     """Runs the command as that host; its exit status, or GONE."""
     handed = {"ROLLTUNE_HOSTS": str(place.hosts), "ROLLTUNE_HOST": str(place.host)}
-    first = place.host == 0
+    first, began = place.host == 0, time.time()
     piped = not (first and sys.stderr.isatty())  # a progress bar needs the terminal itself
     process = subprocess.Popen(
         command,
@@ -48,7 +52,7 @@ def launch(command: list[str], place: Place, environment: Mapping[str, str]) -> 
         copy(process.stderr, lines, name)
     status = process.wait()
     if status == -signal.SIGABRT:
-        print(f"{name}error: {advice(lines)}", file=sys.stderr, flush=True)
+        print(f"{name}error: {advice(lines, left_by(command, began))}", file=sys.stderr, flush=True)
         return GONE
     if status < 0:
         print(f"{name}error: ended by signal {-status}{HINTS.get(-status, '')}", file=sys.stderr, flush=True)
@@ -65,8 +69,8 @@ def copy(stream: IO[str], lines: collections.deque[str], name: str) -> None:
         sys.stderr.flush()
 
 
-def advice(lines: Iterable[str]) -> str:
-    """What to do after JAX ended the process, by what it wrote."""
+def advice(lines: Iterable[str], left: str) -> str:
+    """What to do after JAX ended the process, by what it wrote, and by what the run has left."""
     text = "".join(lines)
     if NEVER_CAME in text:
         return (
@@ -77,10 +81,22 @@ def advice(lines: Iterable[str]) -> str:
     found = UNHEALTHY.search(text)
     gone = next(filter(None, found.groups())) if found else "0" if NO_LEADER in text else None
     who = "another host" if gone is None else f"host {gone}"
-    return (
-        f"{who} went away, or lost the network (its own last lines say more). What was saved is whole: the same "
-        "command with --resume, on all hosts, goes on from there"
-    )
+    return f"{who} went away, or lost the network (its own last lines say more). {left}"
+
+
+def left_by(command: Sequence[str], began: float) -> str:
+    """What a training that began then (seconds since 1970) has left in ./checkpoints, and what can be done with it.
+
+    Its state goes only after its rolls and report are written, and a roll of before is no roll of this run.
+    """
+    asked = argparse.ArgumentParser(add_help=False)
+    asked.add_argument("-w", "--write")
+    name = asked.parse_known_args(command)[0].write
+    if name and savings.exists(Outputs(name).state):
+        return "What was saved is whole: the same command with --resume, on all hosts, goes on from there"
+    if name and (roll := Outputs(name).roll).is_file() and roll.stat().st_mtime >= began:
+        return f"The rolls of this run are saved ({roll.as_posix()}, and its report): nothing is left to do"
+    return "Nothing was saved yet that could be gone on with: start the same command again, on all hosts"
 
 
 def main(argv: list[str]) -> int:

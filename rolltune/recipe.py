@@ -1,27 +1,19 @@
 """A recipe: everything that decides what a training does, in one frozen record that is saved with the roll."""
 
 import ast
-import contextlib
 import dataclasses
 import math
 import reprlib
-import runpy
-import sys
-import traceback
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from rolltune import adapters, optim, quantize, rules, sharding
+from rolltune import adapters, optim, quantize, recipe_file, rules, sharding
 from rolltune.data.views import WORDS
 from rolltune.errors import UserError
 from rolltune.evaluation.tasks import AUTO, KINDS
-
-EXAMPLES = Path(__file__).parent / "recipes"  # a link to those of playground/; a wheel holds them as files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,8 +136,8 @@ def load(path: str | Path | None, overrides: Sequence[str] = (), **given: Any) -
     `epochs` count before `steps` of the same place; `steps` that are typed count before a file's epochs. Raises
     UserError for a file that gives no ConfigDict, an unknown name or a value of the wrong kind.
     """
-    values = {} if path is None else _from_file(Path(path))
-    where = {name: _place_in(Path(path), name) for name in values} if path is not None else {}
+    values = {} if path is None else recipe_file.values_of(Path(path))
+    where = {name: recipe_file.place_in(Path(path), name) for name in values} if path is not None else {}
     typed: dict[str, Any] = {}
     for text in overrides:
         name, equals, value = text.removeprefix("--config.").partition("=")
@@ -162,7 +154,7 @@ def load(path: str | Path | None, overrides: Sequence[str] = (), **given: Any) -
 
 def stated(path: str | Path | None, overrides: Sequence[str] = (), **given: Any) -> frozenset[str]:
     """The names of the entries that a person gave, in a file or as flags, whatever their values."""
-    names = set() if path is None else set(_from_file(Path(path)))
+    names = set() if path is None else set(recipe_file.values_of(Path(path)))
     names |= {text.removeprefix("--config.").partition("=")[0] for text in overrides}
     names |= {name for name, value in given.items() if value is not None}
     return frozenset(names | ({"epochs"} if "steps" in names else set()))  # steps that are given turn epochs off
@@ -197,49 +189,6 @@ def with_steps(recipe: Recipe, rows: int) -> Recipe:
     made = dataclasses.replace(recipe, steps=round(steps))
     check(dataclasses.replace(made, epochs=0.0))
     return made
-
-
-def find(path: Path) -> Path:
-    """The file that `path` names: one that is there, or else recipes/NAME.py of those that come with rolltune."""
-    if path.is_file():
-        return path
-    if path.parent == Path("recipes") and (EXAMPLES / path.name).is_file():
-        return EXAMPLES / path.name
-    known = ", ".join(f"recipes/{file.name}" for file in sorted(EXAMPLES.glob("*.py")))
-    raise UserError(f"{path}: no such recipe; those that come with rolltune: {known or 'none'}")
-
-
-def _from_file(path: Path) -> dict[str, Any]:
-    path = find(path)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # a command's own output may be read by a program
-            found = runpy.run_path(str(path))
-            config = found["get_config"]() if callable(found.get("get_config")) else None
-            values = config.to_dict() if isinstance(config, ConfigDict) else None
-    except (Exception, SystemExit) as error:  # whatever the person's file raises, they need its name and line, not ours
-        own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(path) else (own or [None])[-1]
-        what = error.msg if isinstance(error, SyntaxError) else error
-        ended = "; a recipe must not end the program" if isinstance(error, SystemExit) else ""
-        raise UserError(f"{path}{f':{line}' if line else ''}: {type(error).__name__}: {what}{ended}") from error
-    if values is None:
-        raise UserError(f"{path}: expected a function get_config() that returns an ml_collections.ConfigDict")
-    return {str(name): value for name, value in values.items()}
-
-
-def _place_in(path: Path, name: str) -> str:
-    """ "FILE:LINE: NAME" of an entry in a recipe file: where it is last assigned, or stands in a dict."""
-    path = find(path)
-    tree = ast.parse(path.read_bytes())  # it has run: it can be parsed
-    lines = [0]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr == name:
-            lines.append(node.lineno)
-        elif isinstance(node, ast.Dict):
-            lines += [key.lineno for key in node.keys if isinstance(key, ast.Constant) and key.value == name]
-        elif isinstance(node, ast.keyword) and node.arg == name:
-            lines.append(node.value.lineno)
-    return f"{path}:{max(lines)}: {name}" if max(lines) else f"{path}: {name}"
 
 
 def _literal(text: str) -> Any:
@@ -400,4 +349,4 @@ def check(r: Recipe, where: Callable[[str], str] = str) -> None:
     need(r.epochs > 0 or r.warmup < max(r.steps, 2), "warmup", f"less than the {r.steps} steps of the training")
     need(0 < r.redraw_factor <= 1, "redraw_factor", "a factor above 0, at most 1")
     need(list(r.rungs) == sorted(set(r.rungs)) and all(0 < x < 1 for x in r.rungs), "rungs", "rising shares in 0..1")
-    need(0 < r.keep_share < 1, "keep_share", "a share between 0 and 1")
+    need(0 < r.keep_share <= 1, "keep_share", "a share above 0, at most 1")

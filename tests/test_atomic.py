@@ -46,6 +46,26 @@ def test_a_folder_that_takes_nothing_is_said_before_there_is_something_to_write(
         atomic.check_folder(tmp_path / "reports")
 
 
+def test_a_result_takes_the_place_of_its_kind_alone_and_that_is_said_before_the_work(tmp_path):
+    own, other, empty = tmp_path / "own.csv", tmp_path / "other.csv", tmp_path / "empty.csv"
+    own.write_text("rank,run\n1,a\n")
+    other.write_text("label,image\n")
+    empty.touch()
+    for path in (own, empty, tmp_path / "new" / "deep" / "x.csv"):
+        atomic.check_result(path, "rank,")
+    for path, said in (
+        (other, "holds something else: choose another name"),
+        (tmp_path, "a folder of that name is in the way"),
+        (other / "x.csv", "a part of the path is a file"),
+        (other / "deep" / "x.csv", "a part of the path is a file"),
+    ):
+        with pytest.raises(UserError, match=said):
+            atomic.check_result(path, "rank,")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.csv", "other.csv", "own.csv"]
+    with pytest.raises(UserError, match="a part of the path is a file"):
+        atomic.write_text(other / "x.csv", "")
+
+
 def test_a_link_stays_a_link_and_folders_are_made(tmp_path):
     target = tmp_path / "deep" / "real.json"
     atomic.write_json(target, {"a": 1})

@@ -14,7 +14,7 @@ from rolltune.adapters import CLASSES
 from rolltune.commands import convert, doctor, download, learn, plan_memory, shuffle
 from rolltune.families import catalogue
 from rolltune.models import decoder, vision
-from rolltune.recipe import EXAMPLES
+from rolltune.recipe_file import EXAMPLES
 from rolltune.weights.catalogue import TOKENIZER, find, sources
 
 ROOT = Path(__file__).resolve().parents[1]

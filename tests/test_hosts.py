@@ -17,6 +17,7 @@ from store import Store
 
 from rolltune.errors import UserError
 from rolltune.hosts import Hosts, Place
+from rolltune.launch import left_by
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ["--config.steps=24", "--config.log_every=2", "--config.batch=2", "--config.redraws=1", "--config.rank=2"]
@@ -164,8 +165,27 @@ def test_a_host_that_goes_away_ends_the_other_with_advice(tmp_path):
     statuses, said = pair.ended()
     assert time.monotonic() - began < 20
     assert statuses == [5, 137]
-    assert "error: host 1 went away" in said[0] and "--resume" in said[0]
+    assert "error: host 1 went away" in said[0] and "start the same command again, on all hosts" in said[0]
     assert said[1].startswith("host 1: error: ended by signal 9")
+
+
+def test_what_a_host_that_went_away_leaves_is_looked_for(tmp_path, monkeypatch):
+    """The others may have ended while host 0 saved the rolls: then there is nothing to resume."""
+    monkeypatch.chdir(tmp_path)
+    command, began = ["./03-do_learn.py", "-d", "set1", "-w", "mine", "-2", "--rolls", "8"], time.time() - 60
+    assert "Nothing was saved yet" in left_by(command, began)
+    roll, whole = Path("checkpoints/mine.npz"), Path("checkpoints/mine.state/3/rolltune.json")
+    roll.parent.mkdir()
+    roll.touch()
+    assert "are saved (checkpoints/mine.npz" in left_by(command, began)
+    os.utime(roll, (began - 60, began - 60))  # of an earlier run, which this one was to overwrite
+    assert "Nothing was saved yet" in left_by(command, began)
+    whole.parent.mkdir(parents=True)
+    assert "Nothing was saved yet" in left_by(command, began)  # half a saving is none
+    whole.touch()
+    os.utime(roll)
+    assert "with --resume, on all hosts" in left_by(command, began)
+    assert "Nothing was saved yet" in left_by(["./03-do_learn.py", "--write=other"], began)
 
 
 def test_a_broken_connection_is_no_traceback_but_advice(tmp_path):

@@ -132,3 +132,19 @@ def test_a_hole_in_rolltune_itself_is_not_dressed_up(monkeypatch):
     monkeypatch.setattr(program.importlib, "import_module", lambda name: (_ for _ in ()).throw(missing))
     with pytest.raises(ModuleNotFoundError):
         program.main(["learn"])
+
+
+def test_ctrl_c_while_the_program_ends_is_no_traceback():
+    late = """
+import os, signal, sys
+from rolltune.__main__ import main
+
+class Late:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+late = Late()
+sys.exit(main(["sample-ads"]))
+"""
+    made = subprocess.run([sys.executable, "-c", late], capture_output=True, text=True)
+    assert made.returncode == 2 and "KeyboardInterrupt" not in made.stderr

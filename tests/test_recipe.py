@@ -148,7 +148,7 @@ EDGES = {  # of each entry: values that are taken, the outermost among them, and
     "warmup": ([0, NEAR, 1, 511], [-1e-9, 1.5, 512, INF]),
     "redraw_factor": ([1e-9, 1], [0, 1.001]),
     "rungs": ([[], [1e-9, 0.5, NEAR]], [[0], [1], [0.5, 0.5], [0.5, 0.25]]),
-    "keep_share": ([1e-9, NEAR], [0, 1]),
+    "keep_share": ([1e-9, 1], [0, 1.001]),
 }
 TOGETHER = [  # what is right, and what makes it wrong
     ({"method": "rules", "rules": LORA}, [{"rules": []}, {"rules": [[".*"]]}, {"rules": [[".*", "warm"]]}]),
@@ -239,6 +239,10 @@ def test_what_a_recipe_or_an_older_card_leaves_out_keeps_its_meaning():
 def test_a_recipe_that_prints_leaves_the_output_to_the_command(written, capsys):
     assert recipe.load(written("print('loud')\n" + FILE)).steps == 8
     assert capsys.readouterr() == ("", "loud\n")
+
+
+def test_rungs_may_be_places_at_which_nobody_loses():
+    assert recipe.load(None, ["--config.rungs=0.5", "--config.keep_share=1"]).keep_share == 1
 
 
 def test_a_roll_gives_its_recipe_back():

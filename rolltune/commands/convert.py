@@ -1,13 +1,14 @@
 """06-convert_data.py: other kinds of data to JSON Lines and images."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
 from rolltune.commands.common import command_parser
 from rolltune.commands.reading import texts_by_name
 from rolltune.commands.terminal import quiet_decoders, tell, terminal
-from rolltune.data.converters import arena, boxes, boxes_back, classes, conversations, nlvr, questions, video
+from rolltune.data.converters import arena, boxes, boxes_back, classes, conversations, marking, nlvr, questions, video
 from rolltune.data.examples import QUESTION
 from rolltune.errors import UserError
 
@@ -92,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
         if name in ("coco", "voc"):
             one.add_argument("--images", type=Path, help="where the pictures are (default: beside the file)")
         one.add_argument(
-            "--question", default=boxes.QUESTION, help='"{labels}" becomes the labels (default: %(default)s)'
+            "--question", default=marking.QUESTION, help='"{labels}" becomes the labels (default: %(default)s)'
         )
         one.add_argument("--each", action="store_true", help="a row a picture and label, which asks for that one alone")
         one.add_argument("--empty", action="store_true", help='rows of what is not there, too, answered "none"')
@@ -117,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     told = f"{output.written} files written" if output.written else "nothing had changed"
     tell(console, f"{output.pictures} pictures, {told}: {options.out}")
     if not options.kind.startswith("to-"):
-        tell(console, f"next: ./00-doctor.py {options.out}")
+        tell(console, f"next: ./00-doctor.py {shlex.quote(str(options.out))}")
     return 0
 
 
@@ -159,7 +160,7 @@ def _convert(options: argparse.Namespace):
         names = texts_by_name(options.names, "--names", '{"ragno": "spider"}')
     if options.kind in BOXES:
         more = {"images": options.images} if "images" in options else {}
-        wanted = boxes.Wanted(options.question, options.each, options.empty)
+        wanted = marking.Wanted(options.question, options.each, options.empty)
         return BOXES[options.kind](options.source, options.out, names=names, wanted=wanted, split=options.split, **more)
     return classes.convert_classes(
         options.source, options.out, question=options.question, names=names, pool=options.pool

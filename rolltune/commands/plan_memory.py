@@ -65,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     said = [flag for flag in ("tokens", "answer", "picture", "rows") if getattr(args, flag) is not None]
     if args.dataset and said:
         raise UserError(f"--{said[0]} says what --dataset shows by itself: leave one of them away")
+    for flag in ("columns", "question", "names"):
+        if getattr(args, flag) is not None and not args.dataset:
+            raise UserError(f"--{flag} is of data: name it with --dataset, or leave --{flag} away")
     number = lambda flag, default: default if (text := getattr(args, flag)) is None else whole_number(text, f"--{flag}")
     stated = None
     if not args.dataset:

@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("data", nargs="*", help="pictures, folders of them, JSONL or CSV files with or without answers")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write .jsonl or .csv, in full, instead of a table")
-    parser.add_argument("--near", type=float, default=0.1, help="how near the threshold is told (default 0.1)")
+    parser.add_argument("--near", type=float, help="how near the threshold is told (default 0.1)")
     parser.add_argument("--generate", type=int, metavar="N", help="write answers of up to N tokens instead of choosing")
     parser.add_argument(
         "--sample", type=float, metavar="TEMPERATURE", help="draw what is written, 1 as likely as it is"
@@ -39,8 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", help="the base model, where it is not where the roll was trained")
     parser.add_argument("--answers", metavar="A,B,...", help="what an adapter or model from elsewhere chooses from")
     parser.add_argument("--serve", action="store_true", help="a page in the browser, on this machine alone")
-    parser.add_argument("--host", default="127.0.0.1", help="the address of --serve; 0.0.0.0 is everybody's")
-    parser.add_argument("--port", type=int, default=8707, help="the port of --serve (default 8707)")
+    parser.add_argument("--host", help="the address of --serve (default 127.0.0.1); 0.0.0.0 is everybody's")
+    parser.add_argument("--port", type=int, help="the port of --serve (default 8707)")
     add_reading_flags(parser)
     args = parser.parse_args(argv)
     # `-m a.npz pictures/`: a list of names ends where something else than a roll begins.
@@ -48,7 +48,11 @@ def main(argv: list[str] | None = None) -> int:
     data = [text for text in args.models if text not in rolls] + args.data
     if bool(data) == args.serve:
         parser.error("--serve takes no data: drop it on the page" if data else "name pictures or data after the rolls")
-    if not 0 <= args.near <= 0.5:
+    for flag in ("output", "columns", "question", "names") if args.serve else ("host", "port"):
+        if getattr(args, flag) is not None:
+            of = "of data, and --serve takes none" if args.serve else "of --serve: add that, or leave it away"
+            raise UserError(f"--{flag} is {of}")
+    if args.near is not None and not 0 <= args.near <= 0.5:
         raise UserError(f"--near {args.near}: expected a distance of probabilities from 0 to 0.5")
     if args.sample is not None and not 0 < args.sample <= 100:
         raise UserError(f"--sample {args.sample}: expected a temperature above 0, such as 0.7")
@@ -79,4 +83,4 @@ def main(argv: list[str] | None = None) -> int:
             f"--serve needs the package {missing.name!r}: pip install 'rolltune[serve]', or in the repository "
             "pip install -e '.[serve]'"
         ) from missing
-    return serve(found, options, args.host, args.port, say)
+    return serve(found, options, args.host or "127.0.0.1", 8707 if args.port is None else args.port, say)

@@ -1,7 +1,9 @@
 """Data sets by name, and paths as they are printed."""
 
+import shlex
 from pathlib import Path
 
+from rolltune.data.files import safe_name
 from rolltune.data.layouts import splits_in
 from rolltune.errors import UserError
 
@@ -18,8 +20,9 @@ def find_dataset(name: str, root: Path = Path("dataset")) -> dict[str, Path]:
         )
     if not path.is_dir():
         there = ", ".join(sets_in(root)) or "none"
-        made = f"./02-shuffle_data.sh -v 10 -n {Path(name).name} makes it"
-        raise UserError(f"{path}: no such data set; in {shown(root)} there are: {there}; {made}")
+        plain = safe_name(name) == name and not name.startswith("-")
+        made = f"; ./02-shuffle_data.sh -v 10 -n {shlex.quote(name)} makes it" if plain else ""
+        raise UserError(f"{name}: no such file, folder or data set; in {shown(root)} there are: {there}{made}")
     files = {split: file for split, file in splits_in(path).items() if split in ("train", "valid", "test")}
     if "train" not in files:
         raise UserError(f"{path}: no train.jsonl in it; {_instead(path, root)}")
@@ -41,14 +44,18 @@ def _is_set(place: Path) -> bool:
 
 def _instead(path: Path, root: Path) -> str:
     """What to do with a folder that holds no training rows by that name."""
+    typed = lambda place: shlex.quote(shown(place))
     if inside := sets_in(path):
-        return f"it holds {', '.join(inside)}: name one of these, such as -d {shown(path / inside[0])}"
+        return f"it holds {', '.join(inside)}: name one of these, such as -d {typed(path / inside[0])}"
+    new = shlex.quote(f"{safe_name(path.name)}-split")
     if (whole := path / "data.jsonl").is_file():
         if path.resolve() == root.resolve():
             return f"./02-shuffle_data.sh -v 10 -n set1 splits {whole}, then -d set1; -d {whole} trains on all of it"
-        split = f"./02-shuffle_data.sh {shown(whole)} -v 10 -n {path.name}-split"
-        return f"{split} splits {whole}, then -d {path.name}-split; -d {shown(whole)} trains on all of it"
-    return f"./02-shuffle_data.sh {shown(path)} -v 10 -n {path.name}-split splits what it holds"
+        split = f"./02-shuffle_data.sh {typed(whole)} -v 10 -n {new}"
+        return f"{split} splits {whole}, then -d {new}; -d {typed(whole)} trains on all of it"
+    if not any(path.iterdir()):
+        return "it is empty"
+    return f"./02-shuffle_data.sh {typed(path)} -v 10 -n {new} splits what it holds"
 
 
 def shown(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,17 +38,25 @@ def scan_source(
     if path.is_dir():
         inside = _only_table(path)
         if inside is None:
-            return folders.scan_folder(path, question=question, names=names)
+            scan = folders.scan_folder(path, question=question, names=names)
+            return _idle(scan, "columns", columns, "folders of pictures have none")
         path = inside
-    match path.suffix.lower():
-        case ".jsonl" | ".json" | ".ndjson":
-            return jsonl.scan_jsonl(path, columns=columns, question=question, image_root=image_root, answered=answered)
-        case ".csv" | ".tsv":
-            return tables.scan_csv(path, columns=columns, question=question, image_root=image_root, answered=answered)
+    read = {".jsonl": jsonl.scan_jsonl, ".json": jsonl.scan_jsonl, ".ndjson": jsonl.scan_jsonl}
+    read |= {".csv": tables.scan_csv, ".tsv": tables.scan_csv}
+    if scan_rows := read.get(path.suffix.lower()):
+        scan = scan_rows(path, columns=columns, question=question, image_root=image_root, answered=answered)
+        return _idle(scan, "names", names, "they are of class folders, and rows say their answers")
     raise UserError(
         f"{path}: rows are read from .jsonl, .json, .csv, .tsv, a folder with one sub-folder an answer, or tfds:NAME; "
         f"{path.suffix or 'a file without an ending'} is none of them"
     )
+
+
+def _idle(scan: Scan, flag: str, given: object, why: str) -> Scan:
+    """The scan, saying of what was given and is not of such data that it counts for nothing."""
+    if given:
+        scan.note += f"; --{flag} counts for nothing: {why}"
+    return scan
 
 
 def _only_table(folder: Path) -> Path | None:
@@ -55,9 +64,10 @@ def _only_table(folder: Path) -> Path | None:
     splits = splits_in(folder)
     if splits and not any((folder / name).exists() for name in WHOLE):
         told = ", ".join(f"{name}: {place.relative_to(folder)}" for name, place in splits.items())
+        typed = shlex.quote(str(folder))
         raise UserError(
-            f"{folder} holds several sets, split already ({told}): train on them with ./03-do_learn.py -d {folder}, "
-            f"look through them with ./00-doctor.py {folder}, or name one of them here"
+            f"{folder} holds several sets, split already ({told}): train on them with ./03-do_learn.py -d {typed}, "
+            f"look through them with ./00-doctor.py {typed}, or name one of them here"
         )
     if (folder / "state.json").exists() or any(folder.glob("*.arrow")):
         raise UserError(

@@ -77,6 +77,9 @@ def _text(cell: Cell | None, metric: str) -> str:
     return text + ("*" if cell.trained_on else "") + (f"\n{bounds}" if bounds else "")
 
 
+BEGINS = r'\{\s*"metric": .*\s*"cells": '  # of a file that `write` has written
+
+
 def to_json(cells: Sequence[Cell], metric: str = "f-measure") -> dict[str, object]:
     _sides(cells)
     return {

@@ -1,8 +1,6 @@
 """What rolls make of rows, a line a row: the answer, how sure it is, who voted how; as a table, JSON Lines or CSV."""
 
-import csv
 import dataclasses
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +10,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from rolltune import atomic, plain_json
+from rolltune import atomic, plain_csv, plain_json
 from rolltune.data.answers import normalise
 from rolltune.data.boxes import PixelBox, has_boxes, in_pixels, read
 from rolltune.data.examples import Example
@@ -27,7 +25,8 @@ from rolltune.evaluation.written import Written, is_exact
 
 NEAR = 0.1  # a probability that is no further from where the answer would be another one is near
 MOST_COLUMNS = 4  # of answers in a table; of more, the likeliest are named
-ENDINGS = (".jsonl", ".csv")
+# How files of answers begin, by their endings.
+FORMS = {".jsonl": r'\{"(roll|source)": .*"answer": ', ".csv": "(roll,)?source,id,images,answer,"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,9 +160,15 @@ def write(path: Path, rows: Sequence[Predicted]) -> None:
 
 
 def check_ending(path: Path) -> None:
-    """Raises UserError for a file that `write` could not write: before the work, not after it."""
-    if path.suffix.lower() not in ENDINGS:
-        raise UserError(f"{path}: answers are written as {' or '.join(ENDINGS)}; give the file one of these endings")
+    """Raises UserError for a file whose form nobody knows."""
+    if path.suffix.lower() not in FORMS:
+        raise UserError(f"{path}: answers are written as {' or '.join(FORMS)}; give the file one of these endings")
+
+
+def check_file(path: Path) -> None:
+    """Raises UserError for a file that `write` could not write, or that is no file of answers: before the work."""
+    check_ending(path)
+    atomic.check_result(path, FORMS[path.suffix.lower()])
 
 
 def _csv(rows: Sequence[Predicted]) -> str:
@@ -174,21 +179,11 @@ def _csv(rows: Sequence[Predicted]) -> str:
         told = plain(row)
         if row.threshold is not None:
             told["threshold"] = f"{row.threshold.answer} {row.threshold.at!r}"
-        told["images"] = row.images[0] if len(row.images) == 1 else plain_json.dumps(list(row.images))
-        told |= {f"p({answer})": repr(p) for answer, p in row.probabilities.items()}
-        told |= {
-            name: plain_json.dumps(told[name])
-            for name in ("right", "votes", "boxes")
-            if isinstance(told.get(name), list | dict)
-        }
-        lines.append(told)
+        told["images"] = row.images[0] if len(row.images) == 1 else list(row.images)
+        lines.append(told | {f"p({answer})": p for answer, p in row.probabilities.items()})
     order = ("roll", "source", "id", "images", "answer", "right", "near", "threshold", "boxes", "broken", "votes")
     columns = [name for name in order if any(name in line for line in lines)]
-    out = io.StringIO(newline="")
-    writer = csv.DictWriter(out, [*columns, *(f"p({answer})" for answer in answers)], extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(lines)
-    return out.getvalue()
+    return plain_csv.dumps([*columns, *(f"p({answer})" for answer in answers)], lines)
 
 
 def table(rows: Sequence[Predicted]) -> Table:

@@ -1,14 +1,11 @@
 """Past runs beside each other, from what their rolls' cards say: who stands where on which rows, and what differs."""
 
-import csv
-import io
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rolltune import plain_json
+from rolltune import plain_csv, plain_json
 from rolltune.evaluation.figures import TITLES
 from rolltune.evaluation.metrics import rounded
 from rolltune.evaluation.statistics import Interval, winners_curse
@@ -203,15 +200,10 @@ def _figures(judged: Judged) -> dict[str, Any]:
 
 
 def to_csv(lines: Sequence[Mapping[str, Any]]) -> str:
-    """A column each for what any line has; lists are JSON in their cell."""
+    """A column each for what any line has."""
     columns = list(dict.fromkeys(name for line in lines for name in line if not name.startswith("recipe.")))
     columns += list(dict.fromkeys(name for line in lines for name in line if name.startswith("recipe.")))
-    out = io.StringIO(newline="")
-    writer = csv.DictWriter(out, columns)
-    writer.writeheader()
-    plain = lambda value: json.dumps(value) if isinstance(value, list | tuple | dict) else value
-    writer.writerows({name: plain(value) for name, value in line.items()} for line in lines)
-    return out.getvalue()
+    return plain_csv.dumps(columns, lines)
 
 
 def figure_text(judged: Judged, name: str) -> str:

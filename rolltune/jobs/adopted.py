@@ -93,6 +93,8 @@ def adopt(path: Path, asking: Asking, examples: Sequence[Example]) -> tuple[Save
 
 
 def _task(path: Path, asking: Asking, answered: Sequence[Example]) -> Task:
+    if asking.writes and asking.answers:
+        raise UserError(f"--answers {','.join(asking.answers)}: with --generate any answer is written; leave one away")
     if asking.writes:
         return Task(WRITE, ())
     if not answered and not asking.answers:

@@ -1,6 +1,7 @@
 """Past runs beside each other, from the cards of their rolls: no model is loaded, and no data read."""
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -42,7 +43,7 @@ def compare_runs(named: Sequence[str], options: Options, say: Say) -> int:
     """Prints the tables and writes the page; 0, or 1 where a file could not be read: the others are compared."""
     if options.metric:
         check_name(options.metric)
-    _check_page(options.page)
+    _check_files(options)
     cards, problems = read_cards(found_rolls(named, say))
     for problem in problems:
         say(f"not read: {problem}")
@@ -69,10 +70,13 @@ def compare_runs(named: Sequence[str], options: Options, say: Say) -> int:
     return SOME_UNREAD if problems else 0
 
 
-def _check_page(path: Path) -> None:
-    """Raises UserError where another page is there, such as the report of a run that is called "runs"."""
-    if path.is_file() and f"<title>{TITLE}</title>".encode() not in path.read_bytes()[:500]:
-        raise UserError(f"{shown(path)}: another page has this name: choose one with --html FILE")
+def _check_files(options: Options) -> None:
+    """Raises UserError where what is to be written can't be, or another file is there, such as the report of a run that
+    is called "runs"."""
+    atomic.check_result(options.page, f"(?s).*<title>{re.escape(TITLE)}</title>", "--html")
+    for path, begins in ((options.csv, "rank,run,date,"), (options.json, r'\{\s*"metric": .*\s*"runs": ')):
+        if path:
+            atomic.check_result(path, begins)
 
 
 def found_rolls(named: Sequence[str], say: Say) -> list[Path]:

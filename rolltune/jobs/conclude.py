@@ -62,6 +62,17 @@ class Finished:
     facts: dict[str, Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What is made of the rolls: how they stand, which is the best, how it decides, whose answers are doubtful."""
+
+    made: Finished  # its rolls as they decide
+    board: Leaderboard
+    best: FinishedRoll
+    decision: Decision
+    doubtful: Sequence[Doubt] = ()
+
+
 def own_recipe(recipe: Recipe, draw: Draw) -> Recipe:
     """The recipe that trains this one roll alone: what is drawn, written as single values."""
     single = dataclasses.replace(recipe, rates=(), rate_range=(), alphas=(), weight_decays=())
@@ -158,8 +169,8 @@ def conclude(options: Any, recipe: Recipe, model: Model, data: Data, made: Finis
         card = card_of(recipe, model.base, data, chosen.draw, made.passes, board.chosen)
         card = with_known(card, data, chosen.draw, folds)
         _save_whole(recipe, chosen, out.whole, with_decision(card, decision, data, chosen), say)
-    ended_too = dataclasses.replace(made, ended=ended)
-    _report(options, recipe, model, data, board, ended_too, after, decision, doubtful, out)
+    outcome = Outcome(dataclasses.replace(made, ended=ended), board, chosen, decision, doubtful)
+    _report(options, recipe, model.base, data, outcome, out)
     say(f"report: {shown(out.report)}")
     return 0
 
@@ -278,35 +289,24 @@ def _save_whole(recipe: Recipe, ended: FinishedRoll, path: Path, card: RollCard,
     say(f"saved the whole model for big_vision: {shown(path)}")
 
 
-def _report(
-    options: Any,
-    recipe: Recipe,
-    model: Model,
-    data: Data,
-    board: Leaderboard,
-    made: Finished,
-    after: Any,
-    decision: Decision,
-    doubtful: Sequence[Doubt],
-    out: Outputs,
-) -> None:
+def _report(options: Any, recipe: Recipe, base: Base, data: Data, outcome: Outcome, out: Outputs) -> None:
+    made, board, best = outcome.made, outcome.board, outcome.best
     assert board.chosen is not None
-    chosen = next(one for one in made.ended if one.draw.roll == board.chosen.roll)
-    known = made.passes.learned | trained_marks(data, chosen.draw, made.passes.folds)
+    known = made.passes.learned | trained_marks(data, best.draw, made.passes.folds)
     splits = [
         SplitResult(
             shown(file),
             split,
             figures_of(data, made.before, span),
-            figures_of(data, after, span),
+            figures_of(data, best.judged, span),
             data.known(span, known),
         )
         for (split, file), span in zip(data.files.items(), data.spans.values(), strict=True)
     ]
     states = {one.draw.roll: ("died" if one.reason else "alive") for one in made.ended}
     shown_split = "test" if "test" in data.spans else "valid" if "valid" in data.spans else "train"
-    rows = data.of(shown_split)
-    card = card_of(recipe, model.base, data, chosen.draw, made.passes, board.chosen)
+    rows, scored = data.of(shown_split), best.judged.at(data.spans[shown_split])
+    card = card_of(recipe, base, data, best.draw, made.passes, board.chosen)
     curves = [Curve(n, steps, losses, states.get(n, "alive")) for n, (steps, losses) in sorted(made.curves.items())]
     write_report(
         out.report,
@@ -325,16 +325,16 @@ def _report(
             splits=splits,
             curves=curves,
             leaderboard=board if len(made.ended) > 1 else None,
-            scored=after.at(data.spans[shown_split]),
+            scored=scored,
             scored_split=shown(data.files[shown_split]),
-            decision=decision,
+            decision=outcome.decision,
             pictures=pictures(
-                after.at(data.spans[shown_split]),
+                scored,
                 {one.id: one.images for one in rows},
                 shown_split,
                 {one.id: recipe.prompt or one.prompt for one in rows},
             ),
-            doubtful=[doubtful_picture(one) for one in doubtful],
+            doubtful=[doubtful_picture(one) for one in outcome.doubtful],
             warnings=board.notes,
         ),
         open_image,

@@ -21,7 +21,7 @@ from rolltune.errors import UserError
 from rolltune.evaluation.tasks import CHOOSE, WRITE, Task
 from rolltune.jobs import hub
 from rolltune.jobs.cards import check_trained
-from rolltune.jobs.kaggle_hub import check_kaggle, upload_kaggle
+from rolltune.jobs.kaggle_hub import check_kaggle, check_login, upload_kaggle
 from rolltune.jobs.model_card import model_card
 from rolltune.jobs.scorer import Bench, Saved, Scorer, read_saved
 from rolltune.weights import catalogue
@@ -62,6 +62,8 @@ class Options:
 def export(path: Path, options: Options, say: Say) -> int:
     """The exit status. What can be refused is refused before a weight is read; what was not kept leaves nothing."""
     send = _upload_of(options)
+    if options.dequantize and options.to == PEFT:
+        raise UserError("--dequantize is of a merged model (--to hf or npz), and an adapter is none: leave it away")
     if is_whole(path):
         raise UserError(f"{shown(path)} is a whole model already: name the roll that was worked into it")
     saved = read_saved(path)
@@ -94,8 +96,9 @@ def _upload_of(options: Options) -> Callable[[Say], None] | None:
         return None
     if options.hub == KAGGLE:
         target = check_kaggle(options.upload, options.to, options.output.name, options.licence)
+        check_login(target, options.public)
         return lambda say: upload_kaggle(target, options.output, options.public, say)
-    api = hub.check_upload(options.upload)
+    api = hub.check_upload(options.upload, options.public)
     return lambda say: hub.upload(api, options.output, options.upload, options.public, say)
 
 
@@ -167,6 +170,8 @@ def _merged(
             "adapter alone (--to peft), to be used on such a base; or add --dequantize, which merges it into the "
             "numbers that these bits stand for: a model of full size"
         )
+    if options.dequantize and not (packed or words):
+        say("--dequantize counts for nothing: the roll was trained on a base of full size")
     table, config = _layout(opened, trained, options.to, saved.card.answers)
     starts = _starts(saved, opened, trained)
     written = {row.path: row for row in table}

@@ -14,6 +14,7 @@ from rolltune.weights.download import clean
 SLUG = r"[a-z0-9][a-z0-9-]{0,62}"
 NAME = re.compile(rf"[\w-]{{1,62}}/{SLUG}(/{SLUG})?", re.ASCII)
 KEY = re.compile(r"\b[0-9a-f]{32}\b")
+KEY_FILE = "put kaggle.json of https://www.kaggle.com/settings at ~/.kaggle/kaggle.json"
 FRAMEWORKS = {"peft": "pyTorch", "hf": "transformers", "npz": "jax"}  # what Kaggle calls each form of an export
 
 
@@ -59,6 +60,18 @@ def check_kaggle(name: str, form: str, variation: str, licence: str) -> KaggleMo
     return KaggleModel(owner, model, FRAMEWORKS[form], own[0] if own else slug, licence.strip())
 
 
+def check_login(target: KaggleModel, public: bool) -> None:
+    """Raises UserError, before hours of work, where Kaggle knows no login, or has the model for everybody to see."""
+    import kagglehub
+
+    try:
+        kagglehub.whoami(verbose=False)
+        _seen(target, public)
+    except Exception as error:
+        advice = f"Nothing was done yet: {KEY_FILE}, then type the same again"
+        raise _refusal(target, error, advice) from None
+
+
 def upload_kaggle(target: KaggleModel, folder: Path, public: bool, say: Callable[[str], None]) -> None:
     """The folder as a version of that model; a new model is private, and stays so until its page says otherwise.
 
@@ -66,29 +79,37 @@ def upload_kaggle(target: KaggleModel, folder: Path, public: bool, say: Callable
     """
     import kagglehub
 
-    named = f"--upload {target.owner}/{target.model}"
     try:
-        private = _is_private(target)
-        if private is False and not public:
-            raise UserError(
-                f"{named}: it is there already, for everybody to see; nothing was sent. --public says that this is "
-                "meant; otherwise take another name"
-            )
+        private = _seen(target, public)
         kagglehub.model_upload(target.handle, str(folder), target.licence, ignore_patterns=KEPT_HERE)
-    except UserError:
-        raise
-    except Exception as error:  # of the library's many, and of the network's: the person is told which
-        told = KEY.sub("***", clean(" ".join(str(error).split())))
-        raise UserError(
-            f"{named}: {type(error).__name__}: {told}\n{folder} is complete; put kaggle.json of "
-            f"https://www.kaggle.com/settings at ~/.kaggle/kaggle.json, delete {folder}, and type the same again"
-        ) from None
+    except Exception as error:
+        advice = f"{folder} is complete; {KEY_FILE}, delete {folder}, and type the same again"
+        raise _refusal(target, error, advice) from None
     left = [path.name for pattern in KEPT_HERE for path in folder.glob(pattern)]
     seen = "public" if private is False else "private"
     say(f"uploaded: https://www.kaggle.com/models/{target.handle} ({seen}, licence {target.licence})"
         + (f"; without {', '.join(left)}, which has marks of the pictures learned from" if left else ""))  # fmt: skip
     if public and private is not False:
         say("its page on Kaggle makes it public: the library can't")
+
+
+def _refusal(target: KaggleModel, error: Exception, advice: str) -> UserError:
+    """What the library or the network raised, of which there are many kinds, without a key that it may show."""
+    if isinstance(error, UserError):
+        return error
+    told = KEY.sub("***", clean(" ".join(str(error).split())))
+    return UserError(f"--upload {target.owner}/{target.model}: {type(error).__name__}: {told}\n{advice}")
+
+
+def _seen(target: KaggleModel, public: bool) -> bool | None:
+    """As `_is_private`. Raises UserError for a model that is there and public, where that was not asked for."""
+    private = _is_private(target)
+    if private is False and not public:
+        raise UserError(
+            f"--upload {target.owner}/{target.model}: it is there already, for everybody to see; nothing was sent. "
+            "--public says that this is meant; otherwise take another name"
+        )
+    return private
 
 
 def _is_private(target: KaggleModel) -> bool | None:

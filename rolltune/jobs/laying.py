@@ -31,6 +31,8 @@ def groups_for(
         rules = [(".*", sharding.ROLLS)] if here == 1 or hosts > 1 or fits() else [(".*", sharding.FSDP)]
     words = cut.words_for(rules, list(shapes))
     if set(words.values()) == {sharding.ROLLS}:
+        if recipe.sharding_group:
+            say("sharding_group counts for nothing: each card has the whole base")
         return None
     if hosts > 1:
         raise UserError(

@@ -27,6 +27,7 @@ from rolltune.hosts import Hosts
 from rolltune.jobs import laying, together
 from rolltune.jobs.cards import decided_by
 from rolltune.jobs.conclude import Finished, Passes, card_of, conclude, print_results
+from rolltune.jobs.idle import Drawn, idle, idle_flags
 from rolltune.jobs.interrupts import EVALUATING, TRAINING, Interrupts
 from rolltune.jobs.judge import judge_of, judged
 from rolltune.jobs.keeping import Keeping
@@ -39,7 +40,7 @@ from rolltune.jobs.second_pass import Earlier, second_pass
 from rolltune.memory import fit_rolls, free_bytes
 from rolltune.recipe import Recipe
 from rolltune.tracking import note
-from rolltune.training import checkpoints, setup
+from rolltune.training import checkpoints, savings, setup
 from rolltune.training.dataset import Data, Splits, Wanted, data_of, read_splits
 from rolltune.training.loop import Run, State, new_state, train
 from rolltune.training.outline import outline
@@ -66,7 +67,7 @@ class Options:
     keep: str = "best"
     resume: bool | str = False  # "auto": where there is a run to go on with
     state_every: str = ""  # steps, a time, or both, between two saves of the state: 200, 10m; empty: half a minute
-    state_keep: int = checkpoints.KEPT  # of these saves, the last so many
+    state_keep: int = savings.KEPT  # of these saves, the last so many
     overwrite: bool = False
     whole: bool = False
     wandb: str | None = None
@@ -90,7 +91,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
         interrupts.say = lambda text: None
     say = interrupts.say
     if options.resume == "auto":
-        options = dataclasses.replace(options, resume=checkpoints.exists(out.state))
+        options = dataclasses.replace(options, resume=savings.exists(out.state))
     pace = pace_of(options.state_every)
     if options.state_keep < 1:
         raise UserError(f"--state-keep {options.state_keep}: expected a number from 1")
@@ -118,13 +119,16 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     folds = _folds(options, recipe, data, say)
     trained = len(data.spans["train"]) if folds is None else len(folds) - len(folds) // (options.folds or 1)
     recipe = recipes.with_steps(recipe, trained)
+    draws = lambda slots: max(slots, recipe.draws) * options.repeat
+    drawn = Drawn(0, 0) if options.rolls == "auto" else Drawn(slots, draws(slots), folds is not None)
+    for text in idle(recipe, options.stated, data.task.kind, drawn) + idle_flags(options, recipe, drawn, pace.steps):
+        say(text)
     settings = {name: value for name, value in dataclasses.asdict(recipe).items() if name not in laying.ENTRIES} | {
         shown(file): data.digest(split) for split, file in data.files.items()
     }
     together.check_alike(hosts, options, settings, earlier, out)
     if options.resume:  # what is wrong is said before anything is loaded
         checkpoints.check(out.state, settings, None if options.rolls == "auto" else slots, ("base",), say)
-    draws = lambda slots: max(slots, recipe.draws) * options.repeat
     interrupts.doing("loading the model")
     mesh = sharding.mesh_of(None if options.rolls == "auto" else slots)
     asked = Asked(draws(slots), slots, folds, options.folds, options.whole, mesh)
@@ -213,7 +217,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
             f"{error.filename or shown(out.roll)}: {error.strerror}; {kept}: make room there, then the same command "
             "with --resume saves the rolls without training them again"
         ) from error
-    checkpoints.remove(out.state)  # where every roll diverged, too: there is nothing to go on with
+    savings.remove(out.state)  # where every roll diverged, too: there is nothing to go on with
     return hosts.first(status)
 
 
@@ -300,17 +304,19 @@ def prepare(
 
 
 def _check_name(options: Options, out: Outputs) -> None:
-    there = checkpoints.exists(out.state)
+    there = savings.exists(out.state)
     if options.resume and not there:
         raise UserError(f"{out.state}: no interrupted run is there to go on with; start without --resume")
     if options.resume:
+        if options.overwrite:  # the run was begun so; its own rolls of lower ranks come only at its end
+            out.stale = [path for path in out.others if path.stem.rpartition(".")[2].startswith("rank")]
         return
     if there and not options.overwrite:
         raise UserError(
             f"{out.state}: an interrupted run is there; go on with --resume, or start anew with --overwrite"
         )
     if options.overwrite:
-        checkpoints.remove(out.state)
+        savings.remove(out.state)
         out.stale = out.others
     else:
         out.check_free()

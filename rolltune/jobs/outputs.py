@@ -135,7 +135,7 @@ def named_rolls(patterns: Sequence[str]) -> list[Path]:
         if glob.has_magic(pattern) and not Path(pattern).is_file():
             some = [path for path in sorted(glob.glob(pattern)) if not path.endswith(".whole.npz")]
             if not some:
-                raise UserError(f"-m {pattern!r}: no roll has such a name")
+                raise UserError(f"{pattern!r}: no roll has such a name")
             paths += map(Path, some)
         else:
             paths.append(named_roll(pattern))

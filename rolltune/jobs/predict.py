@@ -25,6 +25,7 @@ from rolltune.evaluation.statistics import wilson
 from rolltune.evaluation.tasks import CLASSIFY, WRITE
 from rolltune.jobs.adopted import FOREIGN, Asking, is_foreign, read_rolls
 from rolltune.jobs.cards import decided_by
+from rolltune.jobs.idle import idle_question
 from rolltune.jobs.outputs import named_rolls
 from rolltune.jobs.scorer import Bench, Saved, Scorer, check_alike, check_length, read_saved
 from rolltune.models.generate import Sampling
@@ -41,7 +42,7 @@ class Options:
     """What is asked beside the rolls and the data. The flags of 07-predict.py."""
 
     output: Path | None = None  # .jsonl or .csv, instead of the table
-    near: float = NEAR
+    near: float | None = None  # how near to a threshold is told; None: NEAR
     generate: int | None = None  # write answers of up to so many tokens instead of choosing
     sampling: Sampling | None = None  # of what is written: drawn, not the likeliest
     model: str | None = None  # the base, where it is not where the rolls were trained
@@ -108,7 +109,8 @@ class Predictor:
         finally:
             self._bench.forget()
         answers = () if self.options.generate is not None else self.answers
-        found = predicted.predicted(rows, scored, answers, self.options.near) if rows else []
+        near = NEAR if self.options.near is None else self.options.near
+        found = predicted.predicted(rows, scored, answers, near) if rows else []
         return Answered(found, rows, problems)
 
     def _scored(self, scorer: Scorer, examples: list[Example]) -> Scored:
@@ -157,7 +159,7 @@ def load(
 def predict(rolls: Sequence[Path], data: Sequence[str], options: Options, say: Say) -> int:
     """The exit status: 0, or 1 where a file has no answer. All files are looked at before a model is loaded."""
     if options.output:
-        predicted.check_ending(options.output)
+        predicted.check_file(options.output)
     own = [read_saved(path) for path in rolls if not is_foreign(path)]
     if own:
         _alike(own, options)
@@ -167,6 +169,8 @@ def predict(rolls: Sequence[Path], data: Sequence[str], options: Options, say: S
     if not asked.examples:
         raise UserError("there is no row that can be answered")
     saved, arrays = read_rolls(rolls, options.asking, asked.examples)
+    for text in idle_question(options.reading, [one.card for one in saved]):
+        say(text)
     made = Predictor(saved, options, arrays).answer(asked)
     for problem in made.problems[len(asked.problems) :]:
         say(f"no answer: {problem}")
@@ -215,6 +219,8 @@ def _alike(saved: Sequence[Saved], options: Options) -> Saved:
         raise UserError(
             "--sample is of written answers, and this roll chooses: add --generate N, or leave --sample away"
         )
+    if options.near is not None and (options.generate is not None or first.recipe.task == WRITE):
+        raise UserError(f"--near {options.near:g}: what is written has no probability to be near one; leave it away")
     check_alike(saved, options.model)
     return first
 

@@ -1,6 +1,7 @@
 """Try prompts before any training: score each on the data, and write the best into a recipe."""
 
 import dataclasses
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ def search(options: Options, recipe: Recipe, prompts: Sequence[str], say: Callab
     say(f"best: {best!r}")
     if options.write is not None:
         atomic.write_text(options.write, recipe_text(dataclasses.replace(recipe, prompt=best)))
-        following = f"./03-do_learn.py -d {options.dataset} -w NAME --config {options.write}"
+        data, file = (shlex.quote(str(one)) for one in (options.dataset, options.write))
+        following = f"./03-do_learn.py -d {data} -w NAME --config {file}"
         say(f"written: {shown(options.write)}; next: {following}")
     return 0
 

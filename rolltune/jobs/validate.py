@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rolltune import base
+from rolltune import atomic, base
 from rolltune.data.examples import Example
 from rolltune.data.images import apply_frame_policy
 from rolltune.data.learned import Marks, learned, learned_text, marks_of
@@ -22,6 +22,7 @@ from rolltune.evaluation.tasks import WRITE
 from rolltune.evaluation.votes import mean_of
 from rolltune.evaluation.written import Written, first_rows
 from rolltune.jobs.adopted import FOREIGN, Asking, is_foreign, read_rolls
+from rolltune.jobs.idle import idle_question
 from rolltune.jobs.learn import asked_text
 from rolltune.jobs.scorer import Bench, Saved, Scorer, check_alike, check_length, read_saved
 from rolltune.tracking import print_table
@@ -75,7 +76,9 @@ def score(options: Options, rolls: Sequence[Path], say: Say) -> list[Cell]:
     if options.metric:
         check_name(options.metric)
     if options.predictions:
-        predicted.check_ending(options.predictions)
+        predicted.check_file(options.predictions)
+    if options.json:
+        atomic.check_result(options.json, cross_table.BEGINS)
     if options.model and (named := [path for path in rolls if is_whole(path)]):
         raise UserError(
             f"--model {options.model}: {shown(named[0])} is a whole model and its own base; leave --model away"
@@ -88,6 +91,8 @@ def score(options: Options, rolls: Sequence[Path], say: Say) -> list[Cell]:
     saved, foreign = read_rolls(rolls, Asking(options.model), every)
     for path in foreign:
         say(f"{shown(path)}: {FOREIGN}")
+    for text in idle_question(options.reading, [one.card for one in saved]):
+        say(text)
     if options.vote:
         _check_vote(saved, options)
     sets = []

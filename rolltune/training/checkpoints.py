@@ -1,16 +1,15 @@
 """An interrupted run on the disk, by orbax: arrays, and beside them what only Python knows, as JSON.
 
-A folder holds the last few savings, numbered. Orbax writes each one aside and renames it; the list of its files' sizes
-and checksums comes last, and a saving without it is not one. A kill at any moment so leaves those that were whole.
+A folder holds the last few savings, numbered: `savings` knows it as files.
 """
 
 import contextlib
 import dataclasses
+import gc
 import hashlib
 import json
 import logging
-import shutil
-import zlib
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -21,26 +20,24 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from rolltune import atomic
 from rolltune.errors import UserError
 from rolltune.hosts import ONE, Hosts
+from rolltune.training import savings
 from rolltune.training.loop import Best, FinishedRoll, Slot, State, closed_up
 from rolltune.training.rolls import Draw
 from rolltune.training.step import STOPPED
 
-KEPT = 2  # savings: where the last one is damaged, the one before is gone on from
-HALF = ".orbax-checkpoint-tmp"  # how the name of a saving ends until it is written
-CHECKS = "rolltune.json"  # in the folder of a saving, written last: size and CRC-32 of each of its files
+LOOP_CLOSED = "Event loop is closed"  # of asyncio's RuntimeError
 
 
-def save(folder: Path, state: State, settings: Mapping[str, Any], judged: Any, keep: int = KEPT) -> None:
+def save(folder: Path, state: State, settings: Mapping[str, Any], judged: Any, keep: int = savings.KEPT) -> None:
     """Saves a state and returns when it is whole; `Saves` does so while the training goes on.
 
     `settings` are what a run that goes on from it must share: the recipe, the files of the data by their hashes.
 
     `judged` turns the detail of an ended roll's evaluation into JSON.
     """
-    number = last_number(folder) + 1
+    number = savings.last_number(folder) + 1
     with writer() as checkpointer:
         write(checkpointer, folder, number, state, settings, judged)
         finish(checkpointer, folder, number, keep)
@@ -64,13 +61,28 @@ def writer(hosts: Hosts = ONE) -> Iterator[ocp.AsyncCheckpointer]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what orbax's threads log: they print tracebacks of errors that are raised here as well."""
-    log = logging.getLogger("absl")
-    before, log.disabled = log.disabled, True
+    """Without what orbax, and what it stands on, prints of errors that are raised here as well.
+
+    Its threads log tracebacks. Where one file of a saving fails, it closes its event loop over the others: what still
+    comes in for them finds no loop, which is printed with a traceback each, as are the tasks that nobody ends.
+    """
+    logs = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    before, shown = [log.disabled for log in logs], sys.unraisablehook
+
+    def show(told: Any) -> None:
+        if str(told.exc_value) != LOOP_CLOSED:
+            shown(told)
+
+    for log in logs:
+        log.disabled = True
+    sys.unraisablehook = show
     try:
         yield
     finally:
-        log.disabled = before
+        gc.collect()  # of tasks that nobody ends it is said when they are collected
+        sys.unraisablehook = shown
+        for log, disabled in zip(logs, before, strict=True):
+            log.disabled = disabled
 
 
 def write(
@@ -96,21 +108,13 @@ def write(
     sealed = {"text": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
     with _gives_room_back(folder, number, hosts):
         if jax.process_index() == 0:
-            _try_folder(folder)
+            savings.try_folder(folder)
         hosts.meet(number, "begun")
         hosts.forget(number - 1)
         checkpointer.save(
             (folder / str(number)).resolve(),
             args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), notes=ocp.args.JsonSave(sealed)),
         )
-
-
-def _try_folder(folder: Path) -> None:
-    """Raises OSError where no folder can be made: once the others write, they would wait for it, for minutes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f"probe{HALF}"
-    probe.mkdir(exist_ok=True)
-    probe.rmdir()
 
 
 def finish(checkpointer: ocp.AsyncCheckpointer, folder: Path, number: int, keep: int, hosts: Hosts = ONE) -> None:
@@ -123,11 +127,10 @@ def finish(checkpointer: ocp.AsyncCheckpointer, folder: Path, number: int, keep:
     with _gives_room_back(folder, number, hosts):
         _await(checkpointer, number, hosts)
         if jax.process_index() == 0:
-            place = folder / str(number)
-            atomic.write_text(place / CHECKS, json.dumps(_checks_of(place)))
+            savings.mark_whole(folder / str(number))
     hosts.meet(number, "whole")  # nobody takes it for whole, and ends perhaps, before the first one has marked it
     if jax.process_index() == 0:
-        _drop_old(folder, keep)
+        savings.drop_old(folder, keep)
 
 
 def _await(checkpointer: ocp.AsyncCheckpointer, number: int, hosts: Hosts) -> None:
@@ -147,21 +150,6 @@ def _await(checkpointer: ocp.AsyncCheckpointer, number: int, hosts: Hosts) -> No
         writing.result()
 
 
-def _drop_old(folder: Path, keep: int) -> None:
-    last = [number for number in _numbers(folder) if _is_whole(folder / str(number))][-keep:]
-    for number in _numbers(folder):
-        if number not in last:
-            (folder / str(number) / CHECKS).unlink(missing_ok=True)  # first: what is half removed is none
-            shutil.rmtree(folder / str(number), ignore_errors=True)
-
-
-def drop_halves(folder: Path) -> None:
-    """Removes what a kill left half written."""
-    if jax.process_index() == 0:
-        for part in folder.glob(f"*{HALF}"):
-            shutil.rmtree(part, ignore_errors=True)
-
-
 @contextlib.contextmanager
 def _gives_room_back(folder: Path, number: int, hosts: Hosts) -> Iterator[None]:
     """A saving that fails, on a full disk above all, fails on all hosts, and leaves nothing of it there: the rolls may
@@ -171,8 +159,7 @@ def _gives_room_back(folder: Path, number: int, hosts: Hosts) -> Iterator[None]:
     except BaseException as error:
         hosts.fail(number, error)
         if jax.process_index() == 0:
-            for part in (folder / f"{number}{HALF}", folder / str(number)):
-                shutil.rmtree(part, ignore_errors=True)
+            savings.drop(folder, number)
         raise
 
 
@@ -210,46 +197,6 @@ def _best_notes(slot: Slot, judged: Any) -> dict[str, Any] | None:
     return {"figure": slot.best.figure, "step": slot.best.step, "judged": judged(slot.best.detail)}
 
 
-def _checks_of(folder: Path) -> dict[str, list[int]]:
-    made = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKS):
-        crc = 0
-        with path.open("rb") as file:
-            while part := file.read(1 << 24):
-                crc = zlib.crc32(part, crc)
-        made[path.relative_to(folder).as_posix()] = [path.stat().st_size, crc]
-    return made
-
-
-def _check_files(place: Path) -> None:
-    """Raises ValueError for files that are not as they were saved.
-
-    Orbax would notice, too, but over damaged arrays it leaves reads behind that print tracebacks at the end.
-    """
-    then, now = json.loads((place / CHECKS).read_text()), _checks_of(place)
-    if odd := sorted(name for name in {**then, **now} if then.get(name) != now.get(name)):
-        raise ValueError(f"{odd[0]} is not as it was saved")
-
-
-def _numbers(folder: Path) -> list[int]:
-    """Of the savings in a folder, oldest first, those included that were never marked as whole."""
-    return sorted(int(child.name) for child in folder.iterdir() if child.name.isdecimal()) if folder.is_dir() else []
-
-
-def _is_whole(place: Path) -> bool:
-    return (place / CHECKS).is_file()
-
-
-def last_number(folder: Path) -> int:
-    """Of the latest saving, whole or not; 0 where none is. The next one takes the next: none is ever written over."""
-    return max(_numbers(folder), default=0)
-
-
-def exists(folder: Path) -> bool:
-    """Whether a run was left there, damaged afterwards or not."""
-    return any(_is_whole(folder / str(number)) for number in _numbers(folder))
-
-
 def check(
     folder: Path,
     settings: Mapping[str, Any],
@@ -279,9 +226,9 @@ def load(folder: Path, settings: Mapping[str, Any], fresh: State, judged: Any) -
 @contextlib.contextmanager
 def _opened(folder: Path, say: Callable[[str], None] = lambda text: None) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Where the latest undamaged saving is, and its notes. Whatever goes wrong over its files becomes a UserError."""
-    if not exists(folder):
+    if not savings.exists(folder):
         raise UserError(f"{folder}: nothing to resume; start without --resume")
-    number, damaged = _undamaged(folder) if jax.process_index() == 0 else (0, "")
+    number, damaged = savings.undamaged(folder) if jax.process_index() == 0 else (0, "")
     if jax.process_count() > 1:  # the first one's choice: they must not go on from different savings
         number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
     try:
@@ -300,26 +247,6 @@ def _opened(folder: Path, say: Callable[[str], None] = lambda text: None) -> Ite
             f"{folder}: the interrupted run can't be read, its files are damaged ({type(error).__name__}: {first}). "
             "Restore the folder from a copy, or delete it and start anew, without --resume"
         ) from error
-
-
-def _undamaged(folder: Path) -> tuple[int, str]:
-    """(the latest saving whose files are as they were saved, or 0; what is wrong with the last one that is whole).
-
-    Those passed over lose their mark, so that the next saving drops them and not the one that was gone on from.
-    """
-    wrong: list[str] = []
-    whole = [number for number in reversed(_numbers(folder)) if _is_whole(folder / str(number))]
-    for number in whole:
-        try:
-            _check_files(folder / str(number))
-        except (OSError, ValueError, AttributeError, TypeError) as error:  # the list itself may be what is damaged
-            wrong.append(str(error))
-            continue
-        for other in whole[: len(wrong)]:
-            with contextlib.suppress(OSError):
-                (folder / str(other) / CHECKS).unlink()
-        return number, wrong[0] if wrong else ""
-    return 0, wrong[0]
 
 
 def _read_notes(place: Path) -> dict[str, Any]:
@@ -403,8 +330,3 @@ def _restored(place: Path, notes: dict[str, Any], fresh: State, judged: Any) -> 
 def _read(place: Path, **asked: Any) -> Mapping[str, Any]:
     with _quiet(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         return checkpointer.restore(place.resolve(), args=ocp.args.Composite(**asked))
-
-
-def remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)

@@ -260,8 +260,8 @@ def _look(run, state, judge, log, say, report) -> None:
             _end(run, state, number, STALLED, say)
         elif state.slots[number].step - looks.stall_steps < looks.log_every:  # once
             say(
-                f"the loss has been {STALLED} from the answers' shares for {looks.stall_steps} steps: stop (Ctrl-C) "
-                "and draw again, with a lower rate or another seed; --rolls 8 does so by itself"
+                f"the loss has been {STALLED} for {looks.stall_steps} steps: stop (Ctrl-C) and draw again, with a "
+                "lower rate or another seed; --rolls 8 does so by itself"
             )
     rungs = _rung_steps(looks)
     alive = [number for number in here if states[number] == ALIVE]

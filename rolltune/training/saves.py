@@ -13,7 +13,7 @@ import jax
 
 from rolltune.errors import UserError
 from rolltune.hosts import ONE, Hosts
-from rolltune.training import checkpoints
+from rolltune.training import checkpoints, savings
 from rolltune.training.loop import State
 
 SECONDS = 30.0  # between two savings, where nothing else is asked: a short run, too, loses little more than this
@@ -35,14 +35,14 @@ class Pace:
 
 
 def pace_of(text: str) -> Pace:
-    """Of `200`, `10m` or `200,10m`. Raises UserError for what is neither steps nor a time."""
+    """Of `200`, `10m` or `200,10m`; empty is the default. Raises UserError for anything else, two times among it."""
     steps, seconds = 0, 0.0
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        found = re.fullmatch(r"(\d+)([smh]?)", part)
-        if not found or not int(found[1]):
+    for part in text.split(",") if text else ():
+        found = re.fullmatch(r"(\d+)([smh]?)", part.strip())
+        if not found or not int(found[1]) or (seconds if found[2] else steps):
             raise UserError(
-                f"--state-every {text!r}: expected a number of steps, a time in seconds, minutes or hours, or both: "
-                "200, 90s, 10m, 200,10m"
+                f"--state-every {text!r}: expected a number of steps, a time in seconds, minutes or hours, or one of "
+                "each: 200, 90s, 10m, 200,10m"
             )
         if found[2]:
             seconds = int(found[1]) * UNITS[found[2]]
@@ -64,7 +64,7 @@ class Saves:
         folder: Path,
         settings: Mapping[str, Any],
         judged: Any,
-        keep: int = checkpoints.KEPT,
+        keep: int = savings.KEPT,
         pace: Pace = Pace(),
         there: State | None = None,
         hosts: Hosts = ONE,
@@ -74,12 +74,13 @@ class Saves:
         self.step = None if there is None else there.step  # of the last whole saving; None where none is
         self.seconds = 0.0  # that the last one took from its beginning until it was whole
         self._whole = None if there is None else _mark(there)  # what it holds
-        self._number = checkpoints.last_number(folder)
+        self._number = savings.last_number(folder)
         self._writing: Future[None] | None = None
         self._clock, self._pause = time.perf_counter(), pace.seconds or SECONDS
 
     def __enter__(self) -> "Saves":
-        checkpoints.drop_halves(self.folder)
+        if jax.process_index() == 0:
+            savings.drop_halves(self.folder)
         with contextlib.ExitStack() as stack:
             self._writer = stack.enter_context(checkpoints.writer(self.hosts))
             self._thread = stack.enter_context(ThreadPoolExecutor(1, "saving"))

@@ -4,10 +4,8 @@
 before hours of work, not after.
 """
 
-import collections
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -43,6 +41,7 @@ from rolltune.text import encode as encoding
 from rolltune.text.tokenizer import Remembering
 from rolltune.training import step
 from rolltune.training.dataset import Data
+from rolltune.training.guess import guessing_loss
 from rolltune.training.loop import Looks, Run
 from rolltune.training.plan import Plan, in_columns
 from rolltune.training.rolls import Draw, InitialWeights, Lottery
@@ -289,7 +288,7 @@ def compile(
         average=recipe.average,
         explosion_factor=recipe.explosion_factor,
         explosion_margin=recipe.explosion_margin,
-        guess=guessing_loss(data, cached.training, recipe.average),
+        guess=guessing_loss(data.task, cached.training, recipe.average),
     )
     run = Run(
         lottery(recipe),
@@ -323,16 +322,6 @@ def compile(
     batch = recipe.evaluate_batch
     evaluator = Evaluator(data.task, data.examples, cached.scoring, cached.base, score, batch, writer, mesh=cached.mesh)
     return run, evaluator
-
-
-def guessing_loss(data: Data, training: Encoded, average: str) -> float:
-    """The training loss, in nats, of who knows the shares of the answers and no more; 0 for open answers."""
-    if data.task.kind == WRITE:
-        return 0.0
-    counts = collections.Counter(training.labels)
-    lost = np.array([math.log(len(training.labels) / counts[label]) for label in training.labels])
-    lengths = np.array([len(row.targets) for row in training.rows[: len(lost)]])
-    return float(lost.sum() / lengths.sum() if average == "token" else np.mean(lost / lengths))
 
 
 def scoring_network(network: Network, task: Task, candidates: int) -> Network:

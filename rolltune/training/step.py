@@ -59,7 +59,7 @@ class StepConfig:
     explosion_factor: float = 3.0
     explosion_margin: float = 2.0  # nats
     memory: float = 0.9  # of the running level: about the last ten losses
-    guess: float = 0.0  # the loss of who knows only how frequent each answer is; 0: nobody can guess
+    guess: float = 0.0  # the loss of who only guesses (`guessing_loss`); 0: nobody can
 
 
 def targets_loss(config: StepConfig, log_probs: Float[Array, "b m"], batch: Batch) -> tuple[Array, Array]:
@@ -143,7 +143,7 @@ def step(config: StepConfig, base: dict, source: Source, roll: Roll, batch: Batc
     loss, norm = loss / weight, config.optimizer.norm(grads) / weight
     fast, best, state = watch(config, roll, loss, norm)
     # Of ten losses about a guess's, the level is under it every other time: only who is well above it counts on.
-    stalled = jnp.where(fast < config.guess, 0, roll.stalled + 1)
+    stalled = jnp.where(fast < config.guess, 0, roll.stalled + 1) if config.guess else roll.stalled
     rate = roll.rate * config.schedule(roll.step + 1)
     watched = roll.step < config.schedule.steps
     going: Bool[Array, ""] = (state == ALIVE) & watched

@@ -186,6 +186,19 @@ def test_what_cannot_be_written_is_refused_before_a_model_is_loaded(trained, cap
         assert main(["validate", "-m", "first", "drawn/few.jsonl", *flags]) == 2 and said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--serve", "--output", "a.csv"], "--output is of data, and --serve takes none"),
+        (["--serve", "--question", "so?"], "--question is of data"),
+        (["drawn/few.jsonl", "--port", "80"], "--port is of --serve: add that, or leave it away"),
+        (["drawn/few.jsonl", "--host", "0.0.0.0"], "--host is of --serve"),
+    ],
+)
+def test_flags_that_would_count_for_nothing_are_refused(trained, capsys, flags, said):
+    assert main(["predict", "-m", "first", *flags]) == 2 and said in capsys.readouterr().err
+
+
 def test_length_normalized_answers_are_the_recipe_s(trained):
     picture = sorted(by_picture(lines(trained / "v.jsonl")))[0]
     roll = load_roll("checkpoints/first.npz")

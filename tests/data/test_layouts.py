@@ -110,3 +110,23 @@ def test_folders_without_answers_are_refused_with_words_that_help(tmp_path):
     with pytest.raises(UserError, match="the folder '_' leaves an empty answer"):
         read_examples(tmp_path / "b")
     assert {row.answer for row in read_examples(tmp_path / "b", names={"_": "none"})} == {"none", "cat"}
+
+
+def test_advice_about_a_set_can_be_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dataset").mkdir()
+    for name, made in (
+        ("set 1", "-n 'set 1' makes it"),
+        ("set1", "-n set1 makes it"),
+        ("rows.jsonl.", "none"),
+        ("-", "none"),
+    ):
+        with pytest.raises(UserError) as error:
+            find_dataset(name)
+        assert str(error.value).startswith(f"{name}: no such") and str(error.value).endswith(made)
+    (tmp_path / "mit ö").mkdir()
+    with pytest.raises(UserError, match="it is empty"):
+        find_dataset("mit ö")
+    (tmp_path / "mit ö/data.jsonl").touch()
+    with pytest.raises(UserError, match=r"\./02-shuffle_data\.sh './mit ö/data\.jsonl' -v 10 -n 'mit ö-split' splits"):
+        find_dataset("mit ö")

@@ -290,6 +290,22 @@ def test_a_split_manifest_says_where_images_lie(folder):
     assert splits_in(split) == {"train": path}
 
 
+def test_what_is_not_of_such_data_is_said(tmp_path):
+    Image.new("L", (5, 5)).save(tmp_path / "1.png")
+    (tmp_path / "rows.jsonl").write_text('{"image": "1.png", "prefix": "", "suffix": "a"}\n')
+    for name in ("a", "b"):
+        (tmp_path / "folders" / name).mkdir(parents=True)
+        Image.new("L", (5, 5)).save(tmp_path / "folders" / name / "1.png")
+    said: list[str] = []
+    for path in ("rows.jsonl", "folders"):
+        for given in ({"names": {"a": "x"}}, {"columns": {"suffix": "suffix"}}, {"question": "is it?"}):
+            read_examples(tmp_path / path, say=said.append, **given)
+    assert [text.partition("--")[2] for text in said] == [
+        "names counts for nothing: they are of class folders, and rows say their answers", "", "",
+        "", "columns counts for nothing: folders of pictures have none", "",
+    ]  # fmt: skip
+
+
 def test_image_folders(tmp_path):
     for name in ("ragno", "hot_dog"):
         (tmp_path / name).mkdir()

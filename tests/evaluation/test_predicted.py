@@ -10,7 +10,7 @@ import pytest
 from rolltune.data.examples import Example, Turn
 from rolltune.errors import UserError
 from rolltune.evaluation.metrics import Prediction, Threshold
-from rolltune.evaluation.predicted import Predicted, plain, predicted, remarks, table, write
+from rolltune.evaluation.predicted import Predicted, check_file, plain, predicted, remarks, table, write
 from rolltune.evaluation.written import Written
 
 ANSWERS = ("no", "yes")
@@ -90,6 +90,25 @@ def test_files_hold_every_digit_and_take_any_text(tmp_path):
     with pytest.raises(UserError, match="endings"):
         write(tmp_path / "x.xlsx", made)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.csv", "x.jsonl"]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl"])
+def test_answers_take_the_place_of_answers_and_of_no_data(tmp_path, ending):
+    path = tmp_path / f"x{ending}"
+    for roll in ("", "./x.npz"):
+        write(path, predicted(rows("yes"), [scores(0.1)], ANSWERS, roll=roll))
+        check_file(path)
+    path.write_text('{"source": "a.jpg", "prefix": "", "suffix": "no"}\n' if ending == ".jsonl" else "source,suffix\n")
+    with pytest.raises(UserError, match="holds something else"):
+        check_file(path)
+
+
+def test_a_spreadsheet_computes_no_answer_and_json_has_it_as_it_is(tmp_path):
+    for name in ("x.csv", "x.jsonl"):
+        write(tmp_path / name, predicted(rows("=1+1", "-2"), [scores(0.1, 0.9)], ANSWERS))
+    table = list(csv.DictReader((tmp_path / "x.csv").open(newline="")))
+    assert [row["right"] for row in table] == ["'=1+1", "-2"]
+    assert json.loads((tmp_path / "x.jsonl").read_text().splitlines()[0])["right"] == "=1+1"
 
 
 def test_a_threshold_decides_and_says_so_and_several_decide_by_its_mean(tmp_path):

@@ -8,12 +8,14 @@ from pathlib import Path
 import huggingface_hub
 import numpy as np
 import pytest
+from huggingface_hub.errors import RepositoryNotFoundError
 from PIL import Image
 
 import rolltune
 from rolltune import adapters, base, trees
 from rolltune.__main__ import main
 from rolltune.jobs import export as job
+from rolltune.jobs import hub
 from rolltune.jobs.export import Options, export
 from rolltune.jobs.model_card import _code, _plain, model_card
 from rolltune.recipe import Recipe
@@ -88,6 +90,14 @@ def test_merged_it_is_the_same_model_with_the_change(form, make_roll, tiny, tmp_
     assert "`` is it? <b>bold</b> \\| `x` \\x1b[31m ``" in page  # as code: no bold, no colour
     assert main(["export", "-m", "made", "--to", form]) == 2  # never over what is there
     assert "choose another name" in capsys.readouterr().err
+
+
+def test_dequantizing_what_is_not_quantized_is_refused_or_said(make_roll, tmp_path):
+    said: list[str] = []
+    with pytest.raises(job.UserError, match="--dequantize is of a merged model"):
+        export(make_roll(), Options("peft", tmp_path / "out", dequantize=True), said.append)
+    export(make_roll(), Options("hf", tmp_path / "out", dequantize=True), said.append)
+    assert "--dequantize counts for nothing: the roll was trained on a base of full size" in said
 
 
 def test_shards_have_the_published_names_and_an_index(make_roll, tmp_path, monkeypatch):
@@ -224,11 +234,19 @@ def test_a_published_base_is_called_by_its_name_on_the_hub():
     assert job._published("my-own") == "my-own"
 
 
+PERSON = {"name": "somebody", "orgs": [{"name": "a-lab"}], "auth": {"accessToken": {"role": "write"}}}
+
+
 class Hub:
     """The library's API, at its boundary."""
 
-    def __init__(self, private=True, error=None):
-        self.calls, self.private, self.error = [], private, error
+    def __init__(self, private=True, error=None, person=PERSON):
+        self.calls, self.private, self.error, self.person = [], private, error, person
+
+    def whoami(self):
+        if isinstance(self.person, Exception):
+            raise self.person
+        return self.person
 
     def create_repo(self, **given):
         if self.error:
@@ -236,6 +254,8 @@ class Hub:
         self.calls.append(("create", given))
 
     def repo_info(self, **given):
+        if self.private is None:
+            raise RepositoryNotFoundError.__new__(RepositoryNotFoundError)  # what it is made of differs by version
         return types.SimpleNamespace(private=self.private)
 
     def upload_folder(self, **given):
@@ -244,21 +264,45 @@ class Hub:
 
 def test_the_upload_is_private_and_asked_for(make_roll, monkeypatch, capsys):
     make_roll()
-    hub = Hub()
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
-    assert main(["export", "-m", "made", "--output", "a", "--base-name", "some/base"]) == 0 and hub.calls == []
+    there = Hub()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: there)
+    assert main(["export", "-m", "made", "--output", "a", "--base-name", "some/base"]) == 0 and there.calls == []
     assert json.loads(Path("a/adapter_config.json").read_text())["base_model_name_or_path"] == "some/base"
     assert 'base_model: "some/base"' in Path("a/README.md").read_text()
     assert main(["export", "-m", "made", "--output", "b", "--upload", "somebody/ads"]) == 0
-    (_, made), (_, sent) = hub.calls
+    (_, made), (_, sent) = there.calls
     assert made["private"] is True and (made["repo_id"], sent["repo_id"]) == ("somebody/ads", "somebody/ads")
     assert sent["folder_path"] == "b" and sent["ignore_patterns"] == ["*.whole.json"]
-    hub.private = False  # a name that is there, for everybody to see
+    there.private = False  # a name that is there, for everybody to see
     assert main(["export", "-m", "made", "--output", "c", "--upload", "somebody/ads"]) == 2
-    assert "nothing was sent" in capsys.readouterr().err and len(hub.calls) == 3
+    assert "nothing was sent" in capsys.readouterr().err and len(there.calls) == 2 and not Path("c").exists()
     assert main(["export", "-m", "made", "--output", "d", "--upload", "somebody/ads", "--public"]) == 0
-    assert hub.calls[-2][1]["private"] is False
+    assert there.calls[-2][1]["private"] is False
     assert main(["export", "-m", "made", "--output", "e", "--upload", "ads"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("person", "name", "said"),
+    [
+        (OSError("401 for Bearer hf_abcdefGHIJKL0123456789"), "somebody/ads", "Nothing was done yet: log in"),
+        (PERSON, "nobody/ads", "the login is of somebody, who can write to somebody, a-lab"),
+        (PERSON | {"auth": {"accessToken": {"role": "read"}}}, "a-lab/ads", "the token may only read"),
+    ],
+)
+def test_the_login_is_tried_before_any_work(tmp_path, monkeypatch, capsys, person, name, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.npz").touch()  # not even opened
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: Hub(person=person, private=None))
+    assert main(["export", "-m", "x.npz", "--upload", name]) == 2
+    told = capsys.readouterr().err
+    assert said in told and "hf_abcdef" not in told and not (tmp_path / "exports").exists()
+
+
+def test_a_name_that_is_free_or_ones_own_may_be_taken(monkeypatch):
+    for private in (None, True):
+        made = Hub(private=private)
+        monkeypatch.setattr(huggingface_hub, "HfApi", lambda made=made: made)
+        assert hub.check_upload("a-lab/ads", False) is made and made.calls == []
 
 
 def test_no_token_is_shown_or_written(make_roll, tmp_path, monkeypatch, capsys):

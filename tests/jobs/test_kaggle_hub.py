@@ -9,7 +9,7 @@ import pytest
 
 from rolltune.__main__ import main
 from rolltune.errors import UserError
-from rolltune.jobs.kaggle_hub import check_kaggle, upload_kaggle
+from rolltune.jobs.kaggle_hub import check_kaggle, check_login, upload_kaggle
 
 KEY = "0123456789abcdef0123456789abcdef"
 
@@ -28,6 +28,8 @@ class Kaggle:
         self.calls.append((name, asked))
         if self.status != 200:
             return self.status, {"code": self.status, "message": f"no entry with {KEY}"}
+        if name == "Hello":
+            return 200, {"userName": "somebody"}
         if name == "GetModel":
             if self.private is None:
                 return 404, {"code": 404, "message": "not found"}
@@ -132,6 +134,27 @@ def test_no_key_is_shown_where_kaggle_refuses(kaggle, folder, tmp_path):
         upload_kaggle(check_kaggle("somebody/ads", "npz", "x", "Gemma"), folder, False, print)
     assert KEY not in str(error.value) and "kaggle.json" in str(error.value) and not kaggle.blobs
     assert not [one for one in tmp_path.rglob("*") if one.is_file() and KEY.encode() in one.read_bytes()]
+
+
+def test_login_and_name_are_tried_before_any_work(kaggle, tmp_path, monkeypatch, capsys):
+    target = check_kaggle("somebody/ads", "npz", "x", "Gemma")
+    check_login(target, False)
+    assert names(kaggle) == ["Hello", "GetModel"] and not kaggle.blobs
+    kaggle.private = False
+    with pytest.raises(UserError, match="nothing was sent"):
+        check_login(target, False)
+    check_login(target, True)
+    kaggle.status = 401
+    with pytest.raises(UserError) as error:
+        check_login(target, False)
+    assert KEY not in str(error.value) and "Nothing was done yet: put kaggle.json" in str(error.value)
+    monkeypatch.delenv("KAGGLE_KEY")
+    calls = len(kaggle.calls)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.npz").touch()  # not even opened
+    asked = ["--upload", "somebody/ads", "--hub", "kaggle", "--licence", "Gemma"]
+    assert main(["export", "-m", "x.npz", *asked]) == 2
+    assert "Nothing was done yet" in capsys.readouterr().err and len(kaggle.calls) == calls
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,12 @@ def test_what_was_trained_before_is_never_replaced_unasked(tmp_path, monkeypatch
     assert out.stale == []
     check(overwrite=True)
     assert out.stale == [out.kept(2)] and out.roll.exists()  # until the new one is saved
-    monkeypatch.setattr("rolltune.training.checkpoints.exists", lambda path: path == Path("checkpoints/mine.state"))
+    monkeypatch.setattr("rolltune.training.savings.exists", lambda path: path == Path("checkpoints/mine.state"))
     check(resume=True)
+    out.at_step(8).touch()  # of the interrupted run itself, or of one before: nobody knows
+    out.stale = []
+    check(resume=True, overwrite=True)  # "the same command and --resume" of a run that was begun to overwrite
+    assert out.stale == [out.kept(2)]
     with pytest.raises(UserError, match="an interrupted run is there; go on with --resume, or start anew with --over"):
         check()
 

@@ -122,6 +122,13 @@ def test_a_classifier_writes_nothing():
         _alike([saved(task="classify")], Options(generate=4))
 
 
+def test_what_is_written_is_near_nothing():
+    for one, generate in ((saved(task="write"), None), (saved(), 8)):
+        assert _alike([one], Options(generate=generate)) is one
+        with pytest.raises(UserError, match=r"--near 0\.2: .*leave it away"):
+            _alike([one], Options(near=0.2, generate=generate))
+
+
 def test_a_roll_answers_on_its_own_base_alone(tmp_path, monkeypatch):
     recipe = dataclasses.asdict(Recipe()) | {"task": "choose"}
     card = RollCard(Base("tiny", "ab"), "lora", recipe, "", ["no", "yes"], {"positive": "yes"})

@@ -65,7 +65,9 @@ def test_a_row_s_result_and_gradient_depend_on_no_other_row():
         alone, alone_back = run(x[row : row + 1])
         np.testing.assert_allclose(alone[0], y[row], rtol=1e-5, atol=1e-6 * np.abs(y[row]).max())
         found = back(slope)[0][row]
-        np.testing.assert_allclose(alone_back(slope[row : row + 1])[0][0], found, rtol=1e-5, atol=1e-6 * np.abs(found).max())
+        np.testing.assert_allclose(
+            alone_back(slope[row : row + 1])[0][0], found, rtol=1e-5, atol=1e-6 * np.abs(found).max()
+        )
         plain = x[row] @ (decode(weight.base, jnp.float32).T + weight.a @ weight.b)
         assert jnp.linalg.norm(y[row] - plain) < 0.06 * jnp.linalg.norm(plain)
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rolltune.training import checkpoints
+from rolltune.training import checkpoints, savings
 from rolltune.training.loop import Slot, State
 from rolltune.training.rolls import Draw
 from rolltune.training.saves import Pace, Saves
@@ -51,7 +51,7 @@ def step(rolls: Roll) -> Roll:
 def run(folder: Path, end: Path, told: int) -> None:
     """Begins, or goes on, and writes to `told` where from, and each step."""
     state, there = begin(), None
-    if checkpoints.exists(folder):
+    if savings.exists(folder):
         state = there = checkpoints.load(folder, {}, state, same)
     assert all(np.asarray(state.rolls.step) == state.step), "a saving that is not of the step that it says"
     compiled = step.lower(state.rolls).compile()
@@ -101,7 +101,7 @@ def main(folder: Path, kills: int, seed: int) -> None:
         if number:
             lost.append(last - steps[0])
         last = steps[-1]
-        there = [path for path in (folder / "cut").glob("*") if not (path / checkpoints.CHECKS).exists()]
+        there = [path for path in (folder / "cut").glob("*") if not (path / savings.CHECKS).exists()]
         half += bool(there) and number < kills
     one, other = (np.load(folder / f"{name}.npz") for name in ("whole", "cut"))
     equal = all(np.array_equal(one[name], other[name]) for name in one.files)

@@ -1,17 +1,22 @@
 """An interrupted run on the disk: saved again and again, and damaged in every way."""
 
+import asyncio
 import dataclasses
+import gc
 import logging
 import random
 import shutil
+import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorstore
 
 from rolltune.errors import UserError
-from rolltune.training import checkpoints
+from rolltune.training import checkpoints, savings
 from rolltune.training.loop import Best, FinishedRoll, Slot, State
 from rolltune.training.rolls import Draw
 from rolltune.training.step import Roll
@@ -45,10 +50,10 @@ def equal(one: State, other: State) -> bool:
 
 def test_a_step_may_be_saved_twice_and_the_last_one_counts(tmp_path):
     folder = tmp_path / "a.state"
-    assert not checkpoints.exists(folder)
+    assert not savings.exists(folder)
     for state in (made(4), made(4), made(3)):
         checkpoints.save(folder, state, SETTINGS, same)
-        assert checkpoints.exists(folder)
+        assert savings.exists(folder)
         assert equal(checkpoints.load(folder, SETTINGS, made(0), same), state)
     assert sorted(child.name for child in folder.iterdir()) == ["2", "3"]
     with pytest.raises(UserError, match=r"a\.state: the interrupted run differs \(rate was 0\.1, is 0\.2\)"):
@@ -65,7 +70,7 @@ def test_a_step_may_be_saved_twice_and_the_last_one_counts(tmp_path):
         checkpoints.check(folder, SETTINGS | {"./set2/train.jsonl": "2 rows, ab"}, 2, later=("base",))
     with pytest.raises(UserError, match="begun with 2 rolls at once, not 3"):
         checkpoints.check(folder, later, 3, later=("base",))
-    checkpoints.remove(folder)
+    savings.remove(folder)
     with pytest.raises(UserError, match=r"a\.state: nothing to resume"):
         checkpoints.load(folder, SETTINGS, made(0), same)
 
@@ -90,7 +95,7 @@ def test_a_damaged_state_is_advice_or_the_state(tmp_path):
         elif content:
             content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
             path.write_bytes(content)
-        assert checkpoints.exists(folder) == (folder / "1" / checkpoints.CHECKS).exists()
+        assert savings.exists(folder) == (folder / "1" / savings.CHECKS).exists()
         try:
             found = checkpoints.load(folder, SETTINGS, made(0), same)
         except UserError as error:
@@ -108,13 +113,42 @@ def test_a_saving_that_fails_prints_nothing_and_leaves_the_last_one(tmp_path, ca
 
     def full(*given, **named):
         logging.getLogger("absl").error("a traceback of a thread")
-        (folder / f"2{checkpoints.HALF}").mkdir()
+        (folder / f"2{savings.HALF}").mkdir()
         raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints.ocp.AsyncCheckpointer, "save", full)
         with pytest.raises(ValueError, match="No space left"):
             checkpoints.save(folder, made(5), SETTINGS, same)
-    assert [path.name for path in folder.iterdir() if path.name.endswith(checkpoints.HALF)] == []
+    assert [path.name for path in folder.iterdir() if path.name.endswith(savings.HALF)] == []
     assert equal(checkpoints.load(folder, SETTINGS, made(0), same), made(4))
     assert "traceback" not in capfd.readouterr().err
+
+
+def test_what_comes_in_for_a_loop_that_a_failed_saving_closed_prints_nothing(monkeypatch, caplog):
+    """As on a host of several, where one file fails and orbax closes its loop over the others."""
+
+    async def waiting(future):
+        await future
+
+    def left_behind() -> None:
+        gone, came = tensorstore.Promise.new(), tensorstore.Promise.new()
+        loop = asyncio.new_event_loop()
+        tasks = [loop.create_task(waiting(future)) for _, future in (gone, came)]
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        came[0].set_result(1)
+        del tasks
+
+    told: list[str] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda one: told.append(str(one.exc_value)))
+    left_behind()
+    gc.collect()
+    assert set(told) == {checkpoints.LOOP_CLOSED} and "was destroyed" in caplog.text
+    told.clear()
+    caplog.clear()
+    with checkpoints.writer():
+        left_behind()
+        sys.unraisablehook(SimpleNamespace(exc_value=ValueError("of somebody else")))
+    gc.collect()
+    assert told == ["of somebody else"] and not caplog.text

@@ -12,7 +12,7 @@ from rolltune import optim
 from rolltune.data.batches import Loader
 from rolltune.errors import UserError
 from rolltune.models import forward
-from rolltune.training import checkpoints, loop
+from rolltune.training import checkpoints, loop, savings
 from rolltune.training import rolls as tickets
 from rolltune.training.loop import Evaluation, Looks, Run
 from rolltune.training.rolls import Lottery
@@ -107,7 +107,7 @@ def test_resumed_equals_uninterrupted(make_run, tmp_path, monkeypatch, at, left,
     load = lambda settings, fresh: checkpoints.load(tmp_path / "kept", settings, fresh, lambda judged: judged)
     stop = lambda: state.step >= at and next(asked) > 0
     state, _, finished = go(run, state=state, stop=stop, save=keep)
-    assert not finished and state.step == at and checkpoints.exists(tmp_path / "kept")
+    assert not finished and state.step == at and savings.exists(tmp_path / "kept")
     loaded = load(settings, loop.new_state(run, 2))
     assert loaded.slots == state.slots and len(loaded.slots) == left and loaded.reached == state.reached
     same(loaded.rolls, state.rolls)
@@ -128,8 +128,8 @@ def test_resumed_equals_uninterrupted(make_run, tmp_path, monkeypatch, at, left,
     ):
         with pytest.raises(UserError, match=message):
             load(settings | change, loop.new_state(run, 2))
-    checkpoints.remove(tmp_path / "kept")
-    assert not checkpoints.exists(tmp_path / "kept")
+    savings.remove(tmp_path / "kept")
+    assert not savings.exists(tmp_path / "kept")
 
 
 def test_gone_on_with_from_any_saving_on_the_way_it_ends_the_same(make_run, tmp_path):

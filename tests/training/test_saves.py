@@ -17,7 +17,7 @@ import pytest
 
 from rolltune.errors import UserError
 from rolltune.hosts import Hosts, Place
-from rolltune.training import checkpoints, saves
+from rolltune.training import checkpoints, saves, savings
 from rolltune.training.loop import Slot, State
 from rolltune.training.rolls import Draw
 from rolltune.training.saves import Pace, Saves, pace_of
@@ -58,7 +58,7 @@ def test_a_saving_is_of_its_step_though_the_steps_after_it_take_its_buffers(tmp_
             state.rolls, state.step = trained(state.rolls), state.step + 1
             if state.step == 2:
                 kept.begin(state)
-        assert kept.busy() and not kept.due(10**6) and kept.step is None and not checkpoints.exists(tmp_path)
+        assert kept.busy() and not kept.due(10**6) and kept.step is None and not savings.exists(tmp_path)
         go.set()
     assert kept.step == 2 and kept.seconds > 0 and restored(tmp_path).step == 2
 
@@ -117,8 +117,8 @@ def test_the_last_few_are_kept_and_a_damaged_last_one_leaves_the_one_before(tmp_
     with Saves(tmp_path, {}, same, keep=2, there=state) as kept:
         kept.keep_now(made(4, 8))
     assert numbers(tmp_path) == ["3", "5"]  # not the damaged one
-    (tmp_path / "5" / checkpoints.CHECKS).unlink()  # as a kill before the mark leaves it
-    (tmp_path / f"6{checkpoints.HALF}").mkdir()
+    (tmp_path / "5" / savings.CHECKS).unlink()  # as a kill before the mark leaves it
+    (tmp_path / f"6{savings.HALF}").mkdir()
     checkpoints.check(tmp_path, {}, 2, say=said.append)
     assert restored(tmp_path, 8).step == 3 and len(said) == 1
     with Saves(tmp_path, {}, same, keep=1) as kept:
@@ -130,7 +130,7 @@ def test_the_last_few_are_kept_and_a_damaged_last_one_leaves_the_one_before(tmp_
 def test_how_often(tmp_path, monkeypatch):
     assert pace_of("") == Pace() and pace_of("200") == Pace(200) and pace_of("90s") == Pace(0, 90)
     assert pace_of("200, 10m") == Pace(200, 600) == pace_of("10m,200") and pace_of("2h").seconds == 7200
-    for text in ("0", "1d", "often", "-3", "1.5m"):
+    for text in ("0", "1d", "often", "-3", "1.5m", "10m,5m", "10m 5m", "100,200", "10s,1m,5", ",", " "):
         with pytest.raises(UserError, match=r"--state-every '.*': expected a number of steps, a time"):
             pace_of(text)
     clock = [0.0]

@@ -1,7 +1,6 @@
 """Setting up: where rows come in, by what is trained; which rows a roll trains on; what cannot be is said first."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -195,14 +194,3 @@ def test_the_lottery_takes_stated_rates_first_then_a_range_then_the_rate():
     ranged = Recipe(rate_range=(0.1, 1.0))
     assert setup.lottery(ranged).rate_range == (0.1, 1.0)
     assert setup.lottery(dataclasses.replace(ranged, rates=(0.5,))).rate_range == ()
-
-
-def test_a_guess_costs_what_the_shares_of_the_answers_say(data):
-    """In nats, as the training counts its loss: three rows of four say yes in two tokens, one says no in four."""
-    rows = [SimpleNamespace(targets=np.zeros(length)) for length in (2, 2, 2, 4)]
-    training = Encoded(rows, None, (), ["yes", "yes", "yes", "no"])
-    often, seldom = np.log(4 / 3), np.log(4)
-    by_example = setup.guessing_loss(data, training, "example")
-    assert by_example == pytest.approx((3 * often / 2 + seldom / 4) / 4)
-    assert setup.guessing_loss(data, training, "token") == pytest.approx((3 * often + seldom) / 10)
-    assert setup.guessing_loss(dataclasses.replace(data, task=Task(WRITE, ())), training, "token") == 0

@@ -250,6 +250,13 @@ def test_updates_are_stalled_until_the_level_is_under_a_guess(prepared, three):
     assert rolls.stalled.tolist() == [0, 0, 9]
 
 
+def test_no_update_is_stalled_where_nobody_can_guess(prepared, three):
+    """A guess that costs nothing, as of one answer for all rows, is under no loss, however small."""
+    rolls = started(config_of(prepared), prepared.start, *RATES)
+    rolls, _ = compile_step(config_of(prepared))(prepared.base, prepared.feed.source, rolls, three)
+    assert rolls.stalled.tolist() == [0, 0, 0]
+
+
 def test_scores_are_sums_of_each_candidates_tokens(prepared):
     rolls = started(config_of(prepared), prepared.start, drawn(0, 0, 1.0), drawn(1, 1, 1.0))
     both = PALIGEMMA.row("a b", "abc", "d")

@@ -1,47 +1,29 @@
 """Boxes of other programs (COCO, Pascal VOC, YOLO, Hugging Face) to PaliGemma's answers: see data/boxes.py."""
 
-import math
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
 import yaml
 
-from rolltune.data.boxes import NOTHING, Box, PixelBox, of_pixels, written
+from rolltune.data.boxes import PixelBox
+from rolltune.data.converters import marking
+from rolltune.data.converters.marking import ALL_LABELS, Marked, Wanted
 from rolltune.data.converters.output import Output, json_lines
 from rolltune.data.files import read_json, read_text, relative
 from rolltune.data.findings import quoted
-from rolltune.data.image_paths import ENDINGS, RowProblem, find_image, image_roots
+from rolltune.data.image_paths import ENDINGS
 from rolltune.data.images import image_size
 from rolltune.data.layouts import split_of
 from rolltune.data.rows import picture_key
 from rolltune.errors import UserError
 
-QUESTION = "detect {labels}"
 VOC_SETS = {"train": ("train",), "valid": ("val", "valid"), "test": ("test",)}
 VOC_SIDES = ("xmin", "ymin", "xmax", "ymax")
 MOST_XML = 8 * 2**20  # bytes of one picture's annotation
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """How rows are made of boxes."""
-
-    question: str = QUESTION  # "{labels}" becomes the labels, `;` between them
-    each: bool = False  # a row a picture and label, which asks for that one alone
-    empty: bool = False  # rows of what is not there, too: their answer is "none"
-
-
-@dataclass
-class Marked:
-    """A picture and its boxes, shares of its sides."""
-
-    path: Path
-    boxes: list[Box] = field(default_factory=list)
 
 
 def convert_coco(
@@ -50,7 +32,7 @@ def convert_coco(
     *,
     images: Path | None = None,
     names: Mapping[str, str] | None = None,
-    wanted: Wanted = Wanted(),
+    wanted: Wanted = ALL_LABELS,
     split: str = "",
 ) -> Output:
     """COCO's instances_train2017.json and its like; pictures are looked for below `images`, or beside the file.
@@ -66,17 +48,21 @@ def convert_coco(
     output, root, renamed = Output(out, images or source, split), images or source.parent, names or {}
     said = lambda entry, key: str(entry.get(key))[:80]  # ids are numbers or texts, in a broken file anything
     for part, name in (("images", "file_name"), ("categories", "name")):
-        _check_ids(output, f"{source.name}, {part}", [(said(entry, "id"), entry.get(name)) for entry in data[part]])
+        marking.check_ids(
+            output, f"{source.name}, {part}", [(said(entry, "id"), entry.get(name)) for entry in data[part]]
+        )
     names = {
-        said(entry, "id"): _label(output, f"{source.name}, category {said(entry, 'id')}", entry.get("name"), renamed)
+        said(entry, "id"): marking.label(
+            output, f"{source.name}, category {said(entry, 'id')}", entry.get("name"), renamed
+        )
         for entry in data["categories"]
     }
     marked: dict[str, Marked] = {}
     sizes: dict[str, tuple[float, float]] = {}
     for entry in data["images"]:
         where = f"{source.name}, image {said(entry, 'id')}"
-        path = _found(output, where, entry.get("file_name"), root, "--images says where pictures are")
-        size = path and _size(output, where, path, entry.get("width"), entry.get("height"))
+        path = marking.found(output, where, entry.get("file_name"), root, "--images says where pictures are")
+        size = path and marking.size(output, where, path, entry.get("width"), entry.get("height"))
         if path and size:
             marked[said(entry, "id")], sizes[said(entry, "id")] = Marked(path), size
     left_out, known = Counter[str](), {said(entry, "id") for entry in data["images"]}
@@ -88,14 +74,16 @@ def convert_coco(
             output.problem(where, f"its {what} {id} is not in the file")
         elif entry.get("iscrowd"):
             left_out["crowds (areas of many) are left out"] += 1
-        elif image in marked and (numbers := _numbers(output, where, entry.get("bbox"))):
+        elif image in marked and (numbers := marking.numbers(output, where, entry.get("bbox"))):
             x, y, width, height = numbers
-            _add(output, where, marked[image], PixelBox(names[category], x, y, x + width, y + height), sizes[image])
+            marking.add(
+                output, where, marked[image], PixelBox(names[category], x, y, x + width, y + height), sizes[image]
+            )
     used = {names.get(said(entry, "category_id")) for entry in data["annotations"]}
     above = {said(entry, "supercategory") for entry in data["categories"]}
     # Roboflow lists the set's own name as a category above all others, of which there is no box.
     labels = [name for name in names.values() if name in used or name not in above]
-    return _finish(output, marked.values(), labels, wanted, left_out)
+    return marking.finish(output, marked.values(), labels, wanted, left_out)
 
 
 def convert_voc(
@@ -104,7 +92,7 @@ def convert_voc(
     *,
     images: Path | None = None,
     names: Mapping[str, str] | None = None,
-    wanted: Wanted = Wanted(),
+    wanted: Wanted = ALL_LABELS,
     split: str = "",
 ) -> Output:
     """A folder of Pascal VOC: Annotations/ and JPEGImages/, or the XML files beside the pictures.
@@ -127,23 +115,23 @@ def convert_voc(
         path = None if tree is None else _voc_picture(output, where, tree, note, images or source)
         if tree is None or path is None:
             continue
-        size = _size(output, where, path, *(_inside(tree, f"size/{side}") for side in ("width", "height")))
+        size = marking.size(output, where, path, *(_inside(tree, f"size/{side}") for side in ("width", "height")))
         if size is None:
             continue
         one = Marked(path)
         for number, thing in enumerate(tree.iter("object"), 1):
             place = f"{where}, object {number}"
-            label = _label(output, place, _inside(thing, "name"), names or {})
-            edges = _numbers(output, place, [_inside(thing, f"bndbox/{side}") for side in VOC_SIDES])
+            label = marking.label(output, place, _inside(thing, "name"), names or {})
+            edges = marking.numbers(output, place, [_inside(thing, f"bndbox/{side}") for side in VOC_SIDES])
             if edges and label:
                 labels.add(label)
-                _add(output, place, one, PixelBox(label, edges[0] - 1, edges[1] - 1, edges[2], edges[3]), size)
+                marking.add(output, place, one, PixelBox(label, edges[0] - 1, edges[1] - 1, edges[2], edges[3]), size)
         marked.append(one)
-    return _finish(output, marked, sorted(labels), wanted, left_out)
+    return marking.finish(output, marked, sorted(labels), wanted, left_out)
 
 
 def convert_yolo(
-    source: Path, out: Path, *, names: Mapping[str, str] | None = None, wanted: Wanted = Wanted(), split: str = ""
+    source: Path, out: Path, *, names: Mapping[str, str] | None = None, wanted: Wanted = ALL_LABELS, split: str = ""
 ) -> Output:
     """A folder of YOLO's: images/ and labels/ (also inside train/, val/, ...), and data.yaml or classes.txt.
 
@@ -168,11 +156,11 @@ def convert_yolo(
             if line.strip():
                 _add_yolo(output, f"{relative(note, source)}:{number}", one, line.split(), called)
         marked.append(one)
-    return _finish(output, marked, list(dict.fromkeys(called.values())), wanted, Counter())
+    return marking.finish(output, marked, list(dict.fromkeys(called.values())), wanted, Counter())
 
 
 def convert_objects(
-    source: Path, out: Path, *, names: Mapping[str, str] | None = None, wanted: Wanted = Wanted(), split: str = ""
+    source: Path, out: Path, *, names: Mapping[str, str] | None = None, wanted: Wanted = ALL_LABELS, split: str = ""
 ) -> Output:
     """Rows of a Hugging Face image folder, {"file_name", "objects": {"bbox": [[x, y, width, height]], "categories"}}.
 
@@ -182,7 +170,7 @@ def convert_objects(
     marked, labels = [], dict[str, None]()
     for line, row in json_lines(source):
         where, objects = f"{source.name}:{line}", row.get("objects")
-        path = _found(output, where, row.get("image", row.get(picture_key(row) or "image")), source.parent)
+        path = marking.found(output, where, row.get("image", row.get(picture_key(row) or "image")), source.parent)
         if path is None:
             continue
         one, size = Marked(path), image_size(path)
@@ -196,60 +184,17 @@ def convert_objects(
             if not isinstance(kind, str) and (not isinstance(kind, int) or str(kind) not in (names or {})):
                 output.problem(place, f"category {quoted(kind)} has no name", '--names \'{"0": "cat"}\'')
                 continue
-            label = _label(output, place, str(kind), names or {})
-            if label and (numbers := _numbers(output, place, box)):
+            label = marking.label(output, place, str(kind), names or {})
+            if label and (numbers := marking.numbers(output, place, box)):
                 x, y, width, height = numbers
                 labels[label] = None
-                _add(output, place, one, PixelBox(label, x, y, x + width, y + height), size)
+                marking.add(output, place, one, PixelBox(label, x, y, x + width, y + height), size)
         marked.append(one)
-    return _finish(output, marked, sorted(labels), wanted, Counter())
-
-
-def _check_ids(output: Output, where: str, named: Sequence[tuple[str, object]]) -> None:
-    """Files that were put together may have an id twice: whose are its boxes?"""
-    first: dict[str, object] = {}
-    for id, name in named:
-        if first.setdefault(id, name) != name:
-            output.problem(where, f"the id {id} is of {quoted(first[id])} and of {quoted(name)}")
-
-
-def _finish(
-    output: Output, marked: Iterable[Marked], labels: Sequence[str], wanted: Wanted, left_out: Counter[str]
-) -> Output:
-    """Copies the pictures and writes the rows: boxes by label in the order of the question, then from the top left."""
-    output.refuse()  # before a picture is copied
-    order, rows, bare = {label: place for place, label in enumerate(dict.fromkeys(labels))}, [], 0
-    for one in marked:
-        boxes = sorted(one.boxes, key=lambda box: (order[box.label], box.top, box.left))
-        found = {label: [box for box in boxes if box.label == label] for label in order} if wanted.each else {"": boxes}
-        asked = {label: some for label, some in found.items() if some or wanted.empty}
-        bare += not boxes
-        if not asked:
-            continue
-        image = output.copy(one.path, one.path.name)
-        for label, some in asked.items():
-            prefix = wanted.question.replace("{labels}", label or " ; ".join(order))
-            rows.append({"prefix": prefix, "suffix": written(some), "image": image})
-    output.notes += [f"{count} {what}" for what, count in left_out.items()]
-    if bare and not wanted.empty:
-        output.notes.append(f"{bare} pictures without boxes are left out (--empty takes them, answered {NOTHING!r})")
-    output.finish(rows)
-    return output
-
-
-def _add(output: Output, where: str, one: Marked, box: PixelBox, size: tuple[float, float]) -> None:
-    """Puts a box on its picture of `size` (height, width); what sticks out is cut off."""
-    height, width = size
-    if box.xmax <= box.xmin or box.ymax <= box.ymin:
-        output.problem(where, f"the box {list(box[1:])} has no area")
-    elif box.xmin >= width or box.ymin >= height or box.xmax <= 0 or box.ymax <= 0:
-        output.problem(where, f"the box {list(box[1:])} lies outside its picture of {width:g} x {height:g}")
-    else:
-        one.boxes.append(of_pixels(box, height, width))
+    return marking.finish(output, marked, sorted(labels), wanted, Counter())
 
 
 def _add_yolo(output: Output, where: str, one: Marked, words: Sequence[str], called: Mapping[str, str]) -> None:
-    numbers = _numbers(output, where, words[1:], len(words) - 1)
+    numbers = marking.numbers(output, where, words[1:], len(words) - 1)
     if numbers is None:
         return
     if words[0] not in called:
@@ -257,10 +202,10 @@ def _add_yolo(output: Output, where: str, one: Marked, words: Sequence[str], cal
     elif len(numbers) == 4:
         x, y, width, height = numbers
         edges = PixelBox(called[words[0]], x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-        _add(output, where, one, edges, (1, 1))
+        marking.add(output, where, one, edges, (1, 1))
     elif len(numbers) >= 6 and len(numbers) % 2 == 0:
         xs, ys = numbers[::2], numbers[1::2]
-        _add(output, where, one, PixelBox(called[words[0]], min(xs), min(ys), max(xs), max(ys)), (1, 1))
+        marking.add(output, where, one, PixelBox(called[words[0]], min(xs), min(ys), max(xs), max(ys)), (1, 1))
     else:
         output.problem(where, f"{len(numbers)} numbers after the class: expected x, y, width, height, or an outline")
 
@@ -285,7 +230,7 @@ def _yolo_names(output: Output, source: Path, names: Mapping[str, str] | None) -
         advice = 'give data.yaml with names, classes.txt, or --names \'{"0": "cat"}\''
         raise UserError(f"{file or plain or source}: no list of names of the classes: {advice}")
     others = names or {}
-    told = {str(key): _label(output, f"class {key}", str(name), others) for key, name in called.items()}
+    told = {str(key): marking.label(output, f"class {key}", str(name), others) for key, name in called.items()}
     return {key: others.get(key, name) for key, name in told.items()}
 
 
@@ -302,61 +247,6 @@ def _lists(objects: object) -> tuple[list | None, list | None]:
     kinds = objects.get("categories", objects.get("category", objects.get("label")))
     edges = objects.get("bbox")
     return (edges if isinstance(edges, list) else None), (kinds if isinstance(kinds, list) else None)
-
-
-def _found(output: Output, where: str, value: object, root: Path, advice: str = "") -> Path | None:
-    try:
-        return find_image(value, root, image_roots(root))
-    except RowProblem as problem:
-        output.problem(where, str(problem), advice)
-        return None
-
-
-def _size(output: Output, where: str, path: Path, width: object, height: object) -> tuple[float, float] | None:
-    """(height, width) that the boxes were drawn for: as stated, where the upright picture has these proportions."""
-    try:
-        real = image_size(path)
-        stated = float(str(height)), float(str(width))
-    except UserError as error:
-        output.problem(where, str(error))
-        return None
-    except ValueError:  # nothing stated: the file's own
-        return real
-    if not all(0 < side < math.inf for side in stated):
-        return real
-    if abs(stated[0] * real[1] - stated[1] * real[0]) > 0.02 * stated[1] * real[0]:
-        turned = abs(stated[1] * real[1] - stated[0] * real[0]) <= 0.02 * stated[1] * real[1]
-        hint = " (EXIF turns it: save it upright, and its boxes with it)" if turned else ""
-        output.problem(
-            where,
-            f"its boxes are for a picture of {stated[1]:g} x {stated[0]:g}, {path.name} is {real[1]} x {real[0]}{hint}",
-        )
-        return None
-    return stated
-
-
-def _numbers(output: Output, where: str, values: object, count: int = 4) -> list[float] | None:
-    try:
-        if isinstance(values, list | tuple) and len(values) == count and count:
-            numbers = [float(str(value)) for value in values]
-            if all(map(math.isfinite, numbers)):
-                return numbers
-    except ValueError:
-        pass
-    output.problem(where, f"the box is {quoted(values)}: expected {count or 4} numbers")
-    return None
-
-
-def _label(output: Output, where: str, name: object, others: Mapping[str, str]) -> str:
-    """What a label is called, by `others` where they call it otherwise; "" for one that would break an answer."""
-    label = " ".join(str(name or "").split())
-    label = others.get(label, label)
-    if not label or any(sign in label for sign in ";<>"):
-        output.problem(
-            where, f"the label {quoted(name)}: expected words without ; < and >", "--names calls it otherwise"
-        )
-        return ""
-    return label
 
 
 def _inside(tree: ElementTree.Element, place: str) -> str:
