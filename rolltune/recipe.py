@@ -37,8 +37,8 @@ class Recipe:
     rank: int = 8
     alpha: float = 8.0
     rslora: bool = False  # scale by alpha / sqrt(rank) instead of alpha / rank
-    quantize: str = ""  # the frozen decoder layers: nf4, nf4-double, int8, or "rules"; empty: as the file has them
-    quantize_rules: tuple[tuple[str, str], ...] = ()  # for "rules": (path regex, nf4 | nf4-double | int8 | keep)
+    quantize: str = ""  # the frozen decoder layers: a word of quantize.KINDS, or "rules"; empty: as the file has them
+    quantize_rules: tuple[tuple[str, str], ...] = ()  # for "rules": (path regex, a word of quantize.KINDS, or keep)
     # Over several cards: rolls alone (rolls), each card with the whole base; the base cut over a group of cards (fsdp),
     # or whole on each (replicate), where a group has the rows of each batch between it; auto: rolls, or fsdp where the
     # base does not fit a card. Or "rules".

@@ -13,7 +13,7 @@ from rolltune.adapters import CLASSES
 from rolltune.data.batches import Encoded
 from rolltune.errors import UserError
 from rolltune.evaluation.metrics import Positive
-from rolltune.evaluation.tasks import CHOOSE, CLASSIFY, WRITE, Task
+from rolltune.evaluation.tasks import CHOOSE, CLASSIFY, Task
 from rolltune.inputs import disk, features
 from rolltune.recipe import Recipe
 from rolltune.training import setup
