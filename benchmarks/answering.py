@@ -31,6 +31,7 @@ from rolltune.batch import NOTHING, Batch, Source
 from rolltune.evaluation import compiled
 from rolltune.families import paligemma
 from rolltune.models.forward import Network
+from rolltune.quantize import DECODER, KEEP, KINDS, quantize_tree
 from rolltune.training import rolls as tickets
 from rolltune.training.rolls import InitialWeights, Lottery
 from rolltune.training.step import StepConfig
@@ -66,6 +67,8 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     words = adapters.trainability(adapters.METHODS["lora"], list(trees.flatten(params)))
     lengths = Lengths(config.vision.patches, args.text, 2)
     net, source = Network(family, config), NOTHING
+    if args.quantize:
+        params = quantize_tree(params, [(DECODER, args.quantize), (".*", KEEP)])
     if args.cached:
         del params["vision"]
         rows = jax.random.normal(jax.random.key(1), (86 * lengths.images, config.vision.width), dtype)
@@ -118,15 +121,16 @@ def ratios(ours: str, peer: str) -> None:
         same = lambda row: row["task"] == task and row["batch"] == batch and (merged or row["lora"] == "unmerged")
         return max((row["samples_s"] for row in theirs if same(row) and tokens in (0, row["new_tokens"])), default=0.0)
 
-    print(f"{'setting':36}{'rows/s':>10}{'peak GiB':>10}{'peer':>10}{'ratio':>8}{'one token':>11}{'ratio':>8}")
+    print(f"{'setting':44}{'rows/s':>10}{'peak GiB':>10}{'peer':>10}{'ratio':>8}{'one token':>11}{'ratio':>8}")
     for row in read(ours):
         write = row["task"] == "write"
         name = f"{row['task']} b{row['batch']}" + (f" x {row['rolls']} rolls" if row["rolls"] > 1 else "")
         name += (f", {row['tokens']} tokens" if write else "") + (", cached" if row["cached"] else "")
+        name += f", {row['quantize']}" if row["quantize"] else ""
         pairs = [best("generate" if write else "score", row["batch"], row["tokens"] if write else 0)]
         pairs += [] if write else [best("generate", row["batch"], 1)]
         beside = "".join(f"{one:10.1f}{row['rows_s'] / one:8.2f}" if one else f"{'-':>10}{'-':>8}" for one in pairs)
-        print(f"{name:36}{row['rows_s']:10.1f}{row['peak_gib']:10.2f}{beside}")
+        print(f"{name:44}{row['rows_s']:10.1f}{row['peak_gib']:10.2f}{beside}")
 
 
 def main() -> None:
@@ -140,6 +144,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32, help="to write")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--cached", action="store_true", help="image features on the device")
+    parser.add_argument("--quantize", default="", choices=list(KINDS), help="the decoder's layers")
     parser.add_argument("--ratios", nargs=2, metavar=("OURS", "PEER"), help="print the ratios of one run's two files")
     args = parser.parse_args()
     if args.ratios:

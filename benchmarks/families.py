@@ -229,6 +229,7 @@ def measure(args: argparse.Namespace) -> None:
         "peak_gib": peak(),
         "losses": [round(loss, 3) for loss in losses],
     }
+    print(f"trained: {record['samples_s']} samples/s, {record['peak_gib']} GiB", file=sys.stderr, flush=True)
     for what, writes in (("score", False), ("write", True)):
         if writes and evaluator.writer is None:
             continue

@@ -34,7 +34,9 @@ row() {
       ;;
     paligemma2) ours paligemma2-3b --batch 2 --text 128 ;;
     gemma)
-      ours gemma-2-9b --batch 4 --text 1024 --classes 3 --quantize nf4-double --remat
+      # 1,022 of text: two more mark its beginning and end, and the peer's rows are of 1,024 in all
+      ours gemma-2-9b --batch 4 --text 1022 --classes 3 --quantize nf4-double --remat
+      ours gemma-2-9b --batch 4 --text 1022 --classes 3 --quantize nf4-float8 --remat
       peer --model gemma2-9b-cls --method qlora --batch 4 --seq 1024 --remat 1 --attn eager --compile 1 --steps 6 --warmup 2
       ;;
     llama)

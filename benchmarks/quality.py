@@ -59,6 +59,7 @@ SETTINGS = {
     "qlora": Setting("LoRA on NF4", "lora", LORA | {"model": "nf4.npz"}),
     "qlora-double": Setting("LoRA on NF4, scales in 8 bits", "lora", LORA | {"model": "nf4-double.npz"}),
     "lora-int8": Setting("LoRA on int8", "lora", LORA | {"quantize": "int8"}),
+    "lora-float8": Setting("LoRA on float8", "lora", LORA | {"quantize": "float8"}),
     "attention": Setting("attention, AdamW", "lora", ATTENTION),
     "attention-8bit": Setting("attention, AdamW 8-bit", "attention", ATTENTION | {"optimizer": "adamw8bit"}),
     "attention-bf16": Setting("attention, AdamW, bf16 + stochastic", "attention", ATTENTION | SMALL),

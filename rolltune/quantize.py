@@ -11,6 +11,7 @@ float8 (e4m3: Micikevicius et al. 2022, arXiv:2209.05433) is the one kind whose 
 The arithmetic is written once for NumPy and JAX. NF4's and int8's is bitsandbytes' own, step by step: the bytes agree.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -213,7 +214,7 @@ def decode_float8(weight: NF4 | Float8) -> tuple[Num[Any, "*l o i"], Float[Any, 
     xp = weight.packed.__array_namespace__()
     scales = decode_scales(weight.scales).reshape(*weight.packed.shape[:-1], -1)
     scale = power_of_two(xp.max(xp.abs(scales), (-1, -2)))
-    return decode(weight.replace(scales=scales / scale[..., None, None]), jnp.float8_e4m3fn), scale
+    return decode(dataclasses.replace(weight, scales=scales / scale[..., None, None]), jnp.float8_e4m3fn), scale
 
 
 def decode_scales(scales: Any) -> Float[Any, "..."]:
@@ -228,7 +229,7 @@ def decode_scales(scales: Any) -> Float[Any, "..."]:
 KINDS: dict[str, Callable[[Any], Quantized]] = {
     "nf4": lambda weight: encode_nf4(weight, double=False),
     "nf4-double": encode_nf4,
-    "nf4-float8": lambda weight: encode_nf4(weight).replace(float8=True),
+    "nf4-float8": lambda weight: dataclasses.replace(encode_nf4(weight), float8=True),
     "int8": encode_int8,
     "float8": encode_float8,
 }

@@ -1,11 +1,11 @@
-"""Products with frozen matrices in eight-bit floats: half the bytes of bfloat16, and twice its rate where a card has it.
+"""Products with frozen matrices in eight-bit floats: half bfloat16's bytes, and twice its rate where a card has it.
 
 The weights are float8 (e4m3) under one scale a matrix. What they are multiplied by, and its gradients, are rounded to
 float8, each row (a token) under a scale of its own, so that none depends on its neighbours; or under one that holds
 whatever comes, where a norm says how large its results can be: float8 tells numbers apart over four orders of
-magnitude, and a pass over all of them is saved. Scales are powers of two: they cost a rounding nowhere. Sums are float32's;
-adapters' own products and gradients stay in the activations' dtype. A card without such products, or a CPU, makes the
-same ones in a wider type.
+magnitude, and a pass over all of them is saved. Scales are powers of two: they cost a rounding nowhere. Sums are
+float32's; adapters' own products and gradients stay in the activations' dtype. A card without such products, or a CPU,
+makes the same ones in a wider type.
 """
 
 import functools
