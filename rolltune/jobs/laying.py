@@ -1,6 +1,7 @@
 """How a run is laid over this host's cards: rolls over cards, or a base that is cut over a group of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 
@@ -18,14 +19,22 @@ ENTRIES = ("sharding", "sharding_rules", "sharding_group")  # of a recipe; a run
 
 
 def groups_for(
-    recipe: Recipe, opened: Opened, slots: int, fits: Callable[[], bool], say: Callable[[str], None]
+    recipe: Recipe,
+    opened: Opened,
+    slots: int | None,
+    fits: Callable[[], bool],
+    say: Callable[[str], None],
+    cards: Sequence[Any] | None = None,
 ) -> Places | None:
     """The groups of cards that so many rolls train on, and what is cut over them; None for rolls over cards alone.
+
+    `slots` None: all groups that there are. `cards` are this host's, or such as are only described.
 
     `auto` cuts where the whole base, with what a card's rolls need, does not fit on each card: `fits` is asked where
     there are several. Raises UserError for rules that match nothing, and where the cards are those of several hosts.
     """
-    shapes, here, hosts = opened.shapes(), len(sharding.cards_here()), jax.process_count()
+    cards = sharding.cards_here() if cards is None else cards
+    shapes, here, hosts = opened.shapes(), len(cards), jax.process_count()
     rules = recipe.laying
     if recipe.sharding == AUTO:
         rules = [(".*", sharding.ROLLS)] if here == 1 or hosts > 1 or fits() else [(".*", sharding.FSDP)]
@@ -40,22 +49,21 @@ def groups_for(
     if here == 1:
         say("sharding: there is one card, which has all")
         return None
-    made = cut.places_for(sharding.groups_of(max(slots, 1), recipe.sharding_group or here), words, shapes)
-    size, parts = size_of(shapes), size_of([shapes[path] for path in made.paths])
-    cards = sharding.cards_in_group(made.mesh)
-    say(
-        f"sharding: of {gib(size)} of weights {gib(parts)} are cut over {cards} cards: "
-        f"{gib(size - parts + parts / cards)} on each. What else a card will need is not planned"
-    )
+    made = cut.places_for(sharding.groups_of(slots, recipe.sharding_group or here, cards), words, shapes)
+    say(told(made, shapes))
     return made
+
+
+def told(places: Places, shapes: dict[str, Any]) -> str:
+    """How much of a base each card of a group has, in words."""
+    size, parts = size_of(shapes), size_of([shapes[path] for path in places.paths])
+    cards = sharding.cards_in_group(places.mesh)
+    return (
+        f"sharding: of {gib(size)} of weights {gib(parts)} are cut over {cards} cards: "
+        f"{gib(size - parts + parts / cards)} on each"
+    )
 
 
 def fits_whole(made: Outline, rolls: int, free: int) -> bool:
     """Whether a card with so many bytes free, which holds the whole base, has room for so many rolls."""
     return peak(needs_of(made, rolls, exact=True)).total <= free * HEADROOM
-
-
-def check_slots(in_groups: bool, rolls: str) -> None:
-    """Raises UserError where how many rolls fit is to be found out, which is done for a whole base on each card."""
-    if rolls == AUTO and in_groups:
-        raise UserError("--rolls auto: what fits beside a base that is cut over cards is not known; say a number")

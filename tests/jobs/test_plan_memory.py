@@ -89,7 +89,7 @@ def test_what_cannot_be_changed_is_not_proposed():
 
 
 def test_room_is_what_the_desktop_and_cuda_leave():
-    place = Place("a card", None, True, 12 * GIB)
+    place = Place("a card", False, True, 12 * GIB)
     assert room_of(Options(desktop=GIB), place) == 11 * GIB - round(memory.CONTEXT)
     assert room_of(Options(budget=8 * GIB), place) == 8 * GIB - round(memory.CONTEXT)
     assert room_of(Options(), Place("this CPU")) is None
@@ -182,7 +182,7 @@ def test_as_many_rolls_as_fit_are_counted_from_those_that_were_planned():
 def test_a_card_is_planned_for_by_what_it_has(monkeypatch):
     monkeypatch.setattr(planning.gpus, "compiler_here", lambda: False)
     place = find_place(Options(card="h100"))
-    assert place.has == round(planning.gpus.find("h100").gib * GIB) and not place.gpu and place.sharding is None
+    assert place.has == round(planning.gpus.find("h100").gib * GIB) and not place.gpu and place.first is None
     assert "by this CPU's compiler" in place.words
     assert find_place(Options()).has is None and "name a graphics card with --card" in find_place(Options()).words
     device = type("Device", (), {"platform": "gpu", "device_kind": "Some card"})()
@@ -207,6 +207,8 @@ def test_a_card_is_planned_for_by_what_it_has(monkeypatch):
         (["--tokens", "x"], "--tokens 'x': expected a number"),
         (["-d", "set1", "--tokens", "8"], "leave one of them away"),
         (["--rolls", "0"], "--rolls '0'"),
+        (["--cards", "0"], "--cards '0'"),
+        (["--cards", "99"], "--cards 99: there .* here; --card NAME"),
         (["--try", "remat"], "write NAME=VALUE"),
         (["--try", "rematt=True"], "no such entry"),
         (["--try", "quantize=nf5"], "quantize.*nf4"),
