@@ -1,14 +1,17 @@
 """How a run is laid over this host's cards: rolls over cards, or a base that is cut over a group of them."""
 
+import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
+from rolltune import recipe as recipes
 from rolltune import sharding
 from rolltune.base import Opened
 from rolltune.errors import UserError
-from rolltune.memory import HEADROOM, gib, needs_of, peak, size_of
+from rolltune.memory import HEADROOM, free_bytes, gib, needs_of, peak, size_of
 from rolltune.models import cut
 from rolltune.models.cut import Places
 from rolltune.recipe import Recipe
@@ -16,6 +19,7 @@ from rolltune.training.outline import Outline
 
 AUTO = "auto"
 ENTRIES = ("sharding", "sharding_rules", "sharding_group")  # of a recipe; a run may go on with others
+SCORED = 0.8  # of what a card has free: the share that whole weights may take where rolls are scored; the rest is rows'
 
 
 def groups_for(
@@ -67,3 +71,35 @@ def told(places: Places, shapes: dict[str, Any]) -> str:
 def fits_whole(made: Outline, rolls: int, free: int) -> bool:
     """Whether a card with so many bytes free, which holds the whole base, has room for so many rolls."""
     return peak(needs_of(made, rolls, exact=True)).total <= free * HEADROOM
+
+
+def typed(texts: Sequence[str]) -> dict[str, Any]:
+    """The entries that say how a base lies, of what was typed (--config.sharding=fsdp); empty where nothing was: then
+    each roll's own recipe says it.
+
+    Raises UserError for other entries, and for values that these cannot have.
+    """
+    if not texts:
+        return {}
+    made = recipes.load(None, texts)
+    if other := sorted(recipes.stated(None, texts) - set(ENTRIES)):
+        raise UserError(
+            f"--config.{other[0]}: a saved roll has its own recipe; only where its base lies may be said: "
+            f"{', '.join(ENTRIES)}"
+        )
+    return {name: getattr(made, name) for name in ENTRIES}
+
+
+def scoring_groups(recipe: Recipe, opened: Opened, say: Callable[[str], None]) -> Places | None:
+    """Where the base of saved rolls lies while they are scored, one after the other: on a group of cards that share it.
+    None: all of it on the first card.
+
+    `auto` cuts where the weights, and those that a roll has in their place, would take more than SCORED of what a card
+    has free. The groups that a roll was trained on may be others than there are here: then all cards are one.
+    """
+    here, shapes, free = len(sharding.cards_here()), opened.shapes(), free_bytes()
+    fit_here = recipe.sharding_group > 1 and here % recipe.sharding_group == 0
+    recipe = dataclasses.replace(recipe, sharding_group=recipe.sharding_group if fit_here else 0)
+    numbers = sum(math.prod(leaf.shape) for leaf in shapes.values())
+    weights = size_of(shapes) + (4 * numbers if recipe.method == "full" else 0)
+    return groups_for(recipe, opened, 1, lambda: free is None or weights <= SCORED * free, say)
