@@ -322,7 +322,7 @@ def features_of(made: Outline) -> Wanted | None:
     needed = {name: part for name, part in made.params.items() if name != "text"}
     shown = outline.lying((tiles, Shaped((size, 1), np.dtype(np.int32))), ROWS, mesh)
     args = (needed, *shown)
-    return Wanted(features.program(model, made.plan.projected, mesh), args, size_of(shown))
+    return Wanted(features.program(model, made.plan.projected, mesh), args, size_of(shown[0]))
 
 
 def states_of(made: Outline) -> Wanted | None:

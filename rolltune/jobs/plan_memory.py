@@ -37,7 +37,7 @@ Say = Callable[[str], None]
 FITS, FITS_NOT = 0, 1
 RULE = (
     "The fastest that fits, by this rule: first what works nothing out twice (neither remat nor four bits that were "
-    "not asked for), then batches in one piece, then the most rolls at once."
+    "not asked for), then a base that is whole on each card, then batches in one piece, then the most rolls at once."
 )
 
 
@@ -57,6 +57,15 @@ class Options:
     reading: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+def some_here(count: int) -> Sequence[Any]:
+    """So many of the cards that are here. Raises UserError where there are fewer."""
+    here = sharding.cards_here()
+    if count > len(here):
+        there = "is one" if len(here) == 1 else f"are {len(here)}"
+        raise UserError(f"--cards {count}: there {there} here; --card NAME plans for cards that are not here")
+    return here[:count]
+
+
 @dataclasses.dataclass(frozen=True)
 class Place:
     """What programs are compiled for, and how much memory each card has."""
@@ -65,7 +74,7 @@ class Place:
     described: bool = False  # it need not be here
     gpu: bool = False
     has: int | None = None  # bytes
-    cards: Callable[[int], Sequence[Any]] = lambda count: sharding.cards_here()[:count]
+    cards: Callable[[int], Sequence[Any]] = some_here  # so many of them
 
     @property
     def first(self) -> Any:
@@ -100,12 +109,8 @@ def find_place(options: Options) -> Place:
             "differ much. pip install 'jax[cuda12]' brings it; no card and no driver are needed",
             has=has,
         )
-    first, here = jax.devices()[0], len(sharding.cards_here())
-    if (options.cards or 1) > here:
-        raise UserError(
-            f"--cards {options.cards}: there {'is one' if here == 1 else f'are {here}'} here; --card NAME plans for "
-            "cards that are not here"
-        )
+    some_here(options.cards or 1)
+    first = jax.devices()[0]
     if first.platform == "gpu":
         free = memory.free_bytes()
         return Place(
@@ -241,9 +246,8 @@ def refusal(own: Planned, others: Sequence[Planned], room: int) -> list[str]:
     lines = [f"{own.choice.words} cannot fit: {most.part} needs {gib(most.total)}, and there is room for {gib(room)}"]
     single = [one for one in others if len(difference(one.choice, own.choice)) == 1 and one.total < own.total]
     best = sorted(single, key=lambda one: one.total)
-    more = [one for one in best if one.choice.cards > own.choice.cards][
-        :1
-    ]  # more cards are one of the two, if they help
+    # More cards are one of the two, where they help.
+    more = [one for one in best if one.choice.cards > own.choice.cards][:1]
     best = [*[one for one in best if one not in more][: 2 - len(more)], *more]
     for one in best:
         enough = "fits" if one.total <= room else "not enough alone"

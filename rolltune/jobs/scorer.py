@@ -234,13 +234,9 @@ class Scorer:
 
 
 def _as_one_roll(trained: Mapping[str, Any], cut: frozenset[str], mesh: Mesh | None) -> dict[str, Any]:
-    """The arrays of a roll with an axis of rolls, [1, ...]: on the first card; or on those of a mesh, whole or in parts."""
+    """The arrays of a roll with an axis of rolls, [1, ...]: on the first card, or on a mesh's, whole or in parts."""
     if mesh is None:
         return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], dict(trained))
-    specs = trained_specs(trained, cut, (ROLLS,))
-
-    def put(path: str) -> Any:
-        place = NamedSharding(mesh, specs[path])
-        return jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[None], place), trained[path])
-
-    return {path: put(path) for path in trained}
+    rolls = jax.tree.map(lambda leaf: np.asarray(leaf)[None], dict(trained))
+    specs = trained_specs(rolls, cut, (ROLLS,))
+    return {path: jax.device_put(leaf, NamedSharding(mesh, specs[path])) for path, leaf in rolls.items()}

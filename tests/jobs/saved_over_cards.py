@@ -98,7 +98,7 @@ def test_merged_on_a_base_that_is_cut_it_is_the_same_file(saved, monkeypatch):
 
 def test_what_is_typed_says_where_the_base_lies_and_nothing_else(saved, capsys):
     assert laying.typed([]) == {} and laying.typed([CUT])["sharding"] == "fsdp"
-    with pytest.raises(UserError, match="--config.rank: a saved roll has its own recipe"):
+    with pytest.raises(UserError, match="rank: a saved roll has its own recipe"):
         laying.typed([CUT, "--config.rank=4"])
     for command in (
         ["validate", "-m", "lora", "few.jsonl"],
