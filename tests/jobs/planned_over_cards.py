@@ -93,15 +93,22 @@ def test_the_steps_that_are_planned_are_those_that_run(few):
     assert wanted.jitted.lower(*wanted.args).as_text() == real
 
 
-def test_as_many_rolls_as_fit_on_each_group(few, monkeypatch):
-    recipe = Recipe(evaluate_batch=2, batch=2, sharding="fsdp", sharding_group=2)
+@pytest.mark.parametrize(
+    ("word", "size", "mesh", "fit", "told"),
+    [
+        ("fsdp", 2, {"rolls": 2, "cards": 2}, 6, "3 on each group of 2 cards"),
+        ("rolls", 0, {"rolls": 4}, 12, "3 on each of 4 cards"),
+    ],
+)
+def test_as_many_rolls_as_fit_on_each_card_or_group(few, monkeypatch, word, size, mesh, fit, told):
+    recipe = Recipe(evaluate_batch=2, batch=2, sharding=word, sharding_group=size)
     run = learn.prepare(recipe, few, learn.Asked(1, slots=1, fill=True)).run
-    assert dict(run.mesh.shape) == {"rolls": 2, "cards": 2}
+    assert dict(run.mesh.shape) == mesh
     one, two = memory.step_bytes(run, 1), memory.step_bytes(run, 2)
     assert one < two < 3 * one
     monkeypatch.setattr(memory, "free_bytes", lambda: (one + 2.5 * (two - one)) / memory.HEADROOM)
     count, why = memory.fit_rolls(run)
-    assert count == 6 and "3 on each group of 2 cards" in why
+    assert count == fit and told in why
 
 
 def test_a_run_that_fits_no_card_whole_is_cut_and_one_that_fits_no_group_is_refused(few, monkeypatch):
