@@ -8,18 +8,17 @@ import pytest
 
 from rolltune import base, memory, sharding
 from rolltune.data.batches import joint_batch, over_cards
-from rolltune.jobs import learn
+from rolltune.errors import UserError
+from rolltune.jobs import laying, learn
 from rolltune.jobs import plan_memory as planning
 from rolltune.jobs.laying import groups_for
-from rolltune.memory import needs_of
+from rolltune.memory import Need, needs_of
 from rolltune.recipe import Recipe
 from rolltune.tiny.ads import write_sample_ads
 from rolltune.training import setup
 from rolltune.training.dataset import Wanted, read_data
 from rolltune.training.loop import new_state
 from rolltune.training.outline import NoTokenizer, Stated, outline, stated_data
-
-GIB = 2**30
 
 
 def write_config(folder, layers=2):
@@ -111,44 +110,65 @@ def test_as_many_rolls_as_fit_on_each_card_or_group(few, monkeypatch, word, size
     assert count == fit and told in why
 
 
+def weighed(made, rolls, *how, **more):
+    """In the place of the compiler: a card's part of the weights, less with remat, and a little for each roll."""
+    size = memory.size_of(made.params) * (0.9 if made.recipe.remat else 1)
+    return [Need("training step", weights=round(size), trained=rolls * memory.size_of(made.params) // 100)]
+
+
 def test_a_run_that_fits_no_card_whole_is_cut_and_one_that_fits_no_group_is_refused(few, monkeypatch):
-    """By `auto`, from the compiler's own figures: what is refused hears of what helps."""
-    recipe = Recipe(batch=4, evaluate_batch=4, method="full")
-    opened = setup.open_model(recipe)
-    inputs = setup.encode(opened.model, recipe, few)
-    needed = memory.peak(needs_of(outline(opened, recipe, few, inputs), 1, exact=True)).total
-    said: list[str] = []
-    monkeypatch.setattr(learn, "free_bytes", lambda: needed)  # without the headroom
-    ready = learn.prepare(recipe, few, learn.Asked(1, slots=1), say=said.append)
-    assert sharding.cards_in_group(ready.run.mesh) == 4
+    class Loaded(Exception):
+        pass
+
+    def load(opened, listed, put=None):
+        raise Loaded("cut" if put else "whole")
+
+    for place in (laying, planning):
+        monkeypatch.setattr(place, "needs_of", weighed)
+    monkeypatch.setattr(learn, "load_opened", load)
+    size, said = memory.size_of(setup.open_model(Recipe()).shapes()), []
+
+    def start(share, **changed):
+        said.clear()
+        monkeypatch.setattr(learn, "free_bytes", lambda: round(size * share))
+        learn.prepare(Recipe(batch=4, **changed), few, learn.Asked(1, slots=1), say=said.append)
+
+    with pytest.raises(Loaded, match="whole"):
+        start(1.2)
+    with pytest.raises(Loaded, match="cut"):
+        start(1.0)  # without the headroom
     assert any("are cut over 4 cards" in text for text in said) and any("memory:" in text for text in said)
-    monkeypatch.setattr(learn, "free_bytes", lambda: needed // 50)
-    monkeypatch.setattr(learn, "load_opened", lambda *args: pytest.fail("the weights were read"))
-    with pytest.raises(planning.UserError, match=r"cannot fit.*\n  --config.*\n  --config.*\n.*with --cards"):
-        learn.prepare(recipe, few, learn.Asked(1, slots=1))
+    with pytest.raises(UserError, match=r"cannot fit(.*\n  --config.remat=\w+: .*not enough alone){2}\n.*with --cards"):
+        start(0.01)
+    with pytest.raises(UserError, match=r"cannot fit.*\n  --config.sharding=fsdp: .*fits\n  --config.remat="):
+        start(0.8, sharding="rolls")
 
 
 def test_a_plan_for_several_cards_offers_to_cut_and_more_cards(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "needs_of", weighed)
     monkeypatch.setattr(planning.gpus, "compiler_here", lambda: False)
     monkeypatch.setenv("COLUMNS", "100")
     write_config(tmp_path)
-    whole = Recipe(model=str(tmp_path), method="full", batch=4, dtype="float32", sharding="rolls", remat=True)
+    size = made_of(tmp_path, Recipe(), 1).opened.shapes()
     said: list[str] = []
 
-    def plan(recipe, cards, budget):
+    def plan(cards, share, rolls=1, **changed):
         said.clear()
-        options = planning.Options(stated=Stated(32, 8, rows=4), card="h100", cards=cards, budget=budget)
-        status = planning.plan_memory(options, recipe, said.append)
-        return status, capsys.readouterr().out
+        recipe = Recipe(model=str(tmp_path), batch=4, dtype="float32", **changed)
+        budget = round(memory.size_of(size) * share + memory.CONTEXT)
+        stated = Stated(32, 8, rows=4)
+        status = planning.plan_memory(
+            planning.Options(stated=stated, card="h100", cards=cards, budget=budget, rolls=rolls), recipe, said.append
+        )
+        return status, " ".join(capsys.readouterr().out.split()), "\n".join(said)
 
-    status, shown = plan(whole, 2, 4 * GIB)
-    assert status == 0 and "GiB on each of 2 cards, 1 roll" in shown and "cut over 2 cards" in shown
-    assert said[-1].endswith("rolls at once fit with it") and int(said[-1].split()[2]) % 2 == 0
-    made = planning.Rows(planning.Options(stated=Stated(32, 8, rows=4)), print)
-    needed = planning.peak(needs_of(made.outline(planning.Choice("", whole, 1, stated=Stated(32, 8, rows=4))), 1)).total
-    room = lambda share: round(needed * share + memory.CONTEXT)
-    status, shown = plan(dataclasses.replace(whole, sharding="auto"), 2, room(0.8))
-    assert status == 0 and any("sharding=auto: a card that holds the whole base needs" in text for text in said)
-    assert any("are cut over 2 cards" in text for text in said) and "whole base on each card" in shown
-    status, shown = plan(whole, 1, room(0.4))
-    assert any("on 4 such cards that share the base (--cards 4 --config.sharding=fsdp)" in text for text in said), said
+    status, shown, told = plan(2, 2, rolls=4, sharding="rolls")
+    assert status == 0 and "GiB on each of 2 cards, 4 rolls" in shown and "cut over 2 cards" in shown
+    assert "up to 130 rolls at once fit with it" in told  # the first and 64, which are the most, on each
+    status, shown, told = plan(4, 0.85)
+    assert status == 0 and "sharding=auto: a card that holds the whole base needs" in told
+    assert "are cut over 4 cards" in told and "whole base on each card" in shown and "nothing to change" in told
+    _, _, told = plan(1, 0.4)
+    assert "on 4 such cards that share the base (--cards 4 --config.sharding=fsdp)" in told
+    with pytest.raises(UserError, match=r"sharding_group: 3 of 4 cards"):
+        plan(4, 2, sharding="fsdp", sharding_group=3)
