@@ -82,10 +82,10 @@ def allow_absent_card() -> None:
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
 
 
-def placed_on(card: Card) -> Any:
-    """A sharding on a card that is only described: programs of arrays with it are compiled for that card."""
-    import jax
+def described(card: Card, count: int) -> list[Any]:
+    """So many cards of one host that are only described: programs of arrays that lie there are compiled for them."""
     from jax.experimental import topologies
 
-    target = dict(platform="cuda", topology_name=card.name, topology="1x1x1", target_config=card.described())
-    return jax.sharding.SingleDeviceSharding(topologies.get_topology_desc(**target).devices[0])
+    topology = f"1x1x{count}"
+    target = dict(platform="cuda", topology_name=card.name, topology=topology, target_config=card.described())
+    return list(topologies.get_topology_desc(**target).devices)

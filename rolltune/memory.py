@@ -16,14 +16,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rolltune import quantize, sharding, trees
 from rolltune.data.batches import Encoded
 from rolltune.device import is_gpu
 from rolltune.errors import UserError
+from rolltune.evaluation.compiled import ROWS
 from rolltune.inputs import features, rows, states
-from rolltune.inputs.feeds import TableFeed, TileFeed
-from rolltune.training import outline, setup
+from rolltune.inputs.feeds import DiskFeed, TableFeed, TileFeed
+from rolltune.models.cut import mesh_in, specs_of
+from rolltune.sharding import CARDS, ROLLS, SPLIT, WHOLE
+from rolltune.training import outline
 from rolltune.training.loop import Run
 from rolltune.training.outline import Outline, Shaped
 
@@ -65,12 +70,14 @@ class Program(NamedTuple):
 
 
 def measure(jitted: Any, args: tuple, place: Any = None, known: dict[bytes, Program] | None = None) -> Program:
-    """Compiles a program for arguments that may be shapes: for the device that is here, or the one that `place` says.
+    """Compiles a program for arguments that may be shapes: for the device that is here, or where they lie, or where
+    `place` says of those that lie nowhere yet. Of a program for several cards it is what each sets aside.
 
     Of several choices' programs many are the same: those in `known`, by their text, are not compiled again.
     """
     if place is not None:
-        args = jax.tree.map(lambda leaf: Shaped(leaf.shape, leaf.dtype, sharding=place), args)
+        lies = lambda leaf: getattr(leaf, "sharding", None) or place
+        args = jax.tree.map(lambda leaf: Shaped(leaf.shape, leaf.dtype, sharding=lies(leaf)), args)
     lowered, known = jitted.lower(*args), {} if known is None else known
     name = hashlib.sha256(lowered.as_text().encode()).digest()
     if name not in known:
@@ -112,10 +119,10 @@ def depths_for(made: Outline) -> tuple[int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """What the device holds in one part of a run, by what it is. Bytes."""
+    """What a card holds in one part of a run, by what it is. Bytes."""
 
     part: str
-    weights: int = 0  # frozen ones, as they lie there
+    weights: int = 0  # frozen ones, as they lie there: of a base that is cut its part
     kept: int = 0  # rows of pictures and states that were worked out before
     trained: int = 0  # adapters, heads, weights that are trained, with the copies that new rolls begin from
     optimizer: int = 0
@@ -142,13 +149,37 @@ def peak(needs: Iterable[Need]) -> Need:
 
 
 def size_of(tree: Any) -> int:
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    """Bytes on a card: of what lies on several, its part."""
+
+    def own(leaf: Any) -> tuple[int, ...]:
+        place = getattr(leaf, "sharding", None)
+        return leaf.shape if place is None else place.shard_shape(tuple(leaf.shape))
+
+    return sum(math.prod(own(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def step_args(run: Run, data: Encoded, slots: int, each: int) -> tuple:
-    """What the step of so many rolls is called with, `each` rows in a micro-batch, in the largest shape of the data."""
-    batch, source = outline.batch_of(data.feed, data.shapes[-1], (slots, run.accumulate, each))
-    return run.base, source, outline.rolls_of(run, slots), batch
+    """What the step of so many rolls on each card, or group of cards, is called with, `each` rows in a micro-batch, in
+    the largest shape of the data."""
+    mesh, rolls = run.mesh, slots * sharding.size_of(run.mesh)
+    batch, source = outline.batch_of(data.feed, data.shapes[-1], (rolls, run.accumulate, filled(each, mesh)))
+    in_group = sharding.cards_in_group(mesh) > 1
+    batch = outline.lying(batch, PartitionSpec(ROLLS, None, CARDS) if in_group else SPLIT, mesh)
+    source = outline.lying(source, SPLIT if isinstance(data.feed, DiskFeed) else WHOLE, mesh)
+    return run.base, source, outline.rolls_of(run, rolls), batch
+
+
+def filled(rows: int, mesh: Mesh | None) -> int:
+    """How many rows a batch has that the cards of a group have between them: as many on each."""
+    cards = sharding.cards_in_group(mesh)
+    return -(-rows // cards) * cards
+
+
+def scored_batch(made: Outline, data: Encoded) -> tuple[Any, Any]:
+    """(batch, source) of an evaluation."""
+    mesh = made.cached.mesh
+    batch, source = outline.batch_of(data.feed, data.shapes[-1], (filled(made.recipe.evaluate_batch, mesh),))
+    return outline.lying(batch, ROWS, mesh), outline.lying(source, WHOLE, mesh)
 
 
 class Wanted(NamedTuple):
@@ -167,8 +198,8 @@ def step_of(made: Outline, slots: int) -> Wanted:
 
 def score_of(made: Outline, slots: int) -> Wanted:
     run, evaluator = outline.programs(made)
-    rolls, data = outline.rolls_of(run, slots), made.cached.scoring
-    batch, source = outline.batch_of(data.feed, data.shapes[-1], (made.recipe.evaluate_batch,))
+    rolls, data = outline.rolls_of(run, slots * sharding.size_of(run.mesh)), made.cached.scoring
+    batch, source = scored_batch(made, data)
     return Wanted(evaluator.score, (run.base, source, rolls.trainable, rolls.scale, batch), _fresh(batch, source, data))
 
 
@@ -178,11 +209,11 @@ def write_of(made: Outline, slots: int) -> Wanted:
     data = made.cached.prompts
     assert evaluator.writer and data
     count = evaluator.writer.side_by_side(slots, made.recipe.evaluate_batch)
-    rolls = outline.rolls_of(run, count)
+    rolls = outline.rolls_of(run, count * sharding.size_of(run.mesh))
     some = (rolls.trainable, rolls.scale)
     copied = size_of(some) if count < slots else 0
-    batch, source = outline.batch_of(data.feed, data.shapes[-1], (made.recipe.evaluate_batch,))
-    numbers = Shaped((made.recipe.evaluate_batch,), "uint32")
+    batch, source = scored_batch(made, data)
+    numbers = outline.lying(Shaped(batch.valid.shape, np.dtype("uint32")), ROWS, run.mesh)
     args = (run.base, source, *some, (batch, numbers))
     return Wanted(evaluator.writer.write, args, _fresh(batch, source, data) + copied)
 
@@ -199,28 +230,30 @@ def needs_of(
     exact: bool = False,
     known: dict[bytes, Program] | None = None,
 ) -> list[Need]:
-    """What each part of a run needs, in the order in which they come.
+    """What each part of a run needs of a card, in the order in which they come: with so many rolls on each card, or on
+    each group of cards that share a base. `place` is a card that is only described, or None.
 
     With `exact` the programs are compiled as they will run (and are found in the compiler's cache later); otherwise
     those of two smaller numbers of layers, which say the same in less time, and what the layers keep.
     """
-    depth = made.depth
+    depth, mesh = made.depth, made.cached.mesh
+    everywhere = place if place is None or mesh is None else NamedSharding(mesh, WHOLE)
     depths = (depth,) if exact else depths_for(made)
     cuts = {count: made if count == depth else outline.cut_depth(made, count) for count in depths}
     asked: dict[tuple[str, int], Callable[[], Program]] = {}
 
     def ask(part: str, wanted: Callable[[Outline, int], Wanted]) -> None:
         for count, cut in cuts.items():
-            asked[part, count] = lambda cut=cut: measure(*wanted(cut, slots)[:2], place, known)  # type: ignore[misc]
+            asked[part, count] = lambda cut=cut: measure(*wanted(cut, slots)[:2], everywhere, known)  # type: ignore[misc]
 
     ask("training step", step_of)
     ask("evaluation", score_of)
     if made.cached.prompts is not None:
         ask("writing answers", write_of)
     if tower := features_of(made):
-        asked["image features", 0] = lambda: measure(*tower[:2], place, known)
+        asked["image features", 0] = lambda: measure(*tower[:2], everywhere, known)
     if lower := states_of(made):
-        asked["lower states", 0] = lambda: measure(*lower[:2], place, known)
+        asked["lower states", 0] = lambda: measure(*lower[:2], everywhere, known)
     if largest := encoding_of(made):
         asked["loading", 0] = lambda: measure(*largest[:2], place, known)
     found = dict(zip(asked, at_once(list(asked.values())), strict=True))
@@ -231,7 +264,7 @@ def needs_of(
         return deepened(found[part, depths[0]], found[part, depths[1]], depths, depth)
 
     run, _ = outline.programs(made)
-    rolls = outline.rolls_of(run, slots)
+    rolls = outline.rolls_of(run, slots * sharding.size_of(mesh))
     start = size_of((made.cached.start.full, made.cached.start.adapters))
     whole, tables = size_of(made.params), tables_of(made)
     gone = () if isinstance(made.cached.scoring.feed, TileFeed) else made.model.family.towers
@@ -283,11 +316,13 @@ def features_of(made: Outline) -> Wanted | None:
         return None
     counts = {pictures.tiles(key) for key in pictures.sizes}
     count = max(counts, key=lambda tiles: tiles * features.at_once(tiles))
-    tile, size = outline.tile_of(pictures), features.at_once(count)
+    mesh = mesh_in(made.params)
+    tile, size = outline.tile_of(pictures), filled(features.at_once(count), mesh)
     tiles = Shaped((size, count, *tile.shape[1:]), tile.dtype)
     needed = {name: part for name, part in made.params.items() if name != "text"}
-    args = (needed, tiles, Shaped((size, 1), "int32"))
-    return Wanted(features.program(model, made.plan.projected), args, size_of(tiles))
+    shown = outline.lying((tiles, Shaped((size, 1), np.dtype(np.int32))), ROWS, mesh)
+    args = (needed, *shown)
+    return Wanted(features.program(model, made.plan.projected, mesh), args, size_of(shown[0]))
 
 
 def states_of(made: Outline) -> Wanted | None:
@@ -297,12 +332,12 @@ def states_of(made: Outline) -> Wanted | None:
     model, recipe = made.model, made.recipe
     feed = outline.feed_of(model, made.plan, made.inputs.pictures, recipe.table_gib)
     data = rows.encoded(made.inputs.scoring, feed, made.data.examples)
-    batch, source = outline.batch_of(feed, data.shapes[-1], (recipe.evaluate_batch,))
+    batch, source = scored_batch(made, data)
     kept = {name: part for name, part in made.params.items() if name not in model.family.towers}
     listed, full = is_gpu(), made.plan.paths("full")
     base = jax.eval_shape(lambda tree: trees.arrange(tree, model.stacks, made.plan.first, listed, full), kept)
-    network = setup.network_of(model, made.plan, recipe, made.data.task)
-    return Wanted(states.program(network), (base, batch, source), _fresh(batch, source, data))
+    base = outline.lying(base, specs_of(base), made.cached.mesh)
+    return Wanted(states.program(made.cached.whole, mesh_in(base)), (base, batch, source), _fresh(batch, source, data))
 
 
 def encoding_of(made: Outline) -> Wanted | None:
@@ -321,14 +356,14 @@ def encoding_of(made: Outline) -> Wanted | None:
 
 def loading_peak(made: Outline, encoding: Program | None) -> int:
     """The most that lies on the device while the weights come: of what is quantized, its last matrix as it was, too."""
-    opened, leaves = made.opened, made.opened.shapes()
+    opened, leaves, whole = made.opened, trees.flatten(made.params), made.opened.shapes()
     held = most = 0
     for row in opened.table:
         size = size_of(leaves[row.path])
         now = size
-        if encoding and opened.words.get(row.path, quantize.KEEP) != quantize.KEEP:
+        if encoding and opened.words.get(row.path, quantize.KEEP) != quantize.KEEP:  # all of it on the first card
             matrix = math.prod(row.shape) * opened.kind.itemsize
-            now = size + matrix + encoding.temporary
+            now = size_of(whole[row.path]) + matrix + encoding.temporary
         most = max(most, held + now)
         held += size
     return most
@@ -347,11 +382,11 @@ def most_rolls(one: Sequence[Need], two: Sequence[Need], room: float, most: int 
 
 
 def step_bytes(run: Run, slots: int) -> int:
-    """Peak bytes of one step of `slots` rolls on a card, beside the base and the tables: states and temporaries."""
-    loader, cards = run.loader(run.lottery.draw(0, fold=None if run.folds is None else 0)), sharding.size_of(run.mesh)
-    args = step_args(run, loader.data, slots * cards, loader.batch // run.accumulate)
-    of_all = size_of(args[2]) + _fresh(args[3], args[1], loader.data)
-    return measure(run.step, args).total + of_all // cards
+    """Peak bytes on a card of one step of `slots` rolls on each card, or on each group of cards, beside the base and
+    the tables: states and temporaries."""
+    loader = run.loader(run.lottery.draw(0, fold=None if run.folds is None else 0))
+    args = step_args(run, loader.data, slots, loader.batch // run.accumulate)
+    return measure(run.step, args).total + size_of(args[2]) + _fresh(args[3], args[1], loader.data)
 
 
 def free_bytes() -> int | None:
@@ -377,7 +412,7 @@ def free_on_card() -> int | None:
 def fit_rolls(run: Run, most: int = 64) -> tuple[int, str]:
     """(how many rolls fit, in words why). Two compiled programs, of one roll and of two, give the cost of a roll.
 
-    Over several cards as many fit on each as on the fullest.
+    Over several cards as many fit on each as on the fullest; where groups of them share a base, on each group.
     """
     free, cards = free_bytes(), sharding.size_of(run.mesh) if run else 1
     if free is None:
@@ -385,6 +420,9 @@ def fit_rolls(run: Run, most: int = 64) -> tuple[int, str]:
     one, two = step_bytes(run, 1), step_bytes(run, 2)
     each = max(two - one, 1)
     count = max(1, most_rolls([Need("step", temporary=one)], [Need("step", temporary=two)], free * HEADROOM, most))
+    group = sharding.cards_in_group(run.mesh)
     whole = f"{count} on each of {cards} cards: " if cards > 1 else ""
+    if group > 1:
+        whole = f"{count} on each group of {group} cards: "
     why = f"{gib(free)} are free, the first takes {gib(one)}, each further one {gib(each)}"
     return count * cards, f"rolls: {count * cards}: {whole}{why}"

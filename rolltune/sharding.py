@@ -11,7 +11,7 @@ Where a base is too large for that, a mesh has a second axis: a group of cards s
 `models.cut`), and the rows of each micro-batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -68,17 +68,19 @@ def mesh_of(rolls: int | None) -> Mesh | None:
     return Mesh(np.array(used), (ROLLS,)) if len(used) > 1 else None
 
 
-def groups_of(rolls: int, size: int) -> Mesh:
-    """Groups of `size` cards, each with a base of its own, over which so many rolls are laid.
+def groups_of(rolls: int | None, size: int, cards: Sequence[Any] | None = None) -> Mesh:
+    """Groups of `size` cards, each with a base of its own, over which so many rolls are laid; without a number of
+    rolls, all that there are. `cards`: others than this host's, which may be only described.
 
     Raises UserError where there are fewer cards, or where they make no whole groups.
     """
-    here = cards_here()
+    here = cards_here() if cards is None else list(cards)
     if size < 2 or len(here) % size:
         raise UserError(
             f"sharding_group: {size} of {len(here)} cards; expected a number of 2 or more that divides them"
         )
-    count = cards_for(rolls, len(here) // size)
+    groups = len(here) // size
+    count = groups if rolls is None else cards_for(rolls, groups)
     return Mesh(np.array(here[: count * size]).reshape(count, size), (ROLLS, CARDS))
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rolltune.commands.common import command_parser, say
+from rolltune.commands.common import command_parser, say, split_overrides
 from rolltune.jobs.outputs import named_roll
 
 EXAMPLES = """examples:
@@ -31,7 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--hub", choices=("huggingface", "kaggle"), help="--upload: where to (default huggingface)")
     parser.add_argument("--licence", default="", metavar="NAME", help="--hub kaggle: the licence, as Kaggle calls it")
     parser.add_argument("--public", action="store_true", help="--upload: for everybody to see, not private")
-    args = parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    laying = split_overrides(rest, parser)
     if args.public and not args.upload:
         parser.error("--public says who sees what --upload puts on the hub")
     if args.hub and not args.upload:
@@ -46,5 +47,5 @@ def main(argv: list[str] | None = None) -> int:
     from rolltune.jobs.export import Options, export
 
     sent = {"upload": args.upload, "public": args.public, "hub": args.hub or "huggingface", "licence": args.licence}
-    options = Options(args.to, output, args.model, args.base_name, args.dequantize, **sent)
+    options = Options(args.to, output, args.model, args.base_name, args.dequantize, laying, **sent)
     return export(roll, options, say)

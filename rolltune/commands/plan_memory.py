@@ -13,6 +13,7 @@ EXAMPLES = """examples:
   ./09-plan_memory.py -d set1 --config recipes/paligemma_ads.py --card rtx4070 --desktop 0.8GiB
   ./09-plan_memory.py --model path/to/config.json --tokens 512 --answer 64 --picture 672x672 --card rtx4070
   ./09-plan_memory.py --model gemma-2-9b --tokens 1024 --budget 12GiB --try quantize=nf4,int8 --try remat=True,False
+  ./09-plan_memory.py -d set1 --config recipes/phi35_docvqa.py --card rtx4090 --cards 4   a base cut over four of them
   ./03-do_learn.py -d set1 -w trained-set1 --config recipes/paligemma_ads.py          checks by itself at its start
 
 No weights are needed (a config.json, or a file's header), and with --card no card. Programs are compiled, which takes
@@ -30,7 +31,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--picture", action="append", metavar="WxH", help="a picture of each row, pixels; may be repeated")
     p.add_argument("--rows", metavar="N", help="how many rows there are (default 100)")
     p.add_argument("--card", metavar="NAME", help="plan for this card, which need not be here: rtx4070, h100, ...")
-    p.add_argument("--budget", metavar="SIZE", help="the card's memory, such as 12GiB (default: what it has)")
+    p.add_argument("--cards", metavar="N", help="so many cards of one machine (default: those here; of --card one)")
+    p.add_argument("--budget", metavar="SIZE", help="each card's memory, such as 12GiB (default: what it has)")
     p.add_argument("--desktop", metavar="SIZE", help="of it, what other programs hold, such as 0.8GiB")
     p.add_argument("--rolls", default="1", metavar="N", help="rolls at once (default 1)")
     p.add_argument(
@@ -79,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         dataset=args.dataset,
         stated=stated,
         card=args.card,
+        cards=None if args.cards is None else whole_number(args.cards, "--cards"),
         budget=None if args.budget is None else parse_size(args.budget, "--budget"),
         desktop=0 if args.desktop is None else parse_size(args.desktop, "--desktop"),
         rolls=whole_number(args.rolls, "--rolls"),

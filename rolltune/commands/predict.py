@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rolltune.commands.common import command_parser, say
+from rolltune.commands.common import command_parser, say, split_overrides
 from rolltune.commands.reading import add_reading_flags, reading_of
 from rolltune.errors import UserError
 from rolltune.jobs.outputs import named_rolls, names_roll
@@ -16,6 +16,7 @@ EXAMPLES = """examples:
   ./07-predict.py -m elsewhere/adapter --model ../cache/base --answers yes,no new.jpg    of the PEFT library, or a model
   ./07-predict.py -m best-set1 --serve                                 a page in the browser to drop pictures on
 
+A base that is too large for one card is cut over all of them, as --config.sharding=fsdp says, or the roll's own recipe.
 The prompt, the answers and the base model are those saved in the rolls; what was made elsewhere has none, and takes the
 question and the answers of the rows, or --question and --answers. Exit status: 0, 1 where a file could not be
 answered (it is named, the others are answered), 2 something to put right.
@@ -42,7 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--host", help="the address of --serve (default 127.0.0.1); 0.0.0.0 is everybody's")
     parser.add_argument("--port", type=int, help="the port of --serve (default 8707)")
     add_reading_flags(parser)
-    args = parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    laying = split_overrides(rest, parser)
     # `-m a.npz pictures/`: a list of names ends where something else than a roll begins.
     rolls = [text for text in args.models if names_roll(text) or text == args.models[0]]
     data = [text for text in args.models if text not in rolls] + args.data
@@ -73,7 +75,9 @@ def main(argv: list[str] | None = None) -> int:
 
     sampling = None if args.sample is None else Sampling(args.sample, top_p, seed)
     answers = tuple(text.strip() for text in (args.answers or "").split(",") if text.strip())
-    options = Options(args.output, args.near, args.generate, sampling, args.model, reading_of(args), answers)
+    options = Options(
+        args.output, args.near, args.generate, sampling, args.model, reading_of(args), tuple(laying), answers
+    )
     if not args.serve:
         return predict(found, data, options, say)
     try:

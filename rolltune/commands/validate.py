@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rolltune.commands.common import command_parser, say, written_as
+from rolltune.commands.common import command_parser, say, split_overrides, written_as
 from rolltune.commands.reading import add_reading_flags, reading_of
 from rolltune.jobs.outputs import named_rolls, names_roll
 
@@ -14,6 +14,7 @@ EXAMPLES = """examples:
   ./04-validate.py -m elsewhere/adapter --model ../cache/base dataset/set2/valid.jsonl   a folder of the PEFT library
   ./04-validate.py -m elsewhere/model dataset/set2/valid.jsonl      a model that was fine-tuned whole: a folder, a npz
 
+A base that is too large for one card is cut over all of them, as --config.sharding=fsdp says, or the roll's own recipe.
 The prompt, the answers and the base model are those saved in each roll; what was made elsewhere has none, and takes the
 questions and answers of the data.
 """
@@ -34,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
         "--predictions", type=Path, metavar="FILE", help="also write every row's answer, .jsonl or .csv, as 07 does"
     )
     add_reading_flags(parser)
-    args = parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    laying = split_overrides(rest, parser)
     written_as(args.json, "--json", ".json")
     # `-m a.npz b.npz data.jsonl`: a shell that expands a pattern leaves nothing else to tell them apart by.
     rolls = [text for text in args.models if names_roll(text) or text == args.models[0]]
@@ -53,4 +55,4 @@ def main(argv: list[str] | None = None) -> int:
     from rolltune.jobs.validate import Options, validate
 
     own = {name: getattr(args, name) for name in ("generate", "model", "json", "predictions", "vote")}
-    return validate(Options(data, metric=args.metric or "", reading=reading_of(args), **own), found, say)
+    return validate(Options(data, metric=args.metric or "", reading=reading_of(args), laying=laying, **own), found, say)

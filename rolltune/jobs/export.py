@@ -19,11 +19,11 @@ from rolltune.data.examples import Example, Turn
 from rolltune.data.sets import shown
 from rolltune.errors import UserError
 from rolltune.evaluation.tasks import CHOOSE, WRITE, Task
-from rolltune.jobs import hub
+from rolltune.jobs import hub, laying
 from rolltune.jobs.cards import check_trained
 from rolltune.jobs.kaggle_hub import check_kaggle, check_login, upload_kaggle
 from rolltune.jobs.model_card import model_card
-from rolltune.jobs.scorer import Bench, Saved, Scorer, read_saved
+from rolltune.jobs.scorer import Bench, Saved, Scorer, load_base, read_saved
 from rolltune.weights import catalogue
 from rolltune.weights.bitsandbytes import PackedTensor
 from rolltune.weights.checkpoint import open_checkpoint
@@ -53,6 +53,7 @@ class Options:
     model: str | None = None  # the base, where it is not where the roll was trained
     base_name: str = ""  # on the hub
     dequantize: bool = False
+    laying: Sequence[str] = ()  # how the base lies while it is scored, as typed (--config.sharding=fsdp)
     upload: str = ""  # owner/name on the hub
     public: bool = False
     hub: str = HUBS[0]
@@ -66,7 +67,7 @@ def export(path: Path, options: Options, say: Say) -> int:
         raise UserError("--dequantize is of a merged model (--to hf or npz), and an adapter is none: leave it away")
     if is_whole(path):
         raise UserError(f"{shown(path)} is a whole model already: name the roll that was worked into it")
-    saved = read_saved(path)
+    saved = read_saved(path).lying_as(laying.typed(options.laying))
     opened = base.open_model(*saved.base(options.model))
     roll = load_roll(path)
     trained = nested_lora(trees.flatten(roll.tree))
@@ -315,7 +316,7 @@ def _scores(
 ) -> tuple[np.ndarray, Any]:
     """(log-probabilities [rows, answers], the config of the model that `given` loads). With `config`, pictures are
     prepared as it says."""
-    loaded, params = base.load(*given)
+    loaded, params, places = load_base(given, saved.recipe)
     if config is None:
         check_base(path, roll.card, loaded.base)
     elif loaded.family.picture:
@@ -324,5 +325,5 @@ def _scores(
     if recipe.task == WRITE:
         recipe, card = dataclasses.replace(recipe, task=CHOOSE), dataclasses.replace(card, answers=list(PROBED[0]))
     rows = [dataclasses.replace(row, turns=(row.turns[0], Turn("assistant", card.answers[0]))) for row in rows]
-    scorer = Scorer(Bench(loaded, params), path, RollFile(roll.tree, card), recipe)
+    scorer = Scorer(Bench(loaded, params, places), path, RollFile(roll.tree, card), recipe)
     return np.asarray(scorer.predict(rows).log_probs), loaded.config

@@ -1,13 +1,17 @@
 """How a run is laid over this host's cards: rolls over cards, or a base that is cut over a group of them."""
 
-from collections.abc import Callable
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 
+from rolltune import recipe as recipes
 from rolltune import sharding
 from rolltune.base import Opened
 from rolltune.errors import UserError
-from rolltune.memory import HEADROOM, gib, needs_of, peak, size_of
+from rolltune.memory import HEADROOM, free_bytes, gib, needs_of, peak, size_of
 from rolltune.models import cut
 from rolltune.models.cut import Places
 from rolltune.recipe import Recipe
@@ -15,17 +19,26 @@ from rolltune.training.outline import Outline
 
 AUTO = "auto"
 ENTRIES = ("sharding", "sharding_rules", "sharding_group")  # of a recipe; a run may go on with others
+SCORED = 0.8  # of what a card has free: the share that whole weights may take where rolls are scored; the rest is rows'
 
 
 def groups_for(
-    recipe: Recipe, opened: Opened, slots: int, fits: Callable[[], bool], say: Callable[[str], None]
+    recipe: Recipe,
+    opened: Opened,
+    slots: int | None,
+    fits: Callable[[], bool],
+    say: Callable[[str], None],
+    cards: Sequence[Any] | None = None,
 ) -> Places | None:
     """The groups of cards that so many rolls train on, and what is cut over them; None for rolls over cards alone.
+
+    `slots` None: all groups that there are. `cards` are this host's, or such as are only described.
 
     `auto` cuts where the whole base, with what a card's rolls need, does not fit on each card: `fits` is asked where
     there are several. Raises UserError for rules that match nothing, and where the cards are those of several hosts.
     """
-    shapes, here, hosts = opened.shapes(), len(sharding.cards_here()), jax.process_count()
+    cards = sharding.cards_here() if cards is None else cards
+    shapes, here, hosts = opened.shapes(), len(cards), jax.process_count()
     rules = recipe.laying
     if recipe.sharding == AUTO:
         rules = [(".*", sharding.ROLLS)] if here == 1 or hosts > 1 or fits() else [(".*", sharding.FSDP)]
@@ -42,14 +55,19 @@ def groups_for(
     if here == 1:
         say("sharding: there is one card, which has all")
         return None
-    made = cut.places_for(sharding.groups_of(max(slots, 1), recipe.sharding_group or here), words, shapes)
-    size, parts = size_of(shapes), size_of([shapes[path] for path in made.paths])
-    cards = sharding.cards_in_group(made.mesh)
-    say(
-        f"sharding: of {gib(size)} of weights {gib(parts)} are cut over {cards} cards: "
-        f"{gib(size - parts + parts / cards)} on each. What else a card will need is not planned"
-    )
+    made = cut.places_for(sharding.groups_of(slots, recipe.sharding_group or here, cards), words, shapes)
+    say(told(made, shapes))
     return made
+
+
+def told(places: Places, shapes: dict[str, Any]) -> str:
+    """How much of a base each card of a group has, in words."""
+    size, parts = size_of(shapes), size_of([shapes[path] for path in places.paths])
+    cards = sharding.cards_in_group(places.mesh)
+    return (
+        f"sharding: of {gib(size)} of weights {gib(parts)} are cut over {cards} cards: "
+        f"{gib(size - parts + parts / cards)} on each"
+    )
 
 
 def fits_whole(made: Outline, rolls: int, free: int) -> bool:
@@ -57,7 +75,33 @@ def fits_whole(made: Outline, rolls: int, free: int) -> bool:
     return peak(needs_of(made, rolls, exact=True)).total <= free * HEADROOM
 
 
-def check_slots(in_groups: bool, rolls: str) -> None:
-    """Raises UserError where how many rolls fit is to be found out, which is done for a whole base on each card."""
-    if rolls == AUTO and in_groups:
-        raise UserError("--rolls auto: what fits beside a base that is cut over cards is not known; say a number")
+def typed(texts: Sequence[str]) -> dict[str, Any]:
+    """The entries that say how a base lies, of what was typed (--config.sharding=fsdp); empty where nothing was: then
+    each roll's own recipe says it.
+
+    Raises UserError for other entries, and for values that these cannot have.
+    """
+    if not texts:
+        return {}
+    made = recipes.load(None, texts)
+    if other := sorted(recipes.stated(None, texts) - set(ENTRIES)):
+        raise UserError(
+            f"--config.{other[0]}: a saved roll has its own recipe; only where its base lies may be said: "
+            f"{', '.join(ENTRIES)}"
+        )
+    return {name: getattr(made, name) for name in ENTRIES}
+
+
+def scoring_groups(recipe: Recipe, opened: Opened, say: Callable[[str], None]) -> Places | None:
+    """Where the base of saved rolls lies while they are scored, one after the other: on a group of cards that share it.
+    None: all of it on the first card.
+
+    `auto` cuts where the weights, and those that a roll has in their place, would take more than SCORED of what a card
+    has free. The groups that a roll was trained on may be others than there are here: then all cards are one.
+    """
+    here, shapes, free = len(sharding.cards_here()), opened.shapes(), free_bytes()
+    fit_here = recipe.sharding_group > 1 and here % recipe.sharding_group == 0
+    recipe = dataclasses.replace(recipe, sharding_group=recipe.sharding_group if fit_here else 0)
+    numbers = sum(math.prod(leaf.shape) for leaf in shapes.values())
+    weights = size_of(shapes) + (4 * numbers if recipe.method == "full" else 0)
+    return groups_for(recipe, opened, 1, lambda: free is None or weights <= SCORED * free, say)

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from rolltune import recipe as recipes
 from rolltune import sharding, trees
@@ -31,7 +30,7 @@ from rolltune.jobs.idle import Drawn, idle, idle_flags
 from rolltune.jobs.interrupts import EVALUATING, TRAINING, Interrupts
 from rolltune.jobs.judge import judge_of, judged
 from rolltune.jobs.keeping import Keeping
-from rolltune.jobs.laying import check_slots, fits_whole, groups_for
+from rolltune.jobs.laying import fits_whole, groups_for
 from rolltune.jobs.log import Log
 from rolltune.jobs.origin import Origin, run_facts
 from rolltune.jobs.outputs import Outputs
@@ -99,7 +98,6 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
         _check_name(options, out)
     origin, slots = options.origin, asked_slots(options, hosts)
     keep_count(options.keep)  # a mistake is to be said before the work, not after
-    check_slots(recipe.sharding not in (laying.AUTO, sharding.ROLLS), options.rolls)
     earlier, recipe = (origin.earlier, recipe) if origin else second_pass(options, recipe, say)
     interrupts.doing("reading the data")
     wanted = Wanted(recipe.task, recipe.answers, recipe.positive, recipe.frames)
@@ -130,13 +128,11 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     if options.resume:  # what is wrong is said before anything is loaded
         checkpoints.check(out.state, settings, None if options.rolls == "auto" else slots, ("base",), say)
     interrupts.doing("loading the model")
-    mesh = sharding.mesh_of(None if options.rolls == "auto" else slots)
-    asked = Asked(draws(slots), slots, folds, options.folds, options.whole, mesh)
+    asked = Asked(draws(slots), slots, folds, options.folds, options.whole, fill=options.rolls == "auto")
     ready = prepare(recipe, data, asked, earlier, say, hosts)
     if origin:
         check_base(origin.path, origin.card, ready.model.base)
         ready = dataclasses.replace(ready, run=dataclasses.replace(ready.run, first_fold=origin.run["fold"] or 0))
-    check_slots(sharding.cards_in_group(ready.run.mesh) > 1, options.rolls)
     if options.rolls == "auto":
         slots, why = min(hosts.gather(fit_rolls(ready.run)), key=lambda fit: fit[0])
         say(why)
@@ -260,7 +256,7 @@ class Asked:
     folds: Sequence[int] | None = None  # of each row
     fold_count: int | None = None
     whole: bool = False  # the model is to be saved whole, too
-    mesh: Mesh | None = None  # None: one card
+    fill: bool = False  # all cards are taken, whatever number of rolls they will have
 
 
 def prepare(
@@ -271,22 +267,23 @@ def prepare(
     say: Say = lambda text: None,
     hosts: Hosts | None = None,
 ) -> Ready:
-    """The five steps of setting up, on the cards of a mesh. What so many rolls need there is checked before the weights
-    come."""
-    opened, mesh, slots, folds = setup.open_model(recipe), asked.mesh, asked.slots, asked.folds
+    """The five steps of setting up, on the cards that so many rolls are laid on. What they need there is checked before
+    the weights come."""
+    opened, slots, folds = setup.open_model(recipe), asked.slots, asked.folds
+    mesh = sharding.mesh_of(None if asked.fill else slots) if slots else None
     if asked.whole:
         check_whole(opened.model, data.task.kind == CLASSIFY)
     inputs = setup.encode(opened.model, recipe, data, folds)
     if inputs.cut:
         say(f"{inputs.cut} of {len(data.seen)} rows were cut to {recipe.max_tokens} tokens, on their right")
-    free, cards = free_bytes(), sharding.size_of(mesh)
-    each = sharding.places_for(slots, cards) // cards
+    free = free_bytes()
+    each = -(-slots // sharding.size_of(mesh))
     fits = lambda: free is None or not slots or fits_whole(outline(opened, recipe, data, inputs), each, free)
-    places = groups_for(recipe, opened, slots, fits, say)
+    places = groups_for(recipe, opened, None if asked.fill else max(slots, 1), fits, say)
     if places is not None:
         mesh = places.mesh
-    elif slots and free is not None:
-        check_room(outline(opened, recipe, data, inputs), each, free, say)
+    if slots and free is not None:
+        check_room(outline(opened, recipe, data, inputs, places), slots, free, say)
     model, params = load_opened(opened, is_gpu(), *([places.put] if places else []))
     if hosts:
         hosts.check({"weights": f"{model.base.name} {model.base.hash}"}, together.SAME_WEIGHTS)

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from rolltune import recipe as recipes
+from rolltune import sharding
 from rolltune.base import Opened
 from rolltune.errors import UserError
+from rolltune.jobs.laying import AUTO, ENTRIES
 from rolltune.quantize import Quantized
 from rolltune.recipe import Recipe
 from rolltune.training.outline import Stated
@@ -26,6 +28,27 @@ class Choice:
     effort: tuple[int, ...] = (0,)
     stated: Stated | None = None
     model: Mapping[str, int] = dataclasses.field(default_factory=dict)  # entries of the model's config that differ
+    cards: int = 1  # of the machine
+
+    @property
+    def shares(self) -> bool:
+        """Whether cards share a base, or the rows of a batch."""
+        return self.cards > 1 and self.recipe.sharding not in (AUTO, sharding.ROLLS)
+
+    @property
+    def group(self) -> int:
+        """How many cards do; 1 where each has its own rolls."""
+        return (self.recipe.sharding_group or self.cards) if self.shares else 1
+
+    @property
+    def groups(self) -> int:
+        """Over how many cards, or groups of cards, the rolls are laid."""
+        return max(1, self.cards // self.group)
+
+    @property
+    def each(self) -> int:
+        """Rolls on each of them."""
+        return -(-self.rolls // self.groups)
 
 
 def difference(one: Choice, own: Choice) -> dict[str, Any]:
@@ -41,6 +64,8 @@ def difference(one: Choice, own: Choice) -> dict[str, Any]:
         changed["rolls"] = one.rolls
     if one.stated != own.stated:
         changed["stated"] = one.stated
+    if one.cards != own.cards:  # which share the base then: that is one change
+        changed = {name: value for name, value in changed.items() if name not in ENTRIES} | {"cards": one.cards}
     return changed | {f"model.{name}": value for name, value in one.model.items()}
 
 
@@ -49,7 +74,9 @@ def flags_of(one: Choice, own: Choice) -> str:
     changed = difference(one, own)
     said = []
     for name, value in changed.items():
-        if name == "rolls":
+        if name == "cards":
+            said.append(f"on {value} such cards that share the base (--cards {value} --config.sharding=fsdp)")
+        elif name == "rolls":
             said.append(f"--rolls {value}")
         elif name == "stated":
             said.append("rows as stated there")
@@ -94,7 +121,39 @@ def changes(own: Choice, opened: Opened) -> list[Choice]:
         add("four bits, remat", (2, 0), remat(packed(recipe)))
         if pieces:
             add("four bits, remat, row by row", (2, 1), small(remat(packed(recipe))))
+    if own.shares:
+        add("whole base on each card", (-1,), on_each(recipe))
+        if can_pack:
+            add("four bits, whole base on each card", (1, 0, 1), on_each(packed(recipe)))
+        if own.rolls > 1 and own.group == own.cards >= 4 and own.cards % 2 == 0:
+            halves = dataclasses.replace(recipe, sharding_group=own.cards // 2)
+            add(f"cut over groups of {own.cards // 2} cards", (0, 0, 2), halves)
+    elif own.cards > 1:
+        add(f"cut over {own.cards} cards", (0, 2), over_cards(recipe))
+        if not recipe.remat:
+            add(f"cut over {own.cards} cards, remat", (1, 2), over_cards(remat(recipe)))
     return found
+
+
+def over_cards(recipe: Recipe, word: str = sharding.FSDP) -> Recipe:
+    """With a base that all cards share."""
+    return dataclasses.replace(recipe, sharding=word, sharding_rules=(), sharding_group=0)
+
+
+def on_each(recipe: Recipe) -> Recipe:
+    """With a whole base on each card."""
+    return over_cards(recipe, sharding.ROLLS)
+
+
+MOST_CARDS = 8  # of one host
+
+
+def more_cards(own: Choice) -> list[Choice]:
+    """The same on twice as many cards of one host, and so on, that share the base: the fewest first."""
+    counts = [2**power for power in range(1, MOST_CARDS.bit_length()) if 2**power > own.cards]
+    recipe = own.recipe if own.shares else over_cards(own.recipe)
+    recipe = dataclasses.replace(recipe, sharding_group=0)
+    return [dataclasses.replace(own, words=f"{count} cards", recipe=recipe, cards=count) for count in counts]
 
 
 def is_packed(opened: Opened) -> bool:
@@ -137,7 +196,7 @@ def _with(own: Choice, pairs: Mapping[str, str]) -> Choice:
     made = recipes.load(None, texts, **{name: value for name, value in values.items() if name not in pairs})
     effort = (int(bool(made.remat)) + int(made.quantize != own.recipe.quantize), made.accumulate)
     words = ", ".join(f"{name}={value or 'none'}" for name, value in pairs.items())
-    return Choice(words, made, rolls, effort, stated, model)
+    return Choice(words, made, rolls, effort, stated, model, own.cards)
 
 
 def whole_number(text: str, name: str) -> int:

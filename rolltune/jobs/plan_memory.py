@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import jax
@@ -13,9 +13,20 @@ from rolltune import base, device, gpus, memory, sharding
 from rolltune.base import Opened
 from rolltune.data.sets import find_dataset
 from rolltune.errors import UserError
-from rolltune.jobs import laying
-from rolltune.jobs.plan_choices import Choice, changes, difference, flags_of, tried
+from rolltune.jobs.laying import AUTO, groups_for, told
+from rolltune.jobs.plan_choices import (
+    MOST_CARDS,
+    Choice,
+    changes,
+    difference,
+    flags_of,
+    more_cards,
+    on_each,
+    over_cards,
+    tried,
+)
 from rolltune.memory import CONTEXT, Need, gib, most_rolls, needs_of, peak
+from rolltune.models.cut import Places
 from rolltune.recipe import Recipe
 from rolltune.tracking import note, print_table
 from rolltune.training import setup
@@ -26,7 +37,7 @@ Say = Callable[[str], None]
 FITS, FITS_NOT = 0, 1
 RULE = (
     "The fastest that fits, by this rule: first what works nothing out twice (neither remat nor four bits that were "
-    "not asked for), then batches in one piece, then the most rolls at once."
+    "not asked for), then a base that is whole on each card, then batches in one piece, then the most rolls at once."
 )
 
 
@@ -37,7 +48,8 @@ class Options:
     dataset: str | None = None
     stated: Stated | None = None
     card: str | None = None
-    budget: int | None = None  # bytes of the card
+    cards: int | None = None  # of the machine; None: those that are here, of a described card one
+    budget: int | None = None  # bytes of each card
     desktop: int = 0  # of these, what others hold
     rolls: int = 1
     tries: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
@@ -45,14 +57,29 @@ class Options:
     reading: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+def some_here(count: int) -> Sequence[Any]:
+    """So many of the cards that are here. Raises UserError where there are fewer."""
+    here = sharding.cards_here()
+    if count > len(here):
+        there = "is one" if len(here) == 1 else f"are {len(here)}"
+        raise UserError(f"--cards {count}: there {there} here; --card NAME plans for cards that are not here")
+    return here[:count]
+
+
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """What programs are compiled for, and how much memory it has. `sharding` None: the device that is here."""
+    """What programs are compiled for, and how much memory each card has."""
 
     words: str
-    sharding: Any = None
+    described: bool = False  # it need not be here
     gpu: bool = False
     has: int | None = None  # bytes
+    cards: Callable[[int], Sequence[Any]] = some_here  # so many of them
+
+    @property
+    def first(self) -> Any:
+        """A sharding on the first card, if it is only described; programs of arrays with it are compiled for that."""
+        return jax.sharding.SingleDeviceSharding(self.cards(1)[0]) if self.described else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,38 +93,51 @@ class Planned:
 
 
 def find_place(options: Options) -> Place:
-    """The card to plan for: a described one, or the one that is here; a CPU's compiler where there is none."""
+    """The card to plan for: a described one, or the one that is here; a CPU's compiler where there is none.
+
+    Raises UserError where more cards are asked for than there are, and none is named that could be described.
+    """
     if options.card is not None:
         card = gpus.find(options.card)
         has = round(card.gib * 2**30)
         if gpus.compiler_here():
-            return Place(f"{card.name}, by its description (it need not be here)", gpus.placed_on(card), True, has)
+            words = f"{card.name}, by its description (it need not be here)"
+            return Place(words, True, True, has, lambda count: gpus.described(card, count))
+        virtual_cards(max(options.cards or 1, MOST_CARDS))
         return Place(
             f"{card.name}, but by this CPU's compiler: the one for GPUs is not installed here, and its figures may "
             "differ much. pip install 'jax[cuda12]' brings it; no card and no driver are needed",
             has=has,
         )
+    some_here(options.cards or 1)
     first = jax.devices()[0]
     if first.platform == "gpu":
         free = memory.free_bytes()
-        return Place(f"{first.device_kind}, which is here", None, True, None if free is None else free + round(CONTEXT))
+        return Place(
+            f"{first.device_kind}, which is here", False, True, None if free is None else free + round(CONTEXT)
+        )
     return Place("this CPU: name a graphics card with --card, or how much memory there is with --budget")
 
 
 def plan_memory(options: Options, recipe: Recipe, say: Say) -> int:
     """The exit status: 0 something fits (or nothing was said about room), 1 nothing does."""
     place = find_place(options)
-    say(f"planned for: {place.words}")
-    if recipe.sharding not in (laying.AUTO, sharding.ROLLS):
-        say("as if each card held the whole base: what is left to a card of one that is cut is not planned")
+    cards = options.cards or (1 if options.card else len(sharding.cards_here()))
+    say(f"planned for: {f'{cards} x ' if cards > 1 else ''}{place.words}")
     if options.card is not None and recipe.dtype == "auto":
         recipe = dataclasses.replace(recipe, dtype=gpus.find(options.card).dtype)
-    if place.sharding is not None:
+    if place.described:
         # Programs for a card that is not there can be written into the cache of compiled ones, but not read from it.
         jax.config.update("jax_enable_compilation_cache", False)
     room = room_of(options, place)
-    with device.described_gpu() if place.sharding is not None else nullcontext():
-        return _plan(options, recipe, place, room, say)
+    with device.described_gpu() if place.described else nullcontext():
+        return _plan(options, recipe, cards, place, room, say)
+
+
+def virtual_cards(count: int) -> None:
+    """So many devices of this CPU to compile for in the place of cards; to be asked for before JAX has looked."""
+    with suppress(RuntimeError):  # it has: those that there are have to do
+        jax.config.update("jax_num_cpu_devices", count)
 
 
 def room_of(options: Options, place: Place) -> int | None:
@@ -114,13 +154,14 @@ def room_of(options: Options, place: Place) -> int | None:
     return room
 
 
-def _plan(options: Options, recipe: Recipe, place: Place, room: int | None, say: Say) -> int:
+def _plan(options: Options, recipe: Recipe, cards: int, place: Place, room: int | None, say: Say) -> int:
     known: dict[bytes, memory.Program] = {}
     inputs = Rows(options, say)
 
     def planned(choice: Choice) -> Planned:
         note(f"compiling: {choice.words}")
-        return Planned(choice, needs_of(inputs.outline(choice), choice.rolls, place.sharding, options.exact, known))
+        laid = inputs.outline(choice, place.cards(choice.cards) if choice.shares else ())
+        return Planned(choice, needs_of(laid, choice.each, place.first, options.exact, known))
 
     def possible(choice: Choice) -> Planned | None:
         try:
@@ -129,8 +170,16 @@ def _plan(options: Options, recipe: Recipe, place: Place, room: int | None, say:
             note(f"  left out: {error}")
             return None
 
-    own = Choice("the recipe as it is", recipe, options.rolls, stated=options.stated)
+    own = Choice("the recipe as it is", recipe, options.rolls, stated=options.stated, cards=cards)
     first = planned(own)
+    if recipe.sharding == AUTO and cards > 1 and room is not None and first.total > room:
+        say(f"sharding=auto: a card that holds the whole base needs {gib(first.total)}, so {cards} cards share one")
+        own = dataclasses.replace(own, recipe=over_cards(recipe))
+        first = planned(own)
+    if own.shares:
+        opened = inputs.opened(own)
+        if places := places_of(own, opened, place.cards(cards)):
+            say(told(places, opened.shapes()))
     print_table(parts_table(first))
     made = inputs.outline(own)
     depths = memory.depths_for(made)
@@ -150,14 +199,28 @@ def _plan(options: Options, recipe: Recipe, place: Place, room: int | None, say:
     if room is None:
         return FITS
     say(f"room for arrays: {gib(room)}{' of ' + gib(options.budget) if options.budget else ''}")
-    return verdict(done, room, lambda one: most_that_fit(one, room, planned), say)
+    more = on_more_cards(own, room, possible) if first.total > room and options.card else []
+    return verdict(done, room, lambda one: most_that_fit(one, room, planned), say, more)
 
 
-def verdict(done: Sequence[Planned], room: int, most: Callable[[Planned], int], say: Say) -> int:
-    """Says what to take, or that nothing fits, and which two changes help most."""
+def on_more_cards(own: Choice, room: int, possible: Callable[[Choice], Planned | None]) -> list[Planned]:
+    """The same on the fewest cards with which it fits, or on the most that are tried."""
+    found: list[Planned] = []
+    for choice in more_cards(own):
+        if one := possible(choice):
+            found = [one]
+            if one.total <= room:
+                break
+    return found
+
+
+def verdict(
+    done: Sequence[Planned], room: int, most: Callable[[Planned], int], say: Say, more: Sequence[Planned] = ()
+) -> int:
+    """Says what to take, or that nothing fits, and which two changes help most: `more` are those of another machine."""
     own = done[0]
     if own.total > room:
-        for line in refusal(own, done[1:], room):
+        for line in refusal(own, [*done[1:], *more], room):
             say(line)
     fitting = [one for one in done if one.total <= room]
     if not fitting:
@@ -171,9 +234,10 @@ def verdict(done: Sequence[Planned], room: int, most: Callable[[Planned], int], 
 
 
 def most_that_fit(one: Planned, room: int, planned: Callable[[Choice], Planned]) -> int:
-    rolls = one.choice.rolls
-    more = planned(dataclasses.replace(one.choice, rolls=rolls + 1))
-    return rolls - 1 + most_rolls(one.needs, more.needs, room)
+    """Rolls at once, as many on each card, or on each group of cards."""
+    each, groups = one.choice.each, one.choice.groups
+    more = planned(dataclasses.replace(one.choice, rolls=(each + 1) * groups))
+    return (each - 1 + most_rolls(one.needs, more.needs, room)) * groups
 
 
 def refusal(own: Planned, others: Sequence[Planned], room: int) -> list[str]:
@@ -181,7 +245,10 @@ def refusal(own: Planned, others: Sequence[Planned], room: int) -> list[str]:
     most = peak(own.needs)
     lines = [f"{own.choice.words} cannot fit: {most.part} needs {gib(most.total)}, and there is room for {gib(room)}"]
     single = [one for one in others if len(difference(one.choice, own.choice)) == 1 and one.total < own.total]
-    best = sorted(single, key=lambda one: one.total)[:2]
+    best = sorted(single, key=lambda one: one.total)
+    # More cards are one of the two, where they help.
+    more = [one for one in best if one.choice.cards > own.choice.cards][:1]
+    best = [*[one for one in best if one not in more][: 2 - len(more)], *more]
     for one in best:
         enough = "fits" if one.total <= room else "not enough alone"
         lines.append(f"  {flags_of(one.choice, own.choice)}: {gib(one.total)}, {enough}")
@@ -216,14 +283,15 @@ class Rows:
             config = dataclasses.replace(config, **{name: value})
         return dataclasses.replace(opened, model=dataclasses.replace(opened.model, config=config))
 
-    def outline(self, choice: Choice) -> Outline:
+    def outline(self, choice: Choice, cards: Sequence[Any] = ()) -> Outline:
+        """`cards`: those that share a base, if any do."""
         opened = self.opened(choice)
         own = tuple(getattr(choice.recipe, name) for name in (*READ_BY, *ENCODED_BY))
         key = (choice.stated, tuple(choice.model.items()), own)
         if key not in self._made:
             self._made[key] = self._read(opened, choice)
         data, inputs = self._made[key]
-        return outline(opened, choice.recipe, data, inputs)
+        return outline(opened, choice.recipe, data, inputs, places_of(choice, opened, cards) if cards else None)
 
     def _read(self, opened: Opened, choice: Choice) -> Any:
         if self.options.dataset is None:
@@ -237,6 +305,11 @@ class Rows:
         return data, setup.encode(opened.model, choice.recipe, data)
 
 
+def places_of(choice: Choice, opened: Opened, cards: Sequence[Any]) -> Places | None:
+    """One group of cards that share a base; the others are like it. None where the rules cut nothing."""
+    return groups_for(choice.recipe, opened, 1, lambda: False, lambda text: None, cards)
+
+
 PARTS = {  # of a need, and their headings
     **{"weights": "weights", "kept": "kept", "trained": "trained", "optimizer": "optim."},
     **{"activations": "activ.", "temporary": "temp.", "workspace": "work"},
@@ -244,7 +317,9 @@ PARTS = {  # of a need, and their headings
 
 
 def parts_table(planned: Planned) -> Table:
-    title = f"GiB, {planned.choice.rolls} roll{'s' * (planned.choice.rolls > 1)}"
+    choice = planned.choice
+    rolls = f"{choice.rolls} roll{'s' * (choice.rolls > 1)}"
+    title = f"GiB, {rolls}" if choice.cards == 1 else f"GiB on each of {choice.cards} cards, {rolls}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     table.add_column("part", no_wrap=True)
     for name in (*PARTS.values(), "in all"):
@@ -270,13 +345,18 @@ def choices_table(done: Sequence[Planned], room: int | None) -> Table:
 
 
 def check_room(made: Outline, rolls: int, free: int, say: Say) -> None:
-    """Before hours of work: whether a run can fit what the device has free. The programs are those that it will run, so
-    that the compiler's cache has them then.
+    """Before hours of work: whether a run of so many rolls at once can fit what each card has free. The programs are
+    those that it will run, so that the compiler's cache has them then.
 
     Raises UserError where it cannot, with the two changes that help most.
     """
-    choice = Choice("this run", made.recipe, rolls)
-    own = Planned(choice, needs_of(made, rolls, exact=True))
+    cards, recipe = sharding.all_cards(), made.recipe
+    if made.cached.mesh is None:
+        recipe = on_each(recipe)
+    elif recipe.sharding == AUTO:
+        recipe = over_cards(recipe)
+    choice = Choice("this run", recipe, rolls, cards=len(cards))
+    own = Planned(choice, needs_of(made, choice.each, exact=True))
     most = peak(own.needs)
     if most.total <= free * memory.HEADROOM:
         say(f"memory: {gib(most.total)} at most ({most.part}), {gib(free)} are free")
@@ -292,9 +372,10 @@ def check_room(made: Outline, rolls: int, free: int, say: Say) -> None:
             note(f"looking for what helps: {one.words}")
             try:
                 opened = made.opened if r.packing == made.recipe.packing else setup.open_model(r)
-                again = outline(opened, r, made.data, made.inputs)
+                places = places_of(one, opened, cards) if one.shares else None
+                again = outline(opened, r, made.data, made.inputs, places)
             except UserError:  # a model whose matrices can't be packed
                 continue
-            others.append(Planned(one, needs_of(again, one.rolls, known=known)))
+            others.append(Planned(one, needs_of(again, one.each, known=known)))
     lines = refusal(own, others, free)
-    raise UserError("\n".join([*lines, "09-plan_memory.py shows what fits"]))
+    raise UserError("\n".join([*lines, "09-plan_memory.py shows what fits; with --cards, what more cards would do"]))

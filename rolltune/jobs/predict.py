@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rolltune import base
 from rolltune.data.asked import Asked, picture_row, read_asked
 from rolltune.data.examples import STAND_IN, Example, Turn
 from rolltune.data.findings import ERROR, Finding
@@ -23,11 +22,12 @@ from rolltune.evaluation.figures import Scored
 from rolltune.evaluation.predicted import NEAR, Predicted
 from rolltune.evaluation.statistics import wilson
 from rolltune.evaluation.tasks import CLASSIFY, WRITE
+from rolltune.jobs import laying
 from rolltune.jobs.adopted import FOREIGN, Asking, is_foreign, read_rolls
 from rolltune.jobs.cards import decided_by
 from rolltune.jobs.idle import idle_question
 from rolltune.jobs.outputs import named_rolls
-from rolltune.jobs.scorer import Bench, Saved, Scorer, check_alike, check_length, read_saved
+from rolltune.jobs.scorer import Saved, Scorer, bench_of, check_alike, check_length, read_saved
 from rolltune.models.generate import Sampling
 from rolltune.tracking import print_table
 from rolltune.weights.roll_file import RollFile, load_roll
@@ -47,6 +47,7 @@ class Options:
     sampling: Sampling | None = None  # of what is written: drawn, not the likeliest
     model: str | None = None  # the base, where it is not where the rolls were trained
     reading: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # columns, question, names of the data
+    laying: tuple[str, ...] = ()  # how the base lies on the cards, as typed (--config.sharding=fsdp); else as trained
     answers: tuple[str, ...] = ()  # the allowed ones of what was made elsewhere, which does not say them
 
     @property
@@ -66,9 +67,9 @@ class Predictor:
         options: Options = Options(),
         arrays: Mapping[Path, RollFile] = MappingProxyType({}),
     ):
-        first = _alike(saved, options)
+        first = _alike(saved, options).lying_as(laying.typed(options.laying))
         self.cards, self.options = [one.card for one in saved], options
-        bench = Bench(*base.load(*first.base(options.model)))
+        bench = bench_of(first, options.model)
         self._bench = bench
         rolls = [arrays.get(one.path) or load_roll(one.path, bench.model.base) for one in saved]
         self._scorers = [Scorer(bench, one.path, roll, one.recipe) for one, roll in zip(saved, rolls, strict=True)]

@@ -5,15 +5,16 @@ batch has the recipe's size whether it is full or not.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
-from rolltune import trees
+from rolltune import base, sharding, trees
 from rolltune.adapters import CLASSES
 from rolltune.base import Model
 from rolltune.data.batches import Encoded
@@ -26,10 +27,14 @@ from rolltune.evaluation.figures import Scored
 from rolltune.evaluation.tasks import CLASSIFY, WRITE, Task, accepted
 from rolltune.inputs import features, rows
 from rolltune.inputs.pictures import keys_of, read_pictures
+from rolltune.jobs import laying
 from rolltune.jobs.cards import check_trained, decided_by, recipe_of
+from rolltune.models.cut import Places, trained_specs
 from rolltune.models.forward import Network
 from rolltune.models.generate import Sampling
 from rolltune.recipe import RANGES, Recipe
+from rolltune.sharding import ROLLS
+from rolltune.tracking import note
 from rolltune.training import setup
 from rolltune.training.plan import Plan, columns_of, in_columns, plan_of
 from rolltune.weights.roll_file import RollCard, RollFile, nested_lora, read_card
@@ -50,6 +55,15 @@ class Saved:
         """The arguments of `base.load`: rolls that share them are scored on one base. `model` stands for the roll's."""
         own = self.recipe
         return model or own.model, own.tokenizer, own.dtype, tuple(own.packing), own.num_crops
+
+    @property
+    def laid(self) -> tuple[Any, ...]:
+        """How its base lies on the cards: what else rolls on one base share."""
+        return tuple(getattr(self.recipe, name) for name in laying.ENTRIES)
+
+    def lying_as(self, typed: Mapping[str, Any]) -> "Saved":
+        """The same on a base that lies as was typed."""
+        return dataclasses.replace(self, recipe=dataclasses.replace(self.recipe, **typed))
 
 
 def read_saved(path: Path) -> Saved:
@@ -82,11 +96,31 @@ def check_alike(saved: Sequence[Saved], model: str | None) -> None:
                 )
 
 
-class Bench:
-    """A base model and what its rolls share: features of pictures, and compiled programs."""
+def bench_of(saved: Saved, model: str | None) -> "Bench":
+    """The base of a roll, loaded to where its recipe lays it."""
+    return Bench(*load_base(saved.base(model), saved.recipe))
 
-    def __init__(self, model: Model, params: dict):
-        self.model, self.params = model, params
+
+def load_base(
+    given: tuple[str, str, str, tuple[tuple[str, str], ...], int], recipe: Recipe
+) -> tuple[Model, dict, Places | None]:
+    """(the model, its parameters, where they lie if on several cards) of what `Saved.base` gives. Each card is sent its
+    own part alone."""
+    opened = base.open_model(*given)
+    places = laying.scoring_groups(recipe, opened, note)
+    loaded = base.load_opened(opened) if places is None else base.load_opened(opened, put=places.put)
+    return *loaded, places
+
+
+class Bench:
+    """A base model and what its rolls share: features of pictures, and compiled programs.
+
+    `places`: where the base lies, if on several cards.
+    """
+
+    def __init__(self, model: Model, params: dict, places: Places | None = None):
+        self.model, self.params, self.places = model, params, places
+        self.mesh = None if places is None else places.mesh
         self._feeds: dict[Any, Any] = {}
         self._programs: dict[Any, Any] = {}
 
@@ -97,6 +131,8 @@ class Bench:
         if key not in self._feeds:
             pictures = read_pictures(self.model.family, self.model.config, examples)
             feed = features.feed(self.model, self.params, pictures, plan.projected, plan.in_step, limit_gib)
+            if self.mesh is not None and isinstance(feed, features.TableFeed):
+                feed = dataclasses.replace(feed, source=sharding.whole(feed.source, self.mesh))
             kept = [one for _, one in self._feeds.values()]
             tables = [one.source.rows for one in (feed, *kept) if isinstance(one, features.TableFeed)]
             if sum(leaf.nbytes for leaf in tables) > limit_gib * 2**30:
@@ -130,7 +166,9 @@ class Scorer:
             flat[CLASSES] = in_columns(flat[CLASSES], columns_of(bench.model, self.task))
         copy = trees.unflatten(flat)  # the arrangement takes it apart
         self.base = trees.arrange(copy, bench.model.stacks, recipe.first_layer, without=full)
-        self.trainables = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], trained)
+        # What is trained itself, in the place of weights that are cut, is cut as they are.
+        self.parts = None if bench.places is None else bench.places.paths.intersection(full)
+        self.trainables = _as_one_roll(trained, self.parts or frozenset(), bench.mesh)
         self.scales = jnp.full((1,), recipe.scale, jnp.float32)
         self.decision = decided_by(roll.card, shown(path))
         self.cut = 0  # rows of the last prediction whose text was too long and was cut, as it was in training
@@ -170,6 +208,7 @@ class Scorer:
 
         template = model.family.classifier if task.kind == CLASSIFY else model.family.template
         network = Network(model.family, model.config, self.plan.projected, causal=not template.prefix_lm)
+        network, mesh = dataclasses.replace(network, cut=self.parts), self.bench.mesh
         candidates, stacks = candidates_of(task, examples), self.plan.stacks
         if task.kind == WRITE:
             candidates = 1 << (candidates - 1).bit_length()
@@ -177,7 +216,7 @@ class Scorer:
         score = self.bench.program(
             (network, task.kind, self.plan.first, candidates, mean),
             lambda: compiled.compile_score(
-                setup.scoring_network(network, task, candidates), stacks, candidates, per_token=mean
+                setup.scoring_network(network, task, candidates), stacks, candidates, mesh, per_token=mean
             ),
         )
         writer = None
@@ -185,10 +224,19 @@ class Scorer:
             prompts, length = made(rows.WRITE), tokens or recipe.answer_tokens
             writer = self.bench.program(
                 (network, self.plan.first, "write", length, sampling),
-                lambda: setup.make_writer(model, network, stacks, prompts, length, sampling=sampling),
+                lambda: setup.make_writer(model, network, stacks, prompts, length, mesh, sampling),
             )
             writer = dataclasses.replace(writer, prompts=prompts)
         evaluator = Evaluator(
-            task, examples, made(rows.SCORE), self.base, score, recipe.evaluate_batch, writer, candidates
+            task, examples, made(rows.SCORE), self.base, score, recipe.evaluate_batch, writer, candidates, mesh
         )
         return evaluator.predict(self.trainables, self.scales)[0]
+
+
+def _as_one_roll(trained: Mapping[str, Any], cut: frozenset[str], mesh: Mesh | None) -> dict[str, Any]:
+    """The arrays of a roll with an axis of rolls, [1, ...]: on the first card, or on a mesh's, whole or in parts."""
+    if mesh is None:
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], dict(trained))
+    rolls = jax.tree.map(lambda leaf: np.asarray(leaf)[None], dict(trained))
+    specs = trained_specs(rolls, cut, (ROLLS,))
+    return {path: jax.device_put(leaf, NamedSharding(mesh, specs[path])) for path, leaf in rolls.items()}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rolltune import atomic, base
+from rolltune import atomic
 from rolltune.data.examples import Example
 from rolltune.data.images import apply_frame_policy
 from rolltune.data.learned import Marks, learned, learned_text, marks_of
@@ -21,10 +21,11 @@ from rolltune.evaluation.predicted import Predicted
 from rolltune.evaluation.tasks import WRITE
 from rolltune.evaluation.votes import mean_of
 from rolltune.evaluation.written import Written, first_rows
+from rolltune.jobs import laying
 from rolltune.jobs.adopted import FOREIGN, Asking, is_foreign, read_rolls
 from rolltune.jobs.idle import idle_question
 from rolltune.jobs.learn import asked_text
-from rolltune.jobs.scorer import Bench, Saved, Scorer, check_alike, check_length, read_saved
+from rolltune.jobs.scorer import Bench, Saved, Scorer, bench_of, check_alike, check_length, read_saved
 from rolltune.tracking import print_table
 from rolltune.weights.roll_file import RollCard, load_roll
 from rolltune.weights.whole import is_whole
@@ -43,6 +44,7 @@ class Options:
     json: Path | None = None
     reading: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # columns, question, names of the data
     predictions: Path | None = None  # a line a row, as 07-predict writes them
+    laying: Sequence[str] = ()  # how the base lies on the cards, as typed (--config.sharding=fsdp); else as trained
     vote: bool = False  # the rolls together, too: the mean of their probabilities
 
 
@@ -73,6 +75,7 @@ def score(options: Options, rolls: Sequence[Path], say: Say) -> list[Cell]:
     All cards and sets are read and checked before a model is loaded: nothing is lost to the last of them.
     """
     check_length(options.generate)
+    typed = laying.typed(options.laying)
     if options.metric:
         check_name(options.metric)
     if options.predictions:
@@ -89,6 +92,7 @@ def score(options: Options, rolls: Sequence[Path], say: Say) -> list[Cell]:
     read = {path: read_examples(path, say=say, **options.reading) for path in options.data}
     every = [example for examples in read.values() for example in examples]
     saved, foreign = read_rolls(rolls, Asking(options.model), every)
+    saved = [one.lying_as(typed) for one in saved]
     for path in foreign:
         say(f"{shown(path)}: {FOREIGN}")
     for text in idle_question(options.reading, [one.card for one in saved]):
@@ -109,10 +113,11 @@ def score(options: Options, rolls: Sequence[Path], say: Say) -> list[Cell]:
     scored: list[list[Prediction]] = [[] for _ in sets]  # of the rolls that vote
     bench: Bench | None = None
     loaded = None
-    for one in sorted(saved, key=lambda one: (one.base(options.model), rolls.index(one.path))):
-        wanted = one.base(options.model)
+    for one in sorted(saved, key=lambda one: (one.base(options.model), one.laid, rolls.index(one.path))):
+        wanted = one.base(options.model), one.laid
         if bench is None or wanted != loaded:
-            bench, loaded = Bench(*base.load(*wanted)), wanted
+            bench = None  # let go of before the next one comes
+            bench, loaded = bench_of(one, options.model), wanted
         roll = foreign.get(one.path) or load_roll(one.path, bench.model.base)
         scorer = Scorer(bench, one.path, roll, one.recipe)
         if scorer.decision.changes:

@@ -134,10 +134,18 @@ class Places:
 
     def put(self, path: str, leaf: Any) -> Any:
         """A leaf of the host's, or of one card's, on the cards: each is sent its own part alone."""
+        return self._laid(path, leaf, jax.device_put)
+
+    def describe(self, path: str, leaf: Any) -> Any:
+        """What `put` would make of a leaf, as shapes that say where they lie."""
+        at = lambda part, place: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=place)
+        return self._laid(path, leaf, at)
+
+    def _laid(self, path: str, leaf: Any, lay: Callable[[Any, NamedSharding], Any]) -> Any:
         if path not in self.paths:
-            return jax.device_put(leaf, NamedSharding(self.mesh, WHOLE))
-        lay = lambda part, axis: jax.device_put(part, NamedSharding(self.mesh, _spec(part, axis)))
-        return Cut(jax.tree.map(lay, leaf, axes_of(leaf)))
+            return jax.tree.map(lambda part: lay(part, NamedSharding(self.mesh, WHOLE)), leaf)
+        of_part = lambda part, axis: lay(part, NamedSharding(self.mesh, _spec(part, axis)))
+        return Cut(jax.tree.map(of_part, leaf, axes_of(leaf)))
 
 
 def places_for(mesh: Mesh, words: Mapping[str, str], shapes: Mapping[str, Any]) -> Places:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
 from rolltune import trees
@@ -28,8 +29,10 @@ from rolltune.inputs import features, rows, states
 from rolltune.inputs.disk import Files
 from rolltune.inputs.feeds import DiskFeed, TableFeed, TileFeed
 from rolltune.inputs.pictures import Key, Pictures, places_of
+from rolltune.models.cut import Places, specs_of, trained_specs
 from rolltune.models.family import Size
 from rolltune.recipe import Recipe
+from rolltune.sharding import ROLLS
 from rolltune.training import rolls as tickets
 from rolltune.training import setup
 from rolltune.training.dataset import Data
@@ -37,7 +40,7 @@ from rolltune.training.loop import Run
 from rolltune.training.plan import Plan, plan_for
 from rolltune.training.rolls import InitialWeights
 from rolltune.training.setup import Cached, Inputs
-from rolltune.training.step import Roll
+from rolltune.training.step import Roll, roll_specs
 from rolltune.trees import Stacks
 
 Shaped = jax.ShapeDtypeStruct
@@ -93,15 +96,33 @@ class Outline:
         return sum(map(len, self.plan.stacks.values()))
 
 
-def outline(opened: Opened, recipe: Recipe, data: Data, inputs: Inputs) -> Outline:
-    """Raises UserError for a recipe that the model can't be trained by, as `plan_for` does."""
-    params = trees.unflatten(opened.shapes())
+def outline(opened: Opened, recipe: Recipe, data: Data, inputs: Inputs, places: Places | None = None) -> Outline:
+    """With `places` of a base that several cards share, which may be only described: shapes that say where they lie.
+
+    Raises UserError for a recipe that the model can't be trained by, as `plan_for` does.
+    """
+    lay = (lambda path, leaf: leaf) if places is None else places.describe
+    params = trees.unflatten({path: lay(path, leaf) for path, leaf in opened.shapes().items()})
     plan = plan_for(opened.model, trees.shapes(params), recipe, data.task)
-    return Outline(opened, recipe, data, plan, inputs, params, cached(opened.model, params, plan, recipe, data, inputs))
+    made = cached(opened.model, params, plan, recipe, data, inputs, places)
+    return Outline(opened, recipe, data, plan, inputs, params, made)
 
 
-def cached(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, inputs: Inputs) -> Cached:
+def lying(tree: Any, specs: Any, mesh: Mesh | None) -> Any:
+    """The shapes with where they lie on the cards of a mesh; as they are without one. A spec is for all below it."""
+    if mesh is None:
+        return tree
+    at = lambda leaf, spec: Shaped(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+    below = lambda spec, part: jax.tree.map(lambda leaf: at(leaf, spec), part)
+    return jax.tree.map(below, specs, tree, is_leaf=lambda one: isinstance(one, PartitionSpec))
+
+
+def cached(
+    model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, inputs: Inputs, places: Places | None = None
+) -> Cached:
     """As `setup.cache`, which works out what this only gives the shapes of."""
+    mesh = None if places is None else places.mesh
+    cut = None if places is None else places.paths.intersection(plan.paths("full"))
     seen = [data.examples[place] for place in data.seen]
     feed = feed_of(model, plan, inputs.pictures, recipe.table_gib)
     training = rows.encoded(inputs.training, feed, seen, inputs.views)
@@ -112,9 +133,11 @@ def cached(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, i
         for tower in model.family.towers:
             kept.pop(tower)
     start = initial_weights(model, kept, plan, recipe.trained_dtype)
+    start = dataclasses.replace(start, full=lying(start.full, trained_specs(start.full, cut or frozenset(), ()), mesh))
     listed, full = is_gpu(), plan.paths("full")
     frozen = jax.eval_shape(lambda tree: trees.arrange(tree, model.stacks, plan.first, listed, full), kept)
-    network = whole = setup.network_of(model, plan, recipe, data.task)
+    frozen = lying(frozen, specs_of(frozen), mesh)
+    network = whole = dataclasses.replace(setup.network_of(model, plan, recipe, data.task), cut=cut)
     if plan.first:
         pair = [states_of(model, encoded, plan.first, recipe.table_gib) for encoded in (training, scoring)]
         if pair[0] and pair[1]:
@@ -122,7 +145,7 @@ def cached(model: Model, params: dict, plan: Plan, recipe: Recipe, data: Data, i
             network = dataclasses.replace(network, first=plan.first, projected=True)
             if prompts is None:
                 frozen["text"].pop("lower")
-    return Cached(frozen, network, whole, training, scoring, prompts, start)
+    return Cached(frozen, network, whole, training, scoring, prompts, start, mesh)
 
 
 def feed_of(model: Model, plan: Plan, pictures: Pictures, limit_gib: float) -> TableFeed | DiskFeed | TileFeed:
@@ -173,14 +196,17 @@ def _no_loader(draw: Any) -> Any:
 
 
 def rolls_of(run: Run, slots: int) -> Roll:
-    """The state of so many rolls."""
+    """The state of so many rolls, laid over the run's cards."""
     draws = [run.lottery.draw(number) for number in range(slots)]
-    start = run.start
+    start, optimizer = run.start, run.config.optimizer
+    # The shapes are those of all cards' parts together, which is what one card that has all of them makes.
+    alone = dataclasses.replace(run.config, optimizer=dataclasses.replace(optimizer, cut=frozenset()))
 
     def begin(full: dict, adapters: dict) -> Roll:
-        return tickets.begin(run.lottery, run.config, dataclasses.replace(start, full=full, adapters=adapters), draws)
+        return tickets.begin(run.lottery, alone, dataclasses.replace(start, full=full, adapters=adapters), draws)
 
-    return jax.eval_shape(begin, start.full, start.adapters)
+    rolls = jax.eval_shape(begin, start.full, start.adapters)
+    return lying(rolls, roll_specs(optimizer, rolls.trainable, (ROLLS,)), run.mesh)
 
 
 def batch_of(feed: Feed, shape: Shape, lead: tuple[int, ...]) -> tuple[Batch, Source]:
@@ -237,7 +263,7 @@ def cut_depth(made: Outline, count: int) -> Outline:
         name = trees.stack_of(path, stacks)
         return tuple(shape) if name is None else (len(stacks[name]), *shape[1:])
 
-    shorter = lambda path: lambda leaf: Shaped(stacked(path, leaf.shape), leaf.dtype)
+    shorter = lambda path: lambda leaf: Shaped(stacked(path, leaf.shape), leaf.dtype, sharding=leaf.sharding)
     start = dataclasses.replace(
         start,
         lora={path: stacked(path, shape) for path, shape in start.lora.items()},
@@ -248,7 +274,7 @@ def cut_depth(made: Outline, count: int) -> Outline:
     if isinstance(layers, list):
         layers = layers[:count]
     else:
-        layers = jax.tree.map(lambda leaf: Shaped((count, *leaf.shape[1:]), leaf.dtype), layers)
+        layers = jax.tree.map(lambda leaf: Shaped((count, *leaf.shape[1:]), leaf.dtype, sharding=leaf.sharding), layers)
     base = old | {"text": old["text"] | {"layers": layers}}
     return dataclasses.replace(made, plan=plan, cached=dataclasses.replace(made.cached, base=base, start=start))
 

@@ -74,6 +74,39 @@ def test_a_run_that_cannot_fit_hears_the_two_changes_that_help_most():
     assert "no change" in refusal(own, [planned(one.choice, 21) for one in others], GIB)[1]
 
 
+def test_more_cards_are_one_of_the_two_changes_where_they_help():
+    own = planned(OWN, 20)
+    others = [planned(one, size) for one, size in zip(planning.changes(OWN, OPENED), (9, 8, 7, 6), strict=False)]
+    two, four, eight = planning.more_cards(OWN)
+    assert [one.cards for one in (two, four, eight)] == [2, 4, 8] and two.recipe.sharding == "fsdp"
+    lines = refusal(own, [*others, planned(four, 11)], 10 * GIB)
+    assert len(lines) == 3 and lines[2] == (
+        "  on 4 such cards that share the base (--cards 4 --config.sharding=fsdp): 11.00 GiB, not enough alone"
+    )
+    assert len(refusal(own, [planned(four, 21), *others], 10 * GIB)) == 3  # and that alone does not help
+    tried = []
+    sizes = {2: 15, 4: 9, 8: 5}
+    possible = lambda one: tried.append(one.cards) or planned(one, sizes[one.cards])
+    (found,) = planning.on_more_cards(OWN, 10 * GIB, possible)
+    assert found.choice.cards == 4 and tried == [2, 4]
+    assert planning.on_more_cards(OWN, GIB, lambda one: None) == []
+
+
+def test_rolls_are_over_cards_or_over_groups_of_them():
+    own = lambda word, size=0: Choice("", Recipe(sharding=word, sharding_group=size), 6, cards=4)
+    laid = lambda one: (one.group, one.groups, one.each)
+    assert laid(own("rolls")) == (1, 4, 2) and laid(own("auto")) == (1, 4, 2)
+    assert laid(own("fsdp")) == (4, 1, 6) and laid(own("replicate", 2)) == (2, 2, 3)
+    assert laid(dataclasses.replace(own("fsdp"), cards=1)) == (1, 1, 6)
+    words = {one.words: one for one in planning.changes(own("fsdp"), OPENED)}
+    assert words["whole base on each card"].recipe.sharding == "rolls"
+    assert words["cut over groups of 2 cards"].groups == 2
+    cut = next(one for one in planning.changes(own("rolls"), OPENED) if one.words == "cut over 4 cards")
+    assert flags_of(cut, own("rolls")) == "--config.sharding=fsdp"
+    size = lambda one: planned(one, 2 + 2 * one.each)
+    assert most_that_fit(size(own("replicate", 2)), 11 * GIB, size) == 8  # four on each group
+
+
 def test_what_cannot_be_changed_is_not_proposed():
     plain = Choice("", Recipe(batch=1, remat=True, evaluate_batch=1, method="attention"), 1)
     assert planning.changes(plain, OPENED) == []
@@ -89,7 +122,7 @@ def test_what_cannot_be_changed_is_not_proposed():
 
 
 def test_room_is_what_the_desktop_and_cuda_leave():
-    place = Place("a card", None, True, 12 * GIB)
+    place = Place("a card", False, True, 12 * GIB)
     assert room_of(Options(desktop=GIB), place) == 11 * GIB - round(memory.CONTEXT)
     assert room_of(Options(budget=8 * GIB), place) == 8 * GIB - round(memory.CONTEXT)
     assert room_of(Options(), Place("this CPU")) is None
@@ -182,7 +215,7 @@ def test_as_many_rolls_as_fit_are_counted_from_those_that_were_planned():
 def test_a_card_is_planned_for_by_what_it_has(monkeypatch):
     monkeypatch.setattr(planning.gpus, "compiler_here", lambda: False)
     place = find_place(Options(card="h100"))
-    assert place.has == round(planning.gpus.find("h100").gib * GIB) and not place.gpu and place.sharding is None
+    assert place.has == round(planning.gpus.find("h100").gib * GIB) and not place.gpu and place.first is None
     assert "by this CPU's compiler" in place.words
     assert find_place(Options()).has is None and "name a graphics card with --card" in find_place(Options()).words
     device = type("Device", (), {"platform": "gpu", "device_kind": "Some card"})()
@@ -207,6 +240,8 @@ def test_a_card_is_planned_for_by_what_it_has(monkeypatch):
         (["--tokens", "x"], "--tokens 'x': expected a number"),
         (["-d", "set1", "--tokens", "8"], "leave one of them away"),
         (["--rolls", "0"], "--rolls '0'"),
+        (["--cards", "0"], "--cards '0'"),
+        (["--cards", "99"], "--cards 99: there .* here; --card NAME"),
         (["--try", "remat"], "write NAME=VALUE"),
         (["--try", "rematt=True"], "no such entry"),
         (["--try", "quantize=nf5"], "quantize.*nf4"),

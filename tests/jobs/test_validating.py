@@ -82,8 +82,9 @@ def scored(tmp_path, monkeypatch):
                 chance = np.where((np.arange(2) == label[:, None]) == right[:, None], 0.9, 0.1)
                 return self.decision.apply(Prediction(ids, answers, label, np.log(chance)))
 
-        load = lambda model, *rest: loaded.append(model) or (SimpleNamespace(base=None), {})
-        monkeypatch.setattr(validating.base, "load", load)
+        bench = SimpleNamespace(model=SimpleNamespace(base=None))
+        load = lambda saved, model: loaded.append(saved.base(model)[0]) or bench
+        monkeypatch.setattr(validating, "bench_of", load)
         monkeypatch.setattr(validating, "Scorer", Stub)
         monkeypatch.setattr(validating, "load_roll", lambda path, base: None)
         read = lambda path: Saved(path, own(path.stem), recipe(path.stem))
