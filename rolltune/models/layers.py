@@ -43,6 +43,7 @@ class LoRA:
     key: Any = None
     dropout: float = struct.field(pytree_node=False, default=0.0)
     over_cards: bool = struct.field(pytree_node=False, default=False)  # x has a card's own rows of a batch
+    joined: Any = None  # its `a` beside those of all matrices that share its input, see `joined`
 
 
 def in_turn(x: Float[Array, "b t d"], p: dict) -> tuple[Array, dict]:
@@ -88,7 +89,9 @@ def products(
     shared = [w for w in weights if isinstance(w, LoRA) and w.key is None]
     inner: Iterator[Array] = iter(())
     if shared:
-        joined = rows @ jnp.concatenate([w.a.astype(x.dtype) for w in shared], -1)
+        ready = shared[0].joined
+        every = jnp.concatenate([w.a.astype(x.dtype) for w in shared], -1) if ready is None else ready
+        joined = rows @ every
         cuts = np.cumsum([w.a.shape[-1] for w in shared])[:-1]
         inner = iter(jnp.split(joined, cuts, -1))
     lows: list[Array | None] = []
@@ -98,6 +101,18 @@ def products(
         else:
             lows.append(next(inner) if w.key is None else low_rank(x, w).reshape(len(rows), -1))
     return [y.reshape(*x.shape[:-1], -1) for y in _with_lows(rows, weights, lows, largest)]
+
+
+def joined(weights: Sequence[Any], dtype: Any) -> list[Any]:
+    """Matrices of one input whose adapters lie as products take them: for whoever multiplies by them many times."""
+    change = dataclasses.replace
+    cast = lambda w: change(w, a=w.a.astype(dtype), b=w.b.astype(dtype)) if isinstance(w, LoRA) else w
+    found = [cast(w) for w in weights]
+    adapted = [w for w in found if isinstance(w, LoRA) and w.key is None]
+    if adapted:
+        every = jnp.concatenate([w.a for w in adapted], -1)
+        found = [change(w, joined=every) if w is adapted[0] else w for w in found]
+    return found
 
 
 def _with_lows(

@@ -137,6 +137,19 @@ def test_products_with_several_adapters_equal_separate_ones():
         np.testing.assert_allclose(found, x @ (w.base + w.a @ w.b), rtol=1e-4, atol=1e-4)
 
 
+def test_adapters_made_ready_for_many_products_give_the_same():
+    weights = [lora(1, 8, 4), draw(2, 8, 3), lora(3, 8, 5), lora(4, 8, 4).replace(key=jax.random.key(0), dropout=0.5)]
+    x = draw(0, 2, 3, 8)
+    found = nn.joined(weights, jnp.float32)
+    assert found[0].joined.shape == (8, weights[0].a.shape[1] + weights[2].a.shape[1])
+    assert found[2].joined is None and found[3].joined is None and found[1] is weights[1]
+    for one, other in zip(nn.products(x, found), nn.products(x, weights), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert {leaf.dtype for w in nn.joined(weights, jnp.bfloat16)[::2] for leaf in (w.a, w.b)} == {
+        jnp.dtype(jnp.bfloat16)
+    }
+
+
 def test_gate_and_up_side_by_side_give_what_they_give_as_two():
     both, w = draw(0, 3, 5, 16), lora(1, 8, 4)
 
