@@ -32,6 +32,7 @@ LORA = [(r"text/(layers|cross)/(attn|cross|mlp)/.*/kernel", "lora"), (".*", "fro
 FULL = [(r"(vision|projector)/.*", "frozen"), (".*", "full")]
 TOWER = [(r"vision/.*/kernel", "full"), (r".*attn/.*/kernel", "lora"), (".*", "frozen")]
 INT8 = [(r"text/(layers|cross)/.*/kernel", "int8"), (".*", "keep")]
+FLOAT8 = [(r"text/(layers|cross)/.*/kernel", "float8"), (".*", "keep")]
 
 
 def made_on(small, mesh, rules, first=0, listed=False, dtype="float32", packed=()):
@@ -116,7 +117,7 @@ KINDS = {
     "a tower": (PALIGEMMA, 2, 1, dict(rules=TOWER, dropout=0.3)),
     "states of lower layers": (PALIGEMMA, 2, 1, dict(rules=LORA, first=1)),
     "llava, full": (FAMILIES[2], 2, 1, dict(rules=FULL, **LISTED)),
-    "phi, int8": (FAMILIES[3], 2, 1, dict(rules=LORA, listed=True, packed=INT8)),
+    "phi, float8": (FAMILIES[3], 2, 1, dict(rules=LORA, listed=True, packed=FLOAT8)),
     "mllama, int8": (FAMILIES[4], 2, 1, dict(rules=LORA, packed=INT8)),
 }
 

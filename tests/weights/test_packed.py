@@ -7,7 +7,7 @@ import pytest
 from rolltune import base
 from rolltune.weights import packed
 
-RULES = [("text/layers/mlp/.*", "int8"), (".*", "keep")]
+RULES = [("text/layers/mlp/.*", "int8"), ("text/layers/attn/o/.*", "float8"), (".*", "keep")]
 
 
 @pytest.fixture
