@@ -1,4 +1,4 @@
-"""What each of several cards needs that share a base, on virtual devices: run by test_over_cards.py."""
+"""What each of several cards needs that share a base, on virtual devices: run by test_shared_base.py."""
 
 import dataclasses
 import json

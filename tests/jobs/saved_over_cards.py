@@ -1,4 +1,4 @@
-"""Saved rolls on a base that several cards share, on virtual devices: run by test_over_cards.py."""
+"""Saved rolls on a base that several cards share, on virtual devices: run by test_shared_base.py."""
 
 import dataclasses
 

@@ -406,7 +406,7 @@ def test_the_page_says_what_is_not_known():
 
 def test_what_was_trained_on_other_weights_is_not_merged(tmp_path, monkeypatch):
     own, other = base.Base("tiny", "ab"), types.SimpleNamespace(base=base.Base("tiny", "cd"))
-    monkeypatch.setattr(base, "load", lambda *given: (other, {}))
-    roll = RollFile({}, RollCard(own, "lora", {}))
+    monkeypatch.setattr(job, "load_base", lambda *given: (other, {}, None))
+    roll, saved = RollFile({}, RollCard(own, "lora", {})), types.SimpleNamespace(recipe=None)
     with pytest.raises(job.UserError, match="the same name, but other weights"):
-        job._scores(("tiny", "", "float32", (), 0), tmp_path / "a.npz", roll, None, [])
+        job._scores(("tiny", "", "float32", (), 0), tmp_path / "a.npz", roll, saved, [])

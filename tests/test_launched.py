@@ -47,7 +47,9 @@ def test_how_a_process_was_ended_is_told(run, capfd):
     ],
 )
 def test_what_jax_wrote_is_put_into_words(lines, word):
-    assert advice(lines).startswith(word)
+    said = advice(lines, "Go on like this")
+    assert said.startswith(word)
+    assert said.endswith("Go on like this") == ("went away" in word)
 
 
 def test_a_command_has_to_be_named():
