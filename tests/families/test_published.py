@@ -83,5 +83,5 @@ def test_rotations_are_read_where_they_stand():
     assert alike.amplitude == 1.0 and alike.theta == 10000.0
     assert published.rope({"rope_theta": 5.0, "rope_parameters": {"rope_theta": 7.0}}, 4, "config.json") == Rope(7.0)
     for factor in ([1.0], [1.0, 1.5, 2.0], None):
-        with pytest.raises(UserError, match="short_factor is .* expected a list of 2 numbers"):
+        with pytest.raises(UserError, match=r"short_factor is .* expected a list of 2 numbers"):
             published.rope({**both, "rope_scaling": {**su, "short_factor": factor}}, 4, "config.json")
