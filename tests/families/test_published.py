@@ -5,7 +5,8 @@ import math
 import pytest
 
 from rolltune.errors import UserError
-from rolltune.families import published
+from rolltune.families import paligemma_config, published
+from rolltune.models import vision
 from rolltune.models.layers import Rope
 
 LABELS = {str(n): f"LABEL_{n}" for n in range(3)}
@@ -85,3 +86,26 @@ def test_rotations_are_read_where_they_stand():
     for factor in ([1.0], [1.0, 1.5, 2.0], None):
         with pytest.raises(UserError, match=r"short_factor is .* expected a list of 2 numbers"):
             published.rope({**both, "rope_scaling": {**su, "short_factor": factor}}, 4, "config.json")
+
+
+SIGLIP = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_resize": True}
+CLIP = {"image_mean": list(vision.CLIP_MEAN), "image_std": list(vision.CLIP_STD)}
+BOTH = {"do_convert_rgb": True, "do_normalize": True, "do_rescale": True, "rescale_factor": 1 / 255, "resample": 3}
+
+
+@pytest.mark.parametrize(
+    ("own", "allow"),
+    [
+        (SIGLIP, lambda entries: published.allow(entries, paligemma_config.PREPARED, "p.json")),
+        (CLIP, lambda entries: published.clip_pictures(entries, "p.json")),
+    ],
+)
+def test_pictures_are_prepared_as_they_are_here_or_refused(own, allow):
+    entries = own | BOTH
+    allow(entries)
+    allow(entries | {"do_convert_rgb": None})
+    allow({})
+    for name, value in entries.items():
+        other = not value if isinstance(value, bool) else [0.4] * 3 if isinstance(value, list) else 2
+        with pytest.raises(UserError, match=rf"p\.json:\n  {name} is .*, and only"):
+            allow(entries | {name: other})
