@@ -15,27 +15,23 @@ from rolltune.evaluation.statistics import interval
 
 @dataclass(frozen=True)
 class Cell:
-    """One checkpoint on one data set. `metrics` is None where it could not be scored; `reason` says why.
-
-    `trained_on`: the checkpoint has seen these rows in training, so the figure is no forecast.
-    """
+    """One checkpoint on one data set. `trained_on`: it has seen these rows in training: the figure is no forecast."""
 
     checkpoint: str
     dataset: str
-    metrics: Figures | None
+    metrics: Figures
     trained_on: bool = False
-    reason: str = ""
 
 
 def table(cells: Sequence[Cell], metric: str = "f-measure") -> Table:
     """One row a checkpoint, one column a data set, in the order of first appearance."""
     checkpoints, datasets, found = _sides(cells)
     seen = any(cell.trained_on for cell in cells)
-    bounded = any(cell.metrics is not None and interval(cell.metrics, metric) for cell in cells)
+    bounded = any(interval(cell.metrics, metric) for cell in cells)
     notes = [f"below: 95 % interval of {metric}"] if bounded else []
     notes += ["* trained on these pictures: no forecast for new ones"] if seen else []
     caption = "\n".join(notes) or None
-    shares = dict.fromkeys(cell.metrics.share for cell in cells if cell.metrics is not None)
+    shares = dict.fromkeys(cell.metrics.share for cell in cells)
     beside = " or ".join(TITLES[share] for share in shares if share != metric)
     out = Table(
         title=f"{metric}{f' ({beside})' if beside else ''} of every checkpoint on every data set",
@@ -48,7 +44,7 @@ def table(cells: Sequence[Cell], metric: str = "f-measure") -> Table:
     folder = folders.pop() if len(folders) == 1 else ""
     out.add_column(f"checkpoint\nin {folder}" if folder else "checkpoint", overflow="fold")
     for dataset in datasets:
-        sizes = {cell.metrics.n for cell in cells if cell.dataset == dataset and cell.metrics is not None}
+        sizes = {cell.metrics.n for cell in cells if cell.dataset == dataset}
         size = f"\n{sizes.pop()} pictures" if len(sizes) == 1 else ""
         place, slash, name = dataset.rpartition("/")
         out.add_column(f"{place}{slash}\n{name}{size}" if place else dataset + size, justify="right", overflow="fold")
@@ -68,8 +64,6 @@ def _sides(cells: Sequence[Cell]) -> tuple[list[str], list[str], dict[tuple[str,
 def _text(cell: Cell | None, metric: str) -> str:
     if cell is None:
         return ""
-    if cell.metrics is None:
-        return f"not scored: {cell.reason}"
     text = rounded(cell.metrics.figure(metric))
     if metric != cell.metrics.share:
         text += f" ({rounded(cell.metrics.figure(cell.metrics.share))})"
@@ -89,7 +83,6 @@ def to_json(cells: Sequence[Cell], metric: str = "f-measure") -> dict[str, objec
                 "checkpoint": cell.checkpoint,
                 "dataset": cell.dataset,
                 "trained_on": cell.trained_on,
-                "reason": cell.reason,
                 "metrics": metrics_json(cell.metrics),
             }
             for cell in cells

@@ -85,8 +85,9 @@ def learn(
 def changed(recipe: Recipe) -> frozenset[str]:
     """The entries of a recipe that are not the default's: what a second pass takes for stated."""
     default = Recipe()
-    names = (field.name for field in dataclasses.fields(Recipe))
-    return frozenset(name for name in names if getattr(recipe, name) != getattr(default, name))
+    every = (field.name for field in dataclasses.fields(Recipe))
+    names = {name for name in every if getattr(recipe, name) != getattr(default, name)}
+    return frozenset(names | ({"epochs"} if "steps" in names else set()))  # steps that are given turn epochs off
 
 
 def validate(

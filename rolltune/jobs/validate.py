@@ -61,7 +61,7 @@ def validate(options: Options, rolls: Sequence[Path], say: Say) -> int:
     """A block for each roll and set, and the table of all, printed and written."""
     cells = score(options, rolls, say)
     if cells:
-        defaults = {cell.metrics.names[0] for cell in cells if cell.metrics is not None}
+        defaults = {cell.metrics.names[0] for cell in cells}
         metric = options.metric or (defaults.pop() if len(defaults) == 1 else "log-loss")
         print_table(cross_table.table(cells, metric))
         if options.json:

@@ -12,7 +12,7 @@ from rolltune.evaluation.metrics import measure
 CELLS = [
     Cell("a.npz", "train.jsonl", measure(counted(4, 4, 1, 1), "yes"), trained_on=True),
     Cell("a.npz", "valid.jsonl", measure(counted(3, 5, 0, 2), "yes")),
-    Cell("b.npz", "valid.jsonl", None, reason="trained on another base"),
+    Cell("b.npz", "valid.jsonl", measure(counted(3, 4, 0, 3), "yes")),
 ]
 
 
@@ -20,7 +20,7 @@ def test_every_figure_is_in_the_table():
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(table(CELLS))
     text = console.export_text()
-    for part in ("0.8 (0.8)*", "0.75 (0.8)", "not scored: trained on another base", "10 pictures", "no forecast"):
+    for part in ("0.8 (0.8)*", "0.75 (0.8)", "0.6667 (0.7)", "10 pictures", "no forecast"):
         assert part in text
 
 
@@ -31,7 +31,7 @@ def test_each_cell_is_its_roll_s_on_its_set():
     ]  # fmt: skip
     assert list(zip(*(column.cells for column in made.columns), strict=True)) == [
         ("a.npz", "0.8 (0.8)*\n0.46 to 0.95", "0.75 (0.8)\n0.37 to 0.94"),
-        ("b.npz", "", "not scored: trained on another base"),
+        ("b.npz", "", "0.6667 (0.7)\n0.32 to 0.90"),
     ]
     (plain,) = list(table(CELLS[1:2], "accuracy").columns[1].cells)  # beside itself it need not stand
     assert plain == "0.8\n0.49 to 0.94"
@@ -58,8 +58,8 @@ def test_no_name_is_folded_on_a_narrow_terminal():
 def test_the_json_holds_them_too(tmp_path):
     write(tmp_path / "table.json", CELLS, "precision")
     read = json.loads((tmp_path / "table.json").read_text())
-    assert [cell["metrics"] and cell["metrics"]["precision"] for cell in read["cells"]] == [0.8, 1.0, None]
-    assert read["cells"][0]["trained_on"] and read["cells"][2]["reason"] == "trained on another base"
+    assert [cell["metrics"]["precision"] for cell in read["cells"]] == [0.8, 1.0, 1.0]
+    assert [cell["trained_on"] for cell in read["cells"]] == [True, False, False]
 
 
 def test_a_pair_scored_twice_is_refused():

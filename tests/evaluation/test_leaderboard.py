@@ -1,5 +1,6 @@
 import io
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,8 @@ from rolltune.errors import UserError
 from rolltune.evaluation.figures import measured
 from rolltune.evaluation.leaderboard import Entry, Status, rank, table, to_json, with_test, write
 from rolltune.evaluation.metrics import measure
+from rolltune.evaluation.report_tables import leaderboard_table
+from rolltune.evaluation.statistics import interval
 
 ALIVE = Status()
 
@@ -68,6 +71,30 @@ def test_settings_that_differ_have_a_column_each_and_the_rates_are_short():
     assert to_json(died)["ends"] == ["roll 7 died at step 41: why"] and to_json(died)["notes"] == list(died.notes)
     last = to_json(died)["rolls"][-1]
     assert (last["rank"], last["state"], last["step"], last["reason"], last["valid"]) == (None, "died", 41, "why", None)
+
+
+def test_each_row_of_the_report_s_table_is_its_roll_s():
+    """A place, the best one's stress and an interval for those that are ranked; the others stand back."""
+    own = {"alpha": 16.0, "fold": 3}
+    board = rank([
+        replace(entry(4, 3, 4, 1, 2), settings={"alpha": 0.1234}),
+        entry(7, 4, 5, 1, 0, settings=own),
+        entry(9, 1, 5, 0, 4, status=Status("stopped", 32, "behind")),
+        Entry(5, 105, 0.5, Status("died", 41, "why")),
+    ])  # fmt: skip
+    page = leaderboard_table(board)
+    heads, *rows = re.findall(r"<tr.*?</tr>", page)
+    texts = lambda row: [re.sub("<.*?>", "", cell).strip() for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
+    assert texts(heads)[:9] == ["", "roll", "seed", "rate", "alpha", "fold", "on train", "F-measure", "95 % interval"]
+    assert [texts(row)[:8] + texts(row)[-1:] for row in rows] == [
+        ["1", "7", "107", "0.03", "16", "3", "1.0", "0.8889", "alive"],
+        ["2", "4", "104", "0.03", "0.123", "", "1.0", "0.6667", "alive"],
+        ["", "5", "105", "0.5", "", "", "", "", "died at 41"],
+        ["", "9", "109", "0.03", "", "", "1.0", "0.3333", "stopped at 32"],
+    ]
+    assert [re.match('<tr class="(.*?)">', row)[1] for row in rows] == ["best", "", "out", "out"]
+    assert [row.count('class="range"') for row in rows] == [1, 1, 0, 1]  # of the metric that ranks alone
+    assert texts(rows[0])[8] == str(interval(board.chosen.valid, "f-measure"))
 
 
 def test_an_undefined_figure_ranks_below_every_defined_one():

@@ -184,6 +184,8 @@ def test_the_top_says_when_and_what_was_asked_and_what_was_wrong_before():
     head = text[: text.index("Read this first")]
     assert "2025-02-28 16:05" in head and "Asked: is it an advertisement?" in head
     assert "wrong 1 of 10 before: 5 of 10" in head
+    place = Page(html(a_run(date="2025-02-28", roll_file="./checkpoints/best.npz"))).text
+    assert "2025-02-28, saved as ./checkpoints/best.npz" in place.replace(" ,", ",") and "saved as" not in text
     long = Page(html(a_run(prompt="x" * 500))).text
     assert f"Asked: {'x' * 400}..." in long and "x" * 500 in long  # all of it below
 

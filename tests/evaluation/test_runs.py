@@ -66,6 +66,7 @@ def test_runs_stand_together_where_the_same_rows_judged_them():
     found = standings(runs, "accuracy")
     assert [names(one) for one in found] == [["a", "c"], ["b"], ["d"], ["e"]]
     assert [one.ranked for one in found] == [2, 1, 1, 0]
+    assert [names(one) for one in standings(runs[::-1], "accuracy")] == [names(one) for one in found]
     assert any("these pictures chose" in note for note in found[2].notes)
     assert "no figures were saved with these" in shown(runs)
 

@@ -113,3 +113,5 @@ def test_a_roll_that_lacks_an_adapter_or_has_one_too_many_is_advice():
         check({path: leaf for path, leaf in good.items() if path != "text/layers/attn/q/kernel"})
     with pytest.raises(UserError, match="text/norm/scale is not trained by it"):
         check(good | {"text/norm/scale": np.zeros(shapes["text/norm/scale"])})
+    with pytest.raises(UserError, match=r"r\.npz does not fit the model:\n  text/layers/attn/q/kernel"):
+        check(good | {"text/layers/attn/q/kernel": good["text/layers/attn/q/kernel"][..., 1:]})

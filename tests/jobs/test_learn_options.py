@@ -1,6 +1,7 @@
 """What a training is asked for: how many rolls, which name, whose question is asked."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -119,3 +120,18 @@ def test_what_cannot_be_is_said_before_a_model_is_loaded(tmp_path, monkeypatch, 
     with pytest.raises(UserError, match=message):
         learning.learn(Options("rows.jsonl", "mine", **asked), Recipe(**recipe), Interrupts(lambda text: None))
     assert not Path("checkpoints/mine.npz").exists()
+
+
+def test_a_disk_without_room_is_said_before_anything_is_scored(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    score = lambda *given: pytest.fail("the model was scored")
+    ready = SimpleNamespace(run=SimpleNamespace(mesh=None), evaluator=SimpleNamespace(predict=score))
+    monkeypatch.setattr(learning, "prepare", lambda *given: ready)
+    monkeypatch.setattr(learning.sharding, "cards_in_group", lambda mesh: 1)
+    monkeypatch.setattr(learning.sharding, "told", lambda slots, mesh: "")
+    monkeypatch.setattr(learning, "new_state", lambda run, slots: SimpleNamespace(rolls=SimpleNamespace(trainable=0)))
+    monkeypatch.setattr(learning, "room_for", lambda state, options: 10**18)
+    rows = [f'{{"prefix": "Is it {n}?", "suffix": "{["yes", "no"][n % 2]}"}}\n' for n in range(4)]
+    Path("rows.jsonl").write_text("".join(rows))
+    with pytest.raises(UserError, match=r"GB are free, and this run saves up to 1000000000\.00 GB"):
+        learning.learn(Options("rows.jsonl", "mine"), Recipe(), Interrupts(lambda text: None))

@@ -1,16 +1,18 @@
 """Tokenizer, encoding and the order of batches."""
 
+import contextlib
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_model import CONFIG, encoded, make_params
 from small_model import drawn as pictures_of
-from small_model import encoded
 
 from rolltune.families import paligemma
 from rolltune.text import tokenizer
-from rolltune.tiny import feed, pretraining, tasks, vocabulary
+from rolltune.tiny import feed, pretrain, pretraining, tasks, vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,47 @@ def test_the_batch_made_on_the_device_is_what_encode_gives(tokens):
     none = {name: getattr(batch, name).shape for name in ("keys", "seen", "tiles", "aspect")}
     assert none == {"keys": (6, 0), "seen": (6, 0, 2), "tiles": (6, 0, 1, 1, 3), "aspect": (6, 0)}
     assert batch.valid.all() and not batch.label.any() and not batch.candidates.any()
+
+
+def test_each_question_is_answered_from_its_own_picture():
+    params, draw = make_params(), np.random.default_rng(0)
+    pixels = jnp.asarray(draw.uniform(-1, 1, (2, 28, 28, 3)), jnp.float32)
+    text = np.zeros((2, 3, feed.TEXT), np.int16)
+    text[..., :9] = draw.integers(3, 60, (2, 3, 9))
+    fields = [jnp.asarray(one) for one in (text, np.full((2, 3), 6, np.int16), np.full((2, 3), 9, np.int16))]
+    run = jax.jit(lambda seen: pretraining.answer_logits(CONFIG, params, seen, fields))
+    logits, batch = run(pixels)
+    assert logits.shape == (6, feed.TEXT, CONFIG.text.vocab)
+    other, _ = run(pixels.at[0].multiply(-1))
+    weighed = np.asarray(batch.weights) > 0
+    apart = [float(abs(logits[n][weighed[n]] - other[n][weighed[n]]).max()) for n in range(6)]
+    assert min(apart[:3]) > 1e-4 and max(apart[3:]) < 1e-6
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_processes_that_draw_are_ended_however_the_training_ends(monkeypatch, broken):
+    ended, ran = [], []
+
+    class Feed:
+        def __init__(self, workers, seed, batch, asked, held_out):
+            ran.append((workers, seed, batch, asked, held_out))
+
+        def close(self):
+            ended.append(True)
+
+    def run(args, feed, held_out):
+        ran.append(held_out)
+        if broken:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(feed, "Feed", Feed)
+    monkeypatch.setattr(pretraining, "run", run)
+    typed = ["--output=t.npz", "--steps=3", "--batch=8", "--workers=2", "--seed=4", "--questions=4", "--uses=2"]
+    with pytest.raises(KeyboardInterrupt) if broken else contextlib.nullcontext():
+        assert pretrain.main([*typed, "--held-out=20"]) == 0
+    assert ran == [(2, 5, 8, 8, 2), 2] and ended == [True]
+    if not broken:
+        assert pretrain.main([*typed, "--held-out=1"]) == 0 and ran[-1] == 1  # a batch at least
 
 
 def test_batches_come_in_one_order_however_many_processes_draw():

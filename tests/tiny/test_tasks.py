@@ -141,3 +141,17 @@ def test_every_thing_leaves_a_mark_of_its_own():
         assert (pixels != (1, 2, 3)).any(-1).mean() > 0.04, name
         seen.add(image.tobytes())
     assert len(seen) == len(THINGS)
+
+
+def test_nothing_is_asked_of_what_a_photo_does_not_show():
+    """Each question has an answer, and those of one thing's place and size are of a single thing."""
+    draws = range(200)
+    many = photos.Photo((("cat", 2),), None, None, None)
+    assert not any(
+        asked(random.Random(n), many) for n in draws for asked in (photos.spot, photos.size, photos.standing)
+    )
+    one = photos.Photo((("cat", 1),), "grass", "left", "large")
+    assert {photos.spot(random.Random(n), one).answer for n in draws} == {"left"}
+    sizes = {question.answer for n in draws if (question := photos.size(random.Random(n), one))}
+    grounds = {question.answer for n in draws if (question := photos.standing(random.Random(n), one))}
+    assert sizes == {"large"} and grounds == {"grass", "yes", "no"}
