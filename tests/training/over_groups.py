@@ -32,7 +32,6 @@ LORA = [(r"text/(layers|cross)/(attn|cross|mlp)/.*/kernel", "lora"), (".*", "fro
 FULL = [(r"(vision|projector)/.*", "frozen"), (".*", "full")]
 TOWER = [(r"vision/.*/kernel", "full"), (r".*attn/.*/kernel", "lora"), (".*", "frozen")]
 INT8 = [(r"text/(layers|cross)/.*/kernel", "int8"), (".*", "keep")]
-FLOAT8 = [(r"text/(layers|cross)/.*/kernel", "float8"), (".*", "keep")]
 
 
 def made_on(small, mesh, rules, first=0, listed=False, dtype="float32", packed=()):
@@ -117,7 +116,7 @@ KINDS = {
     "a tower": (PALIGEMMA, 2, 1, dict(rules=TOWER, dropout=0.3)),
     "states of lower layers": (PALIGEMMA, 2, 1, dict(rules=LORA, first=1)),
     "llava, full": (FAMILIES[2], 2, 1, dict(rules=FULL, **LISTED)),
-    "phi, float8": (FAMILIES[3], 2, 1, dict(rules=LORA, listed=True, packed=FLOAT8)),
+    "phi, int8": (FAMILIES[3], 2, 1, dict(rules=LORA, listed=True, packed=INT8)),
     "mllama, int8": (FAMILIES[4], 2, 1, dict(rules=LORA, packed=INT8)),
 }
 
@@ -268,15 +267,20 @@ def test_rows_of_a_matrix_move_as_within_it(name, dtype, part, monkeypatch):
         assert a.shape == b.shape and off.mean() < 1e-3, (name, off.mean())
 
 
-def test_a_quantized_matrix_comes_together_in_bytes():
-    """NF4 with double scales over four cards: the product, and the gradient of its input, as on one."""
+@pytest.mark.parametrize("word", ["nf4-double", "nf4-float8", "float8"])
+def test_a_quantized_matrix_comes_together_in_bytes(word):
+    """Over four cards: the product, and the gradient of its input, as on one. Whole trainings are not compared in
+    float8: a sum in another order turns roundings there that are a sixteenth of a number."""
     mesh = sharding.groups_of(1, 4)
     draw = np.random.default_rng(0)
     kernel, x = (jnp.asarray(draw.normal(size=shape), jnp.float32) for shape in ((128, 64), (8, 128)))
-    matrix = quantize.encode_nf4(kernel.T)
+    matrix = quantize.KINDS[word](kernel.T)
     part = cut.places_for(mesh, {"a/kernel": "fsdp"}, {"a/kernel": matrix}).put("a/kernel", matrix)
-    assert part.values.packed.addressable_shards[0].data.shape == (16, 64)
-    assert part.values.scales.codes.addressable_shards[0].data.shape == (32,)
+    if word == "float8":
+        assert part.values.values.addressable_shards[0].data.shape == (16, 128)
+    else:
+        assert part.values.packed.addressable_shards[0].data.shape == (16, 64)
+        assert part.values.scales.codes.addressable_shards[0].data.shape == (32,)
     own = jax.sharding.PartitionSpec(sharding.CARDS)
     both = jax.value_and_grad(lambda x, w: jnp.sum(jnp.sin(layers.product(x, w))))
     each = lambda x, w: (jax.lax.psum((made := both(x, w))[0], sharding.CARDS), made[1])
