@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import pytest
@@ -66,11 +67,17 @@ def test_few_layers_say_what_all_of_a_cut_model_need(tmp_path, monkeypatch):
         assert guess.total == pytest.approx(known.total, rel=0.04), guess.part
 
 
+@pytest.fixture(scope="module")
+def ads(tmp_path_factory):
+    """The sample ads, drawn once."""
+    return write_sample_ads(tmp_path_factory.mktemp("ads"), seed=0).parent
+
+
 @pytest.fixture
-def few(tmp_path, monkeypatch):
+def few(ads, tmp_path, monkeypatch):
     """Eight of the sample ads, read; and a cache of their own."""
     monkeypatch.setenv("ROLLTUNE_CACHE", str(tmp_path / "cache"))
-    write_sample_ads(tmp_path, seed=0)
+    shutil.copytree(ads, tmp_path, dirs_exist_ok=True)
     rows = (tmp_path / "data.jsonl").read_text().splitlines()[:8]
     (tmp_path / "few.jsonl").write_text("\n".join(rows) + "\n")
     return read_data({"train": tmp_path / "few.jsonl"}, Wanted("auto"), lambda text: None)

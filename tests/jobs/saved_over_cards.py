@@ -1,6 +1,7 @@
 """Saved rolls on a base that several cards share, on virtual devices: run by test_shared_base.py."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -20,12 +21,18 @@ from rolltune.weights.roll_file import save_roll
 CUT, WHOLE = "--config.sharding=fsdp", "--config.sharding=rolls"
 
 
+@pytest.fixture(scope="module")
+def ads(tmp_path_factory):
+    """The sample ads, drawn once."""
+    return write_sample_ads(tmp_path_factory.mktemp("ads"), seed=0).parent
+
+
 @pytest.fixture
-def saved(tmp_path, monkeypatch):
+def saved(ads, tmp_path, monkeypatch):
     """checkpoints/{lora,full}.npz with random changes of the built-in model, and ten ads, in the current folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ROLLTUNE_CACHE", str(tmp_path / "cache"))
-    write_sample_ads(tmp_path, seed=0)
+    shutil.copytree(ads, tmp_path, dirs_exist_ok=True)
     rows = (tmp_path / "data.jsonl").read_text().splitlines()[:10]
     (tmp_path / "few.jsonl").write_text("\n".join(rows) + "\n")
     model, params = base.load("tiny", dtype="float32")
