@@ -110,7 +110,6 @@ def near(found, expected, rtol=1e-3, atol=4e-4):
 LISTED = dict(listed=True, remat=True)
 KINDS = {
     "lora": (PALIGEMMA, 4, 1, dict(rules=LORA, dropout=0.3)),
-    "lora, two groups": (PALIGEMMA, 2, 2, dict(rules=LORA, dropout=0.3)),
     "full": (PALIGEMMA, 2, 2, dict(rules=FULL)),
     "adafactor": (PALIGEMMA, 2, 1, dict(rules=FULL, optimizer="adafactor", **LISTED)),
     "a tower": (PALIGEMMA, 2, 1, dict(rules=TOWER, dropout=0.3)),
