@@ -72,6 +72,20 @@ def test_a_row_s_result_and_gradient_depend_on_no_other_row():
         assert jnp.linalg.norm(y[row] - plain) < 0.06 * jnp.linalg.norm(plain)
 
 
+@pytest.mark.parametrize("offset", [True, False])
+def test_a_norm_s_bound_holds_what_comes_and_serves_as_the_scale(offset):
+    factor = draw(5, 64) * 3
+    worst = jnp.zeros((1, 64)).at[0, jnp.argmax(jnp.abs(offset + factor))].set(-7.0)  # all of a row in one place
+    x = nn.rms_norm(jnp.concatenate([draw(4, 6, 64), worst]), factor, 1e-6, offset)
+    bound = nn.norm_bound(factor, offset)
+    assert 0.97 * bound < jnp.max(jnp.abs(x)) <= bound
+    weight = adapted(3, quantized(draw(1, 64, 32), "float8"))
+    (found,), (searched,) = nn.products(x, [weight], bound), nn.products(x, [weight])
+    assert np.isfinite(found).all() and jnp.linalg.norm(found - searched) < 0.02 * jnp.linalg.norm(searched)
+    (saturated,) = nn.products(x, [weight], bound / 1000)
+    assert not np.isfinite(saturated).all()  # or the bound counts for nothing
+
+
 def test_four_bits_multiplied_in_eight_are_the_decoded_ones_rounded_once():
     weight = quantized(draw(0, 128, 24) * 0.02, "nf4-float8")
     values, scale = decode_float8(weight)
