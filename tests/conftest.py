@@ -1,6 +1,8 @@
 """Fixtures: where the optional folder of real data sets, tokenizers and reference outputs is. And the time budget."""
 
 import os
+import subprocess
+import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -38,6 +40,23 @@ def shared():
         return path
 
     return find
+
+
+@pytest.fixture
+def on_four_cards():
+    """`on_four_cards(path, flags)` runs a file of tests in a process of four virtual devices: JAX counts them once."""
+
+    def run(path: Path, flags: str = "") -> None:
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4 {flags}"
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)],
+            env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+    return run
 
 
 @pytest.fixture

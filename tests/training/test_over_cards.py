@@ -1,8 +1,5 @@
-"""The tests of over_cards.py and over_groups.py, in processes of four virtual devices: JAX counts its devices once."""
+"""The tests of over_cards.py and over_groups.py, in processes of four virtual devices."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,12 +8,5 @@ QUICK = "--xla_backend_optimization_level=0"  # programs that run three steps ar
 
 
 @pytest.mark.parametrize(("name", "more"), [("over_cards.py", ""), ("over_groups.py", QUICK)])
-def test_over_four_virtual_cards(name, more):
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4 {more}"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(Path(__file__).parent / name)],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+def test_over_four_virtual_cards(on_four_cards, name, more):
+    on_four_cards(Path(__file__).parent / name, more)
