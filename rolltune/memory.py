@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from rolltune import quantize, sharding, trees
 from rolltune.data.batches import Encoded
@@ -27,10 +27,11 @@ from rolltune.evaluation.compiled import ROWS
 from rolltune.inputs import features, rows, states
 from rolltune.inputs.feeds import DiskFeed, TableFeed, TileFeed
 from rolltune.models.cut import mesh_in, specs_of
-from rolltune.sharding import CARDS, ROLLS, SPLIT, WHOLE
+from rolltune.sharding import WHOLE
 from rolltune.training import outline
 from rolltune.training.loop import Run
 from rolltune.training.outline import Outline, Shaped
+from rolltune.training.step import lying_as
 
 HEADROOM = 0.92  # of the free memory: the allocator's own rounding, and what else the desktop opens
 CONTEXT = 0.5 * 2**30  # what CUDA and its libraries take of a card beside all arrays; no allocator counts it
@@ -163,9 +164,9 @@ def step_args(run: Run, data: Encoded, slots: int, each: int) -> tuple:
     the largest shape of the data."""
     mesh, rolls = run.mesh, slots * sharding.size_of(run.mesh)
     batch, source = outline.batch_of(data.feed, data.shapes[-1], (rolls, run.accumulate, filled(each, mesh)))
-    in_group = sharding.cards_in_group(mesh) > 1
-    batch = outline.lying(batch, PartitionSpec(ROLLS, None, CARDS) if in_group else SPLIT, mesh)
-    source = outline.lying(source, SPLIT if isinstance(data.feed, DiskFeed) else WHOLE, mesh)
+    made, split = lying_as(mesh)
+    batch = outline.lying(batch, split, mesh)
+    source = outline.lying(source, made if isinstance(data.feed, DiskFeed) else WHOLE, mesh)
     return run.base, source, outline.rolls_of(run, rolls), batch
 
 

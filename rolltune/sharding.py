@@ -5,16 +5,18 @@ card, the program of its own few (`jax.shard_map`: there is nothing for XLA to i
 come to insert). With one card there is no mesh (None), and every program is what it is without this file.
 
 The cards may be those of several hosts, as many on each, host after host. Then an array over them has only a part on
-this host: `placed`, `joined` and `whole` make such arrays; `fetched` and `from_one` bring them to all hosts at once.
+this host: `placed`, `sent`, `joined` and `whole` make such arrays; `fetched` brings them to all hosts at once.
 
 Where a base is too large for that, a mesh has a second axis: a group of cards shares a base that is cut over them (see
-`models.cut`), and the rows of each micro-batch.
+`models.cut`), and the rows of each micro-batch. A group lies within a host, or is of whole hosts.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
@@ -27,6 +29,7 @@ SPLIT, WHOLE = PartitionSpec(ROLLS), PartitionSpec()  # a leading axis R over th
 # How a leaf of the base may lie: whole on each card of a group | cut over the group | whole, and there are no groups.
 REPLICATE, FSDP = "replicate", "fsdp"
 WORDS = (REPLICATE, FSDP, ROLLS)
+AT_ONCE = 1 << 26  # bytes of an array that every card holds at a time, on their way to all hosts
 
 
 def cards_here() -> list[Any]:
@@ -70,18 +73,44 @@ def mesh_of(rolls: int | None) -> Mesh | None:
 
 def groups_of(rolls: int | None, size: int, cards: Sequence[Any] | None = None) -> Mesh:
     """Groups of `size` cards, each with a base of its own, over which so many rolls are laid; without a number of
-    rolls, all that there are. `cards`: others than this host's, which may be only described.
+    rolls, all that there are. `cards`: others than those of all hosts, which may be only described.
 
-    Raises UserError where there are fewer cards, or where they make no whole groups.
+    Each host has as many of them as any other, and at least one or a part of one. Raises UserError where there are
+    fewer cards, or where they make no groups that divide a host or are of whole ones.
     """
-    here = cards_here() if cards is None else list(cards)
-    if size < 2 or len(here) % size:
-        raise UserError(
-            f"sharding_group: {size} of {len(here)} cards; expected a number of 2 or more that divides them"
-        )
-    groups = len(here) // size
-    count = groups if rolls is None else cards_for(rolls, groups)
-    return Mesh(np.array(here[: count * size]).reshape(count, size), (ROLLS, CARDS))
+    there = all_cards() if cards is None else list(cards)
+    hosts = hosts_of(there)
+    here = len(there) // hosts
+    if size < 2 or len(there) % size or (here % size and size % here):
+        raise UserError(_wrong_size(size, here, hosts))
+    groups = len(there) // size
+    each = groups if rolls is None else cards_for(rolls, groups)
+    # Nobody can call a program of other hosts' cards alone: where a group is of several hosts, all groups take part.
+    own = here if size > here else -(-each // hosts) * size
+    used = [one for host in range(hosts) for one in there[host * here :][:own]]
+    return Mesh(np.array(used).reshape(-1, size), (ROLLS, CARDS))
+
+
+def _wrong_size(size: int, here: int, hosts: int) -> str:
+    if hosts == 1:
+        return f"sharding_group: {size} of {here} cards; expected a number of 2 or more that divides them"
+    within = [number for number in range(2, here + 1) if here % number == 0]
+    over = [number * here for number in range(2, hosts + 1) if hosts % number == 0]
+    fitting = ", ".join(map(str, (*within, *over)))
+    return (
+        f"sharding_group: {size} of {hosts} hosts with {here} {'card' if here == 1 else 'cards'} each; a group divides "
+        f"the cards of a host, or is of whole hosts: {fitting}, or 0 for all cards of all hosts"
+    )
+
+
+def hosts_of(cards: Sequence[Any]) -> int:
+    """Of how many hosts these cards are, which stand host after host, as many of each."""
+    return len({one.process_index for one in cards})
+
+
+def hosts_in_group(mesh: Mesh | None) -> int:
+    """Of how many hosts the cards are that share a base."""
+    return 1 if mesh is None or CARDS not in mesh.axis_names else hosts_of(list(mesh.devices[0]))
 
 
 def size_of(mesh: Mesh | None) -> int:
@@ -110,13 +139,13 @@ def told(rolls: int, mesh: Mesh | None) -> str:
     each = f"{places // cards} {'roll' if places == cards else 'rolls'} on each{empty}"
     if group > 1:
         groups = f"{cards} groups of {group} cards share a base each" if cards > 1 else "they share one base"
-        return f"cards: {cards * group} of {there}, {groups} and its batches' rows, {each}"
+        return f"cards: {cards * group} of {there}{hosts}, {groups} and its batches' rows, {each}"
     return f"cards: {cards} of {there}{hosts}, {each}"
 
 
 def on_all(table: Any, mesh: Mesh | None) -> Any:
     """A table of the host's on every card; without a mesh on the first."""
-    return jax.device_put(table, None if mesh is None else NamedSharding(mesh, WHOLE))
+    return jax.device_put(table) if mesh is None else whole(table, mesh)
 
 
 def whole_on_each(tree: Any, mesh: Mesh) -> None:
@@ -134,53 +163,108 @@ def whole_on_each(tree: Any, mesh: Mesh) -> None:
 
 
 def whole(tree: Any, mesh: Mesh) -> Any:
-    """The arrays on every card. Each host has them, and brings them to its own."""
+    """The arrays on every card. Each host has them, and brings them to its own, if they are not there already."""
     places = NamedSharding(mesh, WHOLE)
     if places.is_fully_addressable:
         return jax.device_put(tree, places)
     copies = lambda leaf: [jax.device_put(leaf, card) for card in mesh.local_devices]
-    return jax.tree.map(lambda leaf: jax.make_array_from_single_device_arrays(leaf.shape, places, copies(leaf)), tree)
+    made = lambda leaf: jax.make_array_from_single_device_arrays(leaf.shape, places, copies(leaf))
+    there = lambda leaf: isinstance(leaf, jax.Array) and _lies_on(leaf, mesh)
+    return jax.tree.map(lambda leaf: leaf if there(leaf) else made(leaf), tree)
 
 
 def own_cards(mesh: Mesh | None) -> range | None:
-    """Which of the mesh's cards are this host's; None where all are."""
+    """Which of the mesh's cards, group after group, are this host's; None where all are."""
     if mesh is None or jax.process_count() == 1:
         return None
     each = mesh.size // jax.process_count()
     return range(jax.process_index() * each, (jax.process_index() + 1) * each)
 
 
-def placed(array: np.ndarray, places: Sharding) -> Any:
-    """An array that every host has, laid out over the cards."""
+def own_rows(mesh: Mesh | None, rows: int) -> range:
+    """Which of so many rows, that the cards of a group have between them, are on this host's cards."""
+    own, cards = own_cards(mesh), cards_in_group(mesh)
+    if own is None or hosts_in_group(mesh) == 1:
+        return range(rows)
+    first = own.start % cards
+    return range(first * rows // cards, (first + len(own)) * rows // cards)
+
+
+def placed(array: Any, places: Sharding) -> Any:
+    """An array that every host has, laid out over the cards: each is sent its own part alone."""
     if places.is_fully_addressable:
         return jax.device_put(array, places)
-    return jax.make_array_from_callback(array.shape, places, lambda index: array[index])
+    host = np.asarray(array)
+    return jax.make_array_from_callback(host.shape, places, lambda index: host[index])
 
 
-def joined(tree: Any, mesh: Mesh | None) -> Any:
-    """Arrays over all cards, split, of which each host made the part of its own cards (see `own_cards`)."""
+def sent(tree: Any, mesh: Mesh | None, spec: PartitionSpec) -> Any:
+    """Arrays that every host has, for a program of cards in groups. Those of one host a program takes as they are."""
+    if mesh is None or CARDS not in mesh.axis_names or own_cards(mesh) is None:
+        return tree
+    return jax.tree.map(lambda leaf: placed(leaf, NamedSharding(mesh, spec)), tree)
+
+
+def joined(tree: Any, mesh: Mesh | None, spec: PartitionSpec = SPLIT) -> Any:
+    """Arrays over all cards, of which each host made the part of its own cards (see `own_cards`)."""
     if own_cards(mesh) is None:
         return tree
     assert mesh is not None
-    places = NamedSharding(mesh, SPLIT)
+    places = NamedSharding(mesh, spec)
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(places, leaf), tree)
 
 
-def fetched(leaf: Any) -> np.ndarray:
-    """The whole array in the memory of every host. All of them ask for it together."""
+def anywhere(flags: np.ndarray, mesh: Mesh | None) -> np.ndarray:
+    """bool [n]: which of these are so on any of the hosts that share a base, and so call the same programs."""
+    if hosts_in_group(mesh) == 1:
+        return flags
+    return np.asarray(np.any(multihost_utils.process_allgather(flags.astype(np.int32)), 0))
+
+
+def is_here(leaf: Any) -> bool:
+    """Whether this host's cards have all of an array, perhaps as others have, too."""
     if getattr(leaf, "is_fully_addressable", True) or leaf.is_fully_replicated:
-        return np.asarray(leaf)
-    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+        return True
+    return sum({str(one.index): one.data.size for one in leaf.addressable_shards}.values()) == leaf.size
 
 
-def from_one(tree: Any, has_it: bool) -> Any:
-    """The arrays of the one host that has them, on all; the others give some of the same shapes. To the bit: as whole
-    numbers, since their sum with the others' zeros would make 0.0 of -0.0."""
-    if jax.process_count() == 1:
-        return tree
-    bits = jax.tree.map(lambda leaf: leaf.view(f"u{leaf.itemsize}"), tree)
-    found = multihost_utils.broadcast_one_to_all(bits, is_source=has_it)
-    return jax.tree.map(lambda own, like: np.asarray(own).view(like.dtype), found, tree)
+def fetched(leaf: Any, roll: int | None = None) -> np.ndarray:
+    """The whole array in the memory of every host; with `roll` that of one roll of [R, ...]. All of them ask for it
+    together, unless each has all of it. No card ever holds more of it than AT_ONCE beside its own part."""
+    if getattr(leaf, "is_fully_addressable", True) or leaf.is_fully_replicated:
+        return np.asarray(leaf) if roll is None else np.array(np.asarray(leaf)[roll])
+    found = np.empty(leaf.shape if roll is None else leaf.shape[1:], leaf.dtype)
+    if roll is None and is_here(leaf):
+        for shard in leaf.addressable_shards:
+            found[shard.index] = shard.data
+        return found
+    # In parts along an axis that is not cut.
+    spec = (*leaf.sharding.spec, *[None] * (leaf.ndim - len(leaf.sharding.spec)))
+    axis = next((axis for axis in range(1, leaf.ndim) if spec[axis] is None), 0)
+    each = max(1, AT_ONCE * leaf.shape[axis] // max(found.nbytes, 1)) if axis else leaf.shape[0]
+    places = NamedSharding(leaf.sharding.mesh, WHOLE)
+    for start in range(0, leaf.shape[axis], each):
+        count = min(each, leaf.shape[axis] - start)
+        part = np.asarray(_everywhere(places, axis, count, roll is not None)(leaf, start, roll or 0))
+        found[(slice(None),) * (axis - (roll is not None)) + (slice(start, start + count),) if axis else ...] = part
+    return found
+
+
+@functools.cache
+def _everywhere(places: NamedSharding, axis: int, count: int, of_one: bool) -> Callable[..., Any]:
+    """The jitted part of an array, or of one roll of it, on every card."""
+
+    def part(leaf: Any, start: Any, roll: Any) -> Any:
+        some = jax.lax.dynamic_slice_in_dim(leaf, start, count, axis)
+        if not of_one:
+            return some
+        # A sum over rolls of which all others are zero: an index would gather all rolls. To the bit: as whole numbers,
+        # since 0.0 would come of -0.0.
+        bits = jax.lax.bitcast_convert_type(some, f"uint{8 * some.dtype.itemsize}")
+        mine = (jnp.arange(len(bits)) == roll).reshape(-1, *[1] * (bits.ndim - 1))
+        return jax.lax.bitcast_convert_type(jnp.sum(jnp.where(mine, bits, 0), 0, dtype=bits.dtype), some.dtype)
+
+    return jax.jit(part, out_shardings=places)
 
 
 def _lies_on(leaf: Any, mesh: Mesh) -> bool:

@@ -198,30 +198,51 @@ class Loader:
 
 
 def joint_batch(
-    loaders: Sequence[Loader], steps: Sequence[int], accumulate: int, groups: int = 1, own: range | None = None
+    loaders: Sequence[Loader],
+    steps: Sequence[int],
+    accumulate: int,
+    groups: int = 1,
+    cards: int = 1,
+    own: range | None = None,
 ) -> tuple[Batch, Source]:
     """Every roll's own rows at its own step, in one shape: leaves [R, A, B, ...], and one source for all.
 
-    Of several groups of rolls, one a card, each has a part of the source to itself, as long as any other's, and points
-    into that: a card is sent the rows of its own rolls alone. A table stays what it is. With `own`, only these groups'
-    parts are made, in the shape that holds the others', too: the rest is another host's.
+    The rolls are those of several groups of cards, as many of each; the cards of a group have the rows of a micro-batch
+    between them, as many each: where they do not divide it, its last row is repeated, and counts nothing. Each card has
+    a part of the source to itself, as long as any other's, and points into that: it is sent its own rows alone. A table
+    stays what it is. With `own`, only these cards' parts are made, counted group after group, in the shape that holds
+    the others', too: the rest is another host's.
     """
     data, picked = loaders[0].data, [loader.rows(step) for loader, step in zip(loaders, steps, strict=True)]
-    rows = [row for some, _ in picked for row in some]
-    shape, size = data.shape_for(rows), len(rows) // groups
-    mine = range(groups) if own is None else own
-    parts = [data.feed.make(rows[group * size : (group + 1) * size], shape, size) for group in mine]
-    batch, source = parts[0]
-    if len(mine) > 1:
-        batch = Batch(*(np.concatenate(leaves) for leaves in zip(*(some for some, _ in parts), strict=True)))
-        if any(some is not source for _, some in parts):
-            source = Source(np.concatenate([some.rows for _, some in parts]))
-    weights = np.concatenate([some for _, some in picked])[mine.start * size : mine.stop * size]
-    batch = batch._replace(weights=batch.weights * weights[:, None])
-    each = len(rows) // len(loaders) // accumulate
-    rolls = len(loaders) // groups * len(mine)
-    split = lambda leaf: leaf.reshape(rolls, accumulate, each, *leaf.shape[1:])
-    return Batch(*map(split, batch)), source
+    shape = data.shape_for([row for some, _ in picked for row in some])
+    rolls, batch = len(loaders) // groups, len(picked[0][0]) // accumulate
+    each = -(-batch // cards)
+
+    def part(number: int) -> tuple[Batch, Source]:
+        """Of one card: leaves [rolls, A, each, ...]."""
+        group, card = divmod(number, cards)
+        places = np.arange(card * each, (card + 1) * each)
+        real = np.tile(places < batch, rolls * accumulate)
+        places = (np.arange(accumulate)[:, None] * batch + np.minimum(places, batch - 1)).reshape(-1)
+        mine = picked[group * rolls : (group + 1) * rolls]
+        made, source = data.feed.make([some[n] for some, _ in mine for n in places], shape, len(real))
+        weights = np.concatenate([some[places] for _, some in mine]) * real
+        made = made._replace(weights=made.weights * weights[:, None], valid=made.valid & real)
+        split = lambda leaf: leaf.reshape(rolls, accumulate, each, *leaf.shape[1:])
+        return Batch(*map(split, made)), source
+
+    numbers = range(groups * cards) if own is None else own
+    parts, beside = [part(number) for number in numbers], min(cards, len(numbers))
+    source = parts[0][1]
+    if any(some is not source for _, some in parts):
+        source = Source(np.concatenate([some.rows for _, some in parts]))
+
+    def laid(leaves: tuple[np.ndarray, ...]) -> np.ndarray:
+        rows = [leaves[n] if beside == 1 else np.concatenate(leaves[n : n + beside], 2)
+                for n in range(0, len(leaves), beside)]  # fmt: skip
+        return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+    return Batch(*map(laid, zip(*(some for some, _ in parts), strict=True))), source
 
 
 def over_cards(batch: Batch, cards: int, axis: int) -> Batch:

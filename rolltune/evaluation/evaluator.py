@@ -10,12 +10,12 @@ from jax.sharding import Mesh
 
 from rolltune.data.batches import Encoded, evaluation_batches, over_cards
 from rolltune.data.examples import Example
-from rolltune.evaluation.compiled import picked
+from rolltune.evaluation.compiled import ROWS, picked
 from rolltune.evaluation.metrics import Prediction
 from rolltune.evaluation.scoring import predictions, score_rows
 from rolltune.evaluation.tasks import WRITE, Task, accepted
 from rolltune.evaluation.written import Written
-from rolltune.sharding import cards_in_group, fetched, size_of
+from rolltune.sharding import cards_in_group, fetched, sent, size_of
 
 KEPT = 2**30  # bytes of keys and values that rolls which write side by side may keep on a card
 
@@ -56,8 +56,7 @@ class Evaluator:
         """A prediction of all rows for each roll: leaves [R, ...], scales [R]. With `writes` False no answer of
         `write` is written out: its log-loss alone is cheap."""
         candidates = self.candidates or candidates_of(self.task, self.examples)
-        cards = cards_in_group(self.mesh)
-        found = score_rows(self.score, self.base, trainables, scales, self.encoded, candidates, self.batch, cards)
+        found = score_rows(self.score, self.base, trainables, scales, self.encoded, candidates, self.batch, self.mesh)
         ids = tuple(one.id for one in self.examples)
         if self.task.kind != WRITE:
             return list(predictions(found, ids, self.task.answers, [one.answer for one in self.examples]))
@@ -83,7 +82,8 @@ class Evaluator:
             some = over_cards(some, cards_in_group(self.mesh), 0)
             numbers = np.zeros(len(some.label), np.uint32)  # of rows, for what is drawn: by their names, in any company
             numbers[: len(places)] = [zlib.crc32(self.examples[place].id.encode()) for place in places]
-            written = fetched(self.writer.write(self.base, source, trainables, scales, (some, numbers)))
+            asked = sent((some, numbers), self.mesh, ROWS)
+            written = fetched(self.writer.write(self.base, source, trainables, scales, asked))
             for own, answers in zip(texts, written, strict=True):
                 for place, ids in zip(places, answers, strict=False):
                     own[place] = self.writer.text(ids.tolist())

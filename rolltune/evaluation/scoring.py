@@ -6,10 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from rolltune.data.batches import Encoded, evaluation_batches, over_cards
+from rolltune.evaluation.compiled import ROWS
 from rolltune.evaluation.metrics import Prediction
-from rolltune.sharding import fetched
+from rolltune.sharding import cards_in_group, fetched, sent
 
 
 def score_rows(
@@ -20,12 +22,12 @@ def score_rows(
     encoded: Encoded,
     candidates: int,
     batch: int,
-    cards: int = 1,
+    mesh: Mesh | None = None,
 ) -> np.ndarray:
     """float32 [R, N, C]: log-probability of each row's candidate answers as a whole, 0 where a row has fewer.
 
     `trainables` and `scales` have a leading axis R; empty trainables are the base alone. A row's score depends on
-    neither its neighbours nor their number: padding is seen by nobody. `cards` have the rows between them.
+    neither its neighbours nor their number: padding is seen by nobody. Cards in groups have the rows between them.
     """
     found = np.zeros((len(scales), len(encoded), candidates), np.float32)
     pending: list[tuple[np.ndarray, Any]] = []
@@ -35,7 +37,7 @@ def score_rows(
         found[:, places] = fetched(scores)[:, : len(places)]
 
     for places, some, source in evaluation_batches(encoded, batch):
-        some = over_cards(some, cards, 0)
+        some = sent(over_cards(some, cards_in_group(mesh), 0), mesh, ROWS)
         pending.append((places, score(base, source, trainables, scales, some)))
         if len(pending) > 2:  # the device works on the next batches meanwhile
             collect()

@@ -61,11 +61,13 @@ def keep(
     width: int,
     dtype: Any,
     compute: Callable[[list[Any]], Iterable[tuple[Any, np.ndarray]]],
+    on_some: Callable[[np.ndarray], np.ndarray] = lambda flags: flags,
 ) -> Files | None:
     """The arrays [length, width] of these keys as files, by the names of what they are made of.
 
     Those that are missing or damaged are computed first: `compute(keys)` gives (key, array) in any order. None, and a
-    note, where the disk has no room for them.
+    note, where the disk has no room for them. Hosts that compute together do so for what one of them lacks, or none
+    has them on its disk: `on_some` says which of some flags are so on any of them.
 
     Raises UserError where the folder cannot be written.
     """
@@ -76,14 +78,15 @@ def keep(
     there = [key for key, file in files.items() if file.is_file()]
     checked = prefetch(lambda key: _read(files[key], sizes[key]) is not None, there)
     whole = dict(zip(there, progress(checked, f"checking {about.what}", len(there)), strict=True))
-    missing = {file: key for key, file in files.items() if not whole.get(key)}
+    lacking = on_some(np.array([not whole.get(key) for key in files]))
+    missing = {file: key for (key, file), lacks in zip(files.items(), lacking, strict=True) if lacks}
     needed = sum(sizes[key] + CHECKSUM for key in missing.values())
     if damaged := sum(not good for good in whole.values()):
         note(f"{folder}: {damaged} files of {about.what} are damaged; they are computed again")
     try:
         atomic.write_json(folder / "about.json", {"model": about.model, **about.made_by})
         free = shutil.disk_usage(folder).free
-        if missing and needed + SPARE > free:
+        if on_some(np.array([bool(missing) and needed + SPARE > free])).any():
             note(
                 f"{about.what} take {needed / 2**30:.1f} GiB ({len(missing)} files) and {folder} has "
                 f"{free / 2**30:.1f} GiB free: they are computed anew for each batch, which is slower. Make room "

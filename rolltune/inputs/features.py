@@ -22,7 +22,7 @@ from rolltune.inputs.pictures import Key, Pictures
 from rolltune.models import forward
 from rolltune.models.cut import mesh_in, specs_of
 from rolltune.models.forward import Network
-from rolltune.sharding import CARDS, WHOLE, by_rolls, cards_in_group, on_all
+from rolltune.sharding import CARDS, WHOLE, anywhere, by_rolls, cards_in_group, fetched, joined, on_all, own_rows
 from rolltune.tracking import progress
 
 VERSION = 2  # to be raised when opening, resizing or the tower change what comes out for the same picture
@@ -33,7 +33,10 @@ TABLE_MULTIPLE = 2048  # rows: eight pictures of the most usual size
 def compute(
     model: Model, params: dict, pictures: Pictures, keys: Sequence[Key], projected: bool
 ) -> Iterator[tuple[Key, np.ndarray]]:
-    """(key, its rows that are used [u, C], or [u, D] past the projector); a few pictures of as many tiles at once."""
+    """(key, its rows that are used [u, C], or [u, D] past the projector); a few pictures of as many tiles at once.
+
+    Where hosts share a base, each opens the pictures that its own cards show, and all are given all rows.
+    """
     mesh = mesh_in(params)
     run, cards = program(model, projected, mesh), cards_in_group(mesh)
     by_tiles: dict[int, list[Key]] = collections.defaultdict(list)
@@ -43,13 +46,15 @@ def compute(
     needed = {name: part for name, part in params.items() if name != "text"}
     for count, some in by_tiles.items():
         size = -(-at_once(count) // cards) * cards
-        opened = prefetch(pictures.open, some)
-        for begin in range(0, len(some), size):
-            now = some[begin : begin + size]
-            tiles = [next(opened) for _ in now]
-            tiles += [tiles[-1]] * (size - len(now))
-            values = np.stack([one.pixels for one in tiles])
-            rows = np.asarray(run(needed, values, np.array([[one.aspect] for one in tiles], np.int32)))
+        here = own_rows(mesh, size)
+        parts = [some[begin : begin + size] for begin in range(0, len(some), size)]
+        mine = [part[here.start : here.stop] or part[-1:] for part in parts]
+        opened = prefetch(pictures.open, [key for part in mine for key in part])
+        for now, shown in zip(parts, mine, strict=True):
+            tiles = [next(opened) for _ in shown]
+            tiles += [tiles[-1]] * (len(here) - len(shown))
+            values = np.stack([one.pixels for one in tiles]), np.array([[one.aspect] for one in tiles], np.int32)
+            rows = fetched(run(needed, *joined(values, mesh, PartitionSpec(CARDS))))
             for key, own in zip(now, rows, strict=False):
                 yield key, own[pictures.places[key].used]
 
@@ -98,6 +103,7 @@ def files(model: Model, params: dict, pictures: Pictures, projected: bool) -> Fi
         width=width_of(model, projected),
         dtype=jnp.dtype(model.config.dtype),
         compute=lambda missing: compute(model, params, pictures, missing, projected),
+        on_some=lambda flags: anywhere(flags, mesh_in(params)),
     )
 
 

@@ -19,7 +19,7 @@ from rolltune.inputs.feeds import DiskFeed, TableFeed
 from rolltune.models import forward
 from rolltune.models.cut import mesh_in, specs_of
 from rolltune.models.forward import Network
-from rolltune.sharding import CARDS, WHOLE, by_rolls, cards_in_group, on_all
+from rolltune.sharding import CARDS, WHOLE, anywhere, by_rolls, cards_in_group, fetched, on_all, sent
 from rolltune.tracking import note, progress
 from rolltune.trees import CROSS
 
@@ -53,7 +53,8 @@ def keep(
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
         some = dataclasses.replace(encoded, rows=[encoded.rows[place_of[name]] for name in missing], labels=())
         for numbers, inputs, source in evaluation_batches(some, batch):
-            states = np.asarray(run(base, over_cards(inputs, cards, 0), source))
+            inputs = sent(over_cards(inputs, cards, 0), mesh, PartitionSpec(CARDS))
+            states = fetched(run(base, inputs, source))
             for number, own in zip(numbers, states, strict=False):  # more states than numbers: the batch was filled up
                 yield missing[number], own[: lengths[missing[number]]]
 
@@ -68,7 +69,8 @@ def keep(
     else:
         made_by = features.made_by(model, net.projected) | {"text": repr(model.config.text), "first_layer": first}
         about = disk.About("states", "states of lower layers", model.base.name, made_by)
-        files = disk.keep(about, {name: name for name in lengths}, lengths, width, dtype, compute)
+        on_some = lambda flags: anywhere(flags, mesh)
+        files = disk.keep(about, {name: name for name in lengths}, lengths, width, dtype, compute, on_some)
         if files is None:
             return None
         feed = DiskFeed(learned, files)

@@ -1,4 +1,4 @@
-"""How a run is laid over this host's cards: rolls over cards, or a base that is cut over a group of them."""
+"""How a run is laid over the cards: rolls over cards, or a base that is cut over a group of them."""
 
 import dataclasses
 import math
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from rolltune import recipe as recipes
 from rolltune import sharding
@@ -32,32 +33,47 @@ def groups_for(
 ) -> Places | None:
     """The groups of cards that so many rolls train on, and what is cut over them; None for rolls over cards alone.
 
-    `slots` None: all groups that there are. `cards` are this host's, or such as are only described.
+    `slots` None: all groups that there are. `cards` are those of all hosts, or such as are only described.
 
     `auto` cuts where the whole base, with what a card's rolls need, does not fit on each card: `fits` is asked where
-    there are several. Raises UserError for rules that match nothing, and where the cards are those of several hosts.
+    there are several. Then, where nothing is said of groups, each host's cards are one if there is a roll for each
+    host; otherwise all cards are. Raises UserError for rules that match nothing, and for groups that cannot be.
     """
-    cards = sharding.cards_here() if cards is None else cards
-    shapes, here, hosts = opened.shapes(), len(cards), jax.process_count()
-    rules = recipe.laying
+    cards = sharding.all_cards() if cards is None else cards
+    shapes, count, hosts = opened.shapes(), len(cards), sharding.hosts_of(cards)
+    rules, size = recipe.laying, recipe.sharding_group or count
     if recipe.sharding == AUTO:
-        rules = [(".*", sharding.ROLLS)] if here == 1 or hosts > 1 or fits() else [(".*", sharding.FSDP)]
+        rules = [(".*", sharding.ROLLS)] if count == 1 or fits() else [(".*", sharding.FSDP)]
+        if not recipe.sharding_group and count > hosts and (slots is None or slots >= hosts):
+            size = count // hosts
     words = cut.words_for(rules, list(shapes))
     if set(words.values()) == {sharding.ROLLS}:
         if recipe.sharding_group:
             say("sharding_group counts for nothing: each card has the whole base")
         return None
-    if hosts > 1:
-        raise UserError(
-            f"sharding: {recipe.sharding} is for the cards of one host, and this run has {hosts} hosts: leave it out "
-            "(each card then has the whole base), or run on one host"
-        )
-    if here == 1:
+    if count == 1:
         say("sharding: there is one card, which has all")
         return None
-    made = cut.places_for(sharding.groups_of(slots, recipe.sharding_group or here, cards), words, shapes)
+    made = cut.places_for(sharding.groups_of(slots, size, cards), words, shapes)
     say(told(made, shapes))
     return made
+
+
+def check_hosts(slots: int, mesh: Mesh | None) -> None:
+    """Raises UserError where one of several hosts, or of several groups of them, would have none of so many rolls."""
+    hosts, together = jax.process_count(), sharding.hosts_in_group(mesh)
+    if slots >= hosts // together:
+        return
+    rolls = f"{slots} {'roll' if slots == 1 else 'rolls'} at once"
+    if together > 1:
+        raise UserError(
+            f"{rolls} on {hosts // together} groups of {together} hosts: one of them would have nothing to train. Ask "
+            "for more (--rolls 16, or auto for what fits), or make the groups larger (--config.sharding_group)"
+        )
+    raise UserError(
+        f"{rolls} on {hosts} hosts: one of them would have nothing to train. Ask for more (--rolls 16, or auto for "
+        "what fits), let the hosts share a base (--config.sharding=fsdp), or start fewer hosts"
+    )
 
 
 def told(places: Places, shapes: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from rolltune.evaluation.evaluator import Evaluator
 from rolltune.evaluation.figures import check_boxes, check_name, default_metric
 from rolltune.evaluation.leaderboard import keep_count
 from rolltune.evaluation.tasks import CLASSIFY, accepted
-from rolltune.hosts import Hosts
+from rolltune.hosts import ONE, Hosts
 from rolltune.jobs import laying, together
 from rolltune.jobs.cards import decided_by
 from rolltune.jobs.conclude import Finished, Passes, card_of, conclude, print_results
@@ -96,7 +96,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
         raise UserError(f"--state-keep {options.state_keep}: expected a number from 1")
     if hosts.writes:
         _check_name(options, out)
-    origin, slots = options.origin, asked_slots(options, hosts)
+    origin, slots = options.origin, asked_slots(options)
     keep_count(options.keep)  # a mistake is to be said before the work, not after
     earlier, recipe = (origin.earlier, recipe) if origin else second_pass(options, recipe, say)
     interrupts.doing("reading the data")
@@ -124,7 +124,8 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     settings = {name: value for name, value in dataclasses.asdict(recipe).items() if name not in laying.ENTRIES} | {
         shown(file): data.digest(split) for split, file in data.files.items()
     }
-    together.check_alike(hosts, options, settings, earlier, out)
+    laid = {name: getattr(recipe, name) for name in laying.ENTRIES}
+    together.check_alike(hosts, options, settings | laid, earlier, out)
     if options.resume:  # what is wrong is said before anything is loaded
         checkpoints.check(out.state, settings, None if options.rolls == "auto" else slots, ("base",), say)
     interrupts.doing("loading the model")
@@ -265,7 +266,7 @@ def prepare(
     asked: Asked,
     earlier: Earlier | None = None,
     say: Say = lambda text: None,
-    hosts: Hosts | None = None,
+    hosts: Hosts = ONE,
 ) -> Ready:
     """The five steps of setting up, on the cards that so many rolls are laid on. What they need there is checked before
     the weights come."""
@@ -278,14 +279,17 @@ def prepare(
         say(f"{inputs.cut} of {len(data.seen)} rows were cut to {recipe.max_tokens} tokens, on their right")
     free = free_bytes()
     each = -(-slots // sharding.size_of(mesh))
-    fits = lambda: free is None or not slots or fits_whole(outline(opened, recipe, data, inputs), each, free)
+    fit_here = lambda: free is None or not slots or fits_whole(outline(opened, recipe, data, inputs), each, free)
+    fits = lambda: all(hosts.gather(fit_here()))
     places = groups_for(recipe, opened, None if asked.fill else max(slots, 1), fits, say)
     if places is not None:
         mesh = places.mesh
+    if not asked.fill:
+        laying.check_hosts(max(slots, 1), mesh)
     if slots and free is not None:
         check_room(outline(opened, recipe, data, inputs, places), slots, free, say)
     model, params = load_opened(opened, is_gpu(), *([places.put] if places else []))
-    if hosts:
+    if hosts.place.hosts > 1:
         hosts.check({"weights": f"{model.base.name} {model.base.hash}"}, together.SAME_WEIGHTS)
     if earlier:
         earlier.check(model, trees.shapes(params))
@@ -337,19 +341,8 @@ def _folds(options: Options, recipe: Recipe, data: Data, say: Say) -> list[int] 
     return folds
 
 
-def asked_slots(options: Options, hosts: Hosts) -> int:
-    """How many rolls are asked for at once; 1 for `auto`, which is seen to later. Raises UserError for no number, and
-    where a host would have none of them."""
-    slots = _slots(options)
-    if options.rolls != "auto" and slots < hosts.place.hosts:
-        raise UserError(
-            f"{slots} {'roll' if slots == 1 else 'rolls'} at once on {hosts.place.hosts} hosts: one of them would have "
-            "nothing to train. Ask for more (--rolls 16, or auto for what fits), or start fewer hosts"
-        )
-    return slots
-
-
-def _slots(options: Options) -> int:
+def asked_slots(options: Options) -> int:
+    """How many rolls are asked for at once; 1 for `auto`, which is seen to later. Raises UserError for no number."""
     repeat, rolls = options.repeat, options.rolls
     if repeat < 1:
         raise UserError(f"--repeat {repeat}: expected a number from 1")

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from rolltune import rules as path_rules
 from rolltune.errors import UserError
 from rolltune.quantize import NF4, DoubleScales, Float8, Int8Rows, Quantized
-from rolltune.sharding import CARDS, WHOLE, WORDS, cards_in_group
+from rolltune.sharding import CARDS, WHOLE, WORDS, cards_in_group, placed
 from rolltune.trees import Either
 
 EMBEDDING = "text/embed/embedding"
@@ -134,7 +134,7 @@ class Places:
 
     def put(self, path: str, leaf: Any) -> Any:
         """A leaf of the host's, or of one card's, on the cards: each is sent its own part alone."""
-        return self._laid(path, leaf, jax.device_put)
+        return self._laid(path, leaf, placed)
 
     def describe(self, path: str, leaf: Any) -> Any:
         """What `put` would make of a leaf, as shapes that say where they lie."""

@@ -10,11 +10,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rolltune.batch import NOTHING, Batch, Source
-from rolltune.data.batches import Loader, bytes_of, joint_batch, over_cards, prefetch
+from rolltune.data.batches import Loader, bytes_of, joint_batch, prefetch
 from rolltune.sharding import cards_in_group, cards_of, fetched, joined, own_cards, places_for, size_of
 from rolltune.training import rolls as tickets
 from rolltune.training.rolls import Draw, InitialWeights, Lottery
-from rolltune.training.step import ALIVE, REASONS, STOPPED, Roll, StepConfig
+from rolltune.training.step import ALIVE, REASONS, STOPPED, Roll, StepConfig, lying_as
 
 COLLAPSED = "collapsed to one answer"
 STALLED = "no better than guessing"
@@ -227,20 +227,18 @@ def _rung_steps(looks: Looks) -> list[int]:
 def _batches(run: Run, state: State, length: int) -> Generator[tuple[Batch, Source], None, None]:
     """The next `length` joint batches [R, A, B, ...], made ahead. An empty slot gets some roll's rows: it is masked.
 
-    Of several hosts, each reads the rows of the rolls on its own cards.
+    Of several hosts, each reads the rows that its own cards have: of their rolls, in a group of several hosts some of
+    each micro-batch.
     """
     last = next(slot.draw for slot in state.slots if slot.draw is not None)
     loaders = [run.loader(slot.draw or last) for slot in state.slots]
     steps = [slot.step for slot in state.slots]
     groups, cards, own = size_of(run.mesh), cards_in_group(run.mesh), own_cards(run.mesh)
-
-    def make(ahead: int) -> tuple[Batch, Source]:
-        batch, source = joint_batch(loaders, [step + ahead for step in steps], run.accumulate, groups, own)
-        return over_cards(batch, cards, 2), source
-
+    made, split = lying_as(run.mesh)
+    make = lambda ahead: joint_batch(loaders, [step + ahead for step in steps], run.accumulate, groups, cards, own)
     for batch, source in prefetch(make, range(length), size_of=bytes_of):
         each_card = isinstance(source.rows, np.ndarray) and source is not NOTHING
-        yield joined(batch, run.mesh), joined(source, run.mesh) if each_card else source
+        yield joined(batch, run.mesh, split), joined(source, run.mesh, made) if each_card else source
 
 
 def _look(run, state, judge, log, say, report) -> None:

@@ -15,7 +15,7 @@ from jaxtyping import Array
 from rolltune import adapters
 from rolltune.models.cut import trained_specs
 from rolltune.optim import Optimizer
-from rolltune.sharding import SPLIT, WHOLE, by_rolls, cards_in_group, fetched, from_one, own_cards, placed, size_of
+from rolltune.sharding import SPLIT, WHOLE, by_rolls, cards_in_group, fetched, own_cards, placed, size_of
 from rolltune.training.step import ALIVE, STOPPED, Roll, StepConfig, roll_specs
 
 
@@ -135,7 +135,7 @@ def _beginning(fresh: Fresh, optimizer: Optimizer, mesh: Mesh | None) -> Callabl
         kept = own.optimizer | drawn if optimizer.keeps_rows else SPLIT
         return (into, WHOLE, SPLIT, SPLIT), own._replace(trainable=own.trainable | drawn, optimizer=kept)
 
-    return by_rolls(jax.vmap(one, in_axes=(None, None, 0, 0)), mesh, (WHOLE, WHOLE, SPLIT, SPLIT), in_groups)
+    return by_rolls(jax.vmap(one, in_axes=(None, None, 0, 0)), mesh, (WHOLE, WHOLE, SPLIT, SPLIT), in_groups, SPLIT)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -186,16 +186,17 @@ def moved(rolls: Roll, slots: np.ndarray, full: int) -> Roll:
 def trainable_of(rolls: Roll, slot: int) -> dict[str, Any]:
     """What one roll trained, in the memory of every host: from the card that has it, or those that have parts of it."""
     leaves, tree = jax.tree.flatten(rolls.trainable)
-    found, has_it = [np.zeros(leaf.shape[1:], leaf.dtype) for leaf in leaves], False
+    if not all(leaf.is_fully_addressable for leaf in leaves):
+        return jax.tree.unflatten(tree, [fetched(leaf, slot) for leaf in leaves])
+    found = [np.zeros(leaf.shape[1:], leaf.dtype) for leaf in leaves]
     for card in zip(*(leaf.addressable_shards for leaf in leaves), strict=True):
         first, end, _ = card[0].index[0].indices(len(leaves[0]))
         if first <= slot < end:
-            has_it = True
             own = _one_of([shard.data for shard in card], slot - first)
             for place, shard, leaf in zip(found, card, own, strict=True):
                 if shard.replica_id == 0:
                     place[shard.index[1:]] = leaf
-    return from_one(jax.tree.unflatten(tree, found), has_it)
+    return jax.tree.unflatten(tree, found)
 
 
 @jax.jit  # outside of it, every shape would be a program of its own to compile

@@ -253,9 +253,14 @@ def going_on(start: InitialWeights, continued: Mapping[str, Any]) -> InitialWeig
         if path not in start.lora and path not in start.full and path not in start.heads:
             raise UserError(f"the roll to go on from trained {path!r}, which this recipe does not")
     as_float = lambda leaf: jnp.asarray(leaf, jnp.float32)
-    small = lambda path: path in start.full and start.full[path].dtype == jnp.bfloat16
-    dtype = lambda path: jnp.bfloat16 if small(path) else jnp.float32
-    own = {path: jnp.asarray(leaf, dtype(path)) for path, leaf in continued.items() if not isinstance(leaf, dict)}
+
+    def in_its_place(path: str, leaf: Any) -> Any:
+        if path not in start.full:  # a head
+            return as_float(leaf)
+        like = start.full[path]
+        return sharding.placed(np.asarray(leaf, like.dtype), like.sharding)
+
+    own = {path: in_its_place(path, leaf) for path, leaf in continued.items() if not isinstance(leaf, dict)}
     return InitialWeights(
         lora={path: shape for path, shape in start.lora.items() if path not in continued},
         full=start.full | own,

@@ -16,7 +16,7 @@ from rolltune.models import forward
 from rolltune.models.cut import specs_of, trained_specs
 from rolltune.models.forward import Network
 from rolltune.optim import Optimizer, Schedule
-from rolltune.sharding import CARDS, ROLLS, SPLIT, WHOLE, by_rolls
+from rolltune.sharding import CARDS, ROLLS, SPLIT, WHOLE, by_rolls, cards_in_group
 from rolltune.trees import Stacks
 
 ALIVE, NOT_FINITE, EXPLODED, STOPPED = range(4)
@@ -174,15 +174,22 @@ def compile_step(
     multiple of the cards of one.
     """
     one = lambda base, source, roll, batch: step(config, base, source, roll, batch)
-    specs = (WHOLE, SPLIT if own_source else WHOLE, SPLIT, SPLIT)
+    made, rows = lying_as(mesh)
+    specs = (WHOLE, made if own_source else WHOLE, SPLIT, SPLIT)
     rolls = jax.vmap(one, in_axes=(None, None, 0, 0))
 
     def in_groups(base, source, rolls, batch):
         own = roll_specs(config.optimizer, rolls.trainable, (ROLLS,))
         return (specs_of(base), specs[1], own, rows), (own, SPLIT)
 
-    rows = PartitionSpec(ROLLS, None, CARDS)
     return by_rolls(rolls, mesh, specs, in_groups, rows, donate_argnums=2, compiler_options=compiler_options())
+
+
+def lying_as(mesh: Mesh | None) -> tuple[PartitionSpec, PartitionSpec]:
+    """How (a source that is made for a step, the step's batches [R, A, B, ...]) lie on the cards."""
+    if cards_in_group(mesh) == 1:
+        return SPLIT, SPLIT
+    return PartitionSpec((ROLLS, CARDS)), PartitionSpec(ROLLS, None, CARDS)
 
 
 def roll_specs(optimizer: Optimizer, trainable: dict[str, Any], lead: tuple[str, ...]) -> Roll:

@@ -19,6 +19,7 @@ import numpy as np
 
 from rolltune import atomic
 from rolltune.device import cache_folder
+from rolltune.sharding import fetched, is_here
 from rolltune.tracking import note
 
 VERSION = 1  # to be raised when the same rules give other numbers, or the file another order
@@ -69,7 +70,10 @@ def read(
 def keep(
     said: Mapping[str, Any], shapes: Mapping[str, Any], params: Mapping[str, Any], digests: dict[str, str]
 ) -> None:
-    """Writes what `read` reads. Where there is no room, or nothing can be written, that is noted and no more."""
+    """Writes what `read` reads. Where there is no room, or nothing can be written, that is noted and no more. Nothing
+    is kept of a base of which this host has a part."""
+    if not all(map(is_here, jax.tree.leaves(dict(params)))):
+        return
     folder = folder_of(said)
     size = sum(leaf.nbytes + CHECKSUM for leaf in jax.tree.leaves(dict(params)))
     try:
@@ -97,7 +101,7 @@ def _give(file: BinaryIO, leaf: Any, number: int) -> None:
     """Writes one of the arrays of a leaf, of all of its layers where they are a list, then the checksum."""
     total = 0
     for layer in leaf if isinstance(leaf, list) else [leaf]:
-        data = np.ascontiguousarray(np.asarray(jax.tree.leaves(layer)[number])).reshape(-1).view(np.uint8)
+        data = np.ascontiguousarray(fetched(jax.tree.leaves(layer)[number])).reshape(-1).view(np.uint8)
         total = zlib.crc32(data, total)
         file.write(data)
     file.write(total.to_bytes(CHECKSUM, "little"))
