@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pair import Pair, surroundings
 from PIL import Image
 from store import Store
 
@@ -19,7 +19,6 @@ from rolltune.errors import UserError
 from rolltune.hosts import Hosts, Place
 from rolltune.launch import left_by
 
-ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ["--config.steps=24", "--config.log_every=2", "--config.batch=2", "--config.redraws=1", "--config.rank=2"]
 # Features on the disk: each step brings the rows of its own rolls. At the rung two of four rolls stop.
 LEARN = ["learn", "-d", "data", "-w", "best", "--rolls", "4", "--keep", "all", "--config.rungs=(0.5,)", *RECIPE]
@@ -45,50 +44,6 @@ with joined(launched(os.environ)) as hosts:
             os.kill(os.getpid(), signal.SIGKILL)
         multihost_utils.process_allgather(np.ones(3))
 """
-
-
-def surroundings(cards: int, cache: Path) -> dict[str, str]:
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={cards}"
-    kept = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
-    own = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "ROLLTUNE_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
-    return kept | own | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Pair:
-    """The same command as hosts 0 and 1 of two. What each says goes to a file."""
-
-    def __init__(self, folder: Path, command: list[str], folders: tuple[Path, Path], hosts=(0, 1), **settings: str):
-        at = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "ROLLTUNE_HOSTS": "2"} | settings
-        self.processes, self.said = [], [folder / f"said{host}" for host in hosts]
-        for host, said in zip(hosts, self.said, strict=True):
-            own = surroundings(2, folder / f"cache{host}") | at | {"ROLLTUNE_HOST": str(host)}
-            with said.open("wb") as file:
-                self.processes.append(
-                    subprocess.Popen(
-                        [sys.executable, "-m", "rolltune.launch", sys.executable, *command],
-                        cwd=folders[host],
-                        env=own,
-                        stdout=file,
-                        stderr=subprocess.STDOUT,
-                    )
-                )
-
-    def wait_for(self, word: str) -> None:
-        for _ in range(1200):
-            if word in self.said[0].read_text() or self.processes[0].poll() is not None:
-                return
-            time.sleep(0.1)
-
-    def ended(self) -> tuple[list[int], list[str]]:
-        """(exit statuses, what was said)."""
-        statuses = [process.wait(timeout=240) for process in self.processes]
-        return statuses, [said.read_text() for said in self.said]
 
 
 @pytest.fixture

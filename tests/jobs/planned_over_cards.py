@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from rolltune import base, memory, sharding
-from rolltune.data.batches import joint_batch, over_cards
+from rolltune.data.batches import joint_batch
 from rolltune.errors import UserError
 from rolltune.jobs import laying, learn
 from rolltune.jobs import plan_memory as planning
@@ -93,8 +93,8 @@ def test_the_steps_that_are_planned_are_those_that_run(few):
     place_of = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.sharding.spec), tree)
     assert place_of(made.cached.base) == place_of(ready.run.base)
     state = new_state(ready.run, 2)
-    batch, source = joint_batch([ready.run.loader(slot.draw) for slot in state.slots], [0, 0], 1, 2)
-    real = ready.run.step.lower(ready.run.base, source, state.rolls, over_cards(batch, 2, 2)).as_text()
+    batch, source = joint_batch([ready.run.loader(slot.draw) for slot in state.slots], [0, 0], 1, 2, 2)
+    real = ready.run.step.lower(ready.run.base, source, state.rolls, batch).as_text()
     wanted = memory.step_of(made, 1)
     assert wanted.jitted.lower(*wanted.args).as_text() == real
 

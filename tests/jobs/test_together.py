@@ -8,7 +8,6 @@ from store import Store
 
 from rolltune.errors import UserError
 from rolltune.hosts import Hosts, Place
-from rolltune.jobs.learn import Options, asked_slots
 from rolltune.jobs.together import check_folder
 
 
@@ -29,11 +28,3 @@ def test_a_folder_of_its_own_on_one_host_is_refused_on_both(tmp_path, shared):
         said = list(pool.map(work, (0, 1)))
     assert [("host 1 has another" in text) for text in said] == [not shared] * 2
     assert not list(tmp_path.glob("*/*"))
-
-
-def test_every_host_needs_a_roll():
-    two = Hosts(Place(0, 2), Store())
-    assert asked_slots(Options("set1", "best", rolls="2"), two) == 2
-    assert asked_slots(Options("set1", "best", rolls="auto"), two) == 1
-    with pytest.raises(UserError, match="1 roll at once on 2 hosts"):
-        asked_slots(Options("set1", "best"), two)

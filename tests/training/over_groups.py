@@ -12,12 +12,13 @@ from small_families import FAMILIES, PALIGEMMA
 from small_model import make_example
 
 from rolltune import adapters, optim, quantize, sharding, trees
-from rolltune.data.batches import Encoded, Loader, joint_batch, over_cards
+from rolltune.data.batches import Encoded, Loader, joint_batch
 from rolltune.data.shapes import shapes_for
 from rolltune.evaluation import compiled
 from rolltune.evaluation.evaluator import Evaluator
 from rolltune.evaluation.tasks import WRITE, Task
 from rolltune.inputs import features
+from rolltune.inputs.feeds import DiskFeed
 from rolltune.models import cut, layers
 from rolltune.training import checkpoints, loop, setup
 from rolltune.training import rolls as tickets
@@ -34,7 +35,7 @@ TOWER = [(r"vision/.*/kernel", "full"), (r".*attn/.*/kernel", "lora"), (".*", "f
 INT8 = [(r"text/(layers|cross)/.*/kernel", "int8"), (".*", "keep")]
 
 
-def made_on(small, mesh, rules, first=0, listed=False, dtype="float32", packed=()):
+def made_on(small, mesh, rules, first=0, listed=False, dtype="float32", packed=(), on_disk=False):
     """(network, stacks, base, start, feed) of a family, as `training.setup` makes them on these cards."""
     params = trees.unflatten(trees.flatten(small.params))
     if packed:
@@ -50,6 +51,13 @@ def made_on(small, mesh, rules, first=0, listed=False, dtype="float32", packed=(
         )
         params = trees.unflatten({path: put(path, split(path, leaf)) for path, leaf in flat.items()})
     feed = small.tiles if plan.in_step else features.table(small.model, params, small.pictures, plan.projected)
+    if on_disk:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                features, "content", lambda keys: {key: f"picture{number}" for number, key in enumerate(keys)}
+            )
+            files = features.files(small.model, params, small.pictures, plan.projected)
+        feed = DiskFeed(small.family.learned_count, files)
     start = setup.initial_weights(small.model, params, plan, dtype)
     in_parts = None if places is None else places.paths.intersection(plan.paths("full"))
     base = trees.arrange(params, small.model.stacks, first, listed, plan.paths("full"))
@@ -80,7 +88,7 @@ def a_run(small, mesh, rules, rolls=1, optimizer="adamw", batch=3, dropout=0.0, 
         dropout=dropout,
     )
     data = encoded(small, feed)
-    step = compile_step(config, mesh)
+    step = compile_step(config, mesh, isinstance(feed, DiskFeed))
     loader = lambda draw: Loader(data, np.arange(7), 2 * batch, draw.seed)
     looks = Looks(steps=steps, log_every=2)
     return Run(LOTTERY, looks, config, start, step, base, loader, 2, rolls, mesh=mesh), data
@@ -89,7 +97,7 @@ def a_run(small, mesh, rules, rolls=1, optimizer="adamw", batch=3, dropout=0.0, 
 def go(run, rolls, state=None, losses=None, **more):
     state = state or loop.new_state(run, rolls)
     judge = lambda rolls, some, final: {n: Evaluation(-state.slots[n].draw.roll, False) for n in some}
-    log = lambda state, report: losses is not None and losses.append(np.asarray(report.loss))
+    log = lambda state, report: losses is not None and losses.append(sharding.fetched(report.loss))
     loop.train(run, state, judge, log, lambda text: None, **more)
     return state
 
@@ -110,6 +118,7 @@ def near(found, expected, rtol=1e-3, atol=4e-4):
 LISTED = dict(listed=True, remat=True)
 KINDS = {
     "lora": (PALIGEMMA, 4, 1, dict(rules=LORA, dropout=0.3)),
+    "features on the disk": (PALIGEMMA, 2, 2, dict(rules=LORA, on_disk=True)),
     "full": (PALIGEMMA, 2, 2, dict(rules=FULL)),
     "adafactor": (PALIGEMMA, 2, 1, dict(rules=FULL, optimizer="adafactor", **LISTED)),
     "a tower": (PALIGEMMA, 2, 1, dict(rules=TOWER, dropout=0.3)),
@@ -151,8 +160,8 @@ def collectives(program):
 
 def lowered(run, rolls):
     state = loop.new_state(run, rolls)
-    batch, source = joint_batch([run.loader(slot.draw) for slot in state.slots], [0] * rolls, 2)
-    batch = over_cards(batch, sharding.cards_in_group(run.mesh), 2)
+    of_mesh = sharding.size_of(run.mesh), sharding.cards_in_group(run.mesh)
+    batch, source = joint_batch([run.loader(slot.draw) for slot in state.slots], [0] * rolls, 2, *of_mesh)
     return run.step.lower(run.base, source, state.rolls, batch)
 
 
@@ -178,23 +187,25 @@ def test_what_travels_is_one_matrix_at_a_time_and_gradients_of_what_is_trained()
     assert sum(count for key, count in full.items() if key[0] == "all-reduce") == 1  # of norms' gradients and loss
 
 
-def test_a_group_scores_and_writes_as_one_card():
-    def judged(mesh):
-        network, stacks, base, start, feed = made_on(PALIGEMMA, mesh, LORA)
-        config = StepConfig(network, stacks, optim.Schedule("cosine", 6, 1), optim.Optimizer("adamw"))
-        rolls = tickets.begin(LOTTERY, config, start, [LOTTERY.draw(number) for number in range(4)], mesh)
-        noise = lambda leaf: np.random.default_rng(leaf.size).normal(0, 0.3, leaf.shape).astype(np.float32)
-        moved = lambda leaf: jax.device_put(np.asarray(leaf) + noise(leaf), leaf.sharding)
-        data = encoded(PALIGEMMA, feed)
-        prompts = [PALIGEMMA.row("is it?", shown=[number]) for number in range(3)]
-        asked = dataclasses.replace(data, rows=prompts, shapes=shapes_for([feed.shape(row) for row in prompts]))
-        writer = setup.make_writer(PALIGEMMA.model, network, stacks, asked, 3, mesh)
-        examples = [make_example(number) for number in range(3)]
-        score = compiled.compile_score(network, stacks, 1, mesh)
-        scored = dataclasses.replace(data, rows=data.rows[:3])
-        judge = Evaluator(Task(WRITE, ()), examples, scored, base, score, 3, writer, mesh=mesh)
-        return judge.predict(jax.tree.map(moved, rolls.trainable), rolls.scale)
+def judged(mesh, count=4):
+    """What so many rolls, changed at random, score and write."""
+    network, stacks, base, start, feed = made_on(PALIGEMMA, mesh, LORA)
+    config = StepConfig(network, stacks, optim.Schedule("cosine", 6, 1), optim.Optimizer("adamw"))
+    rolls = tickets.begin(LOTTERY, config, start, [LOTTERY.draw(number) for number in range(count)], mesh)
+    noise = lambda leaf: np.random.default_rng(leaf.size).normal(0, 0.3, leaf.shape).astype(np.float32)
+    moved = lambda leaf: sharding.placed(sharding.fetched(leaf) + noise(leaf), leaf.sharding)
+    data = encoded(PALIGEMMA, feed)
+    prompts = [PALIGEMMA.row("is it?", shown=[number]) for number in range(3)]
+    asked = dataclasses.replace(data, rows=prompts, shapes=shapes_for([feed.shape(row) for row in prompts]))
+    writer = setup.make_writer(PALIGEMMA.model, network, stacks, asked, 3, mesh)
+    examples = [make_example(number) for number in range(3)]
+    score = compiled.compile_score(network, stacks, 1, mesh)
+    scored = dataclasses.replace(data, rows=data.rows[:3])
+    judge = Evaluator(Task(WRITE, ()), examples, scored, base, score, 3, writer, mesh=mesh)
+    return judge.predict(jax.tree.map(moved, rolls.trainable), rolls.scale)
 
+
+def test_a_group_scores_and_writes_as_one_card():
     found, expected = judged(sharding.groups_of(2, 2)), judged(None)
     assert [one.texts for one in found] == [one.texts for one in expected]
     assert len({one.texts for one in expected}) > 2
