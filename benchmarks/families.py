@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rolltune import trees
 from rolltune.base import Model
-from rolltune.data.batches import joint_batch, over_cards
+from rolltune.data.batches import joint_batch
 from rolltune.data.examples import Example, Turn
 from rolltune.device import is_gpu, set_up_jax
 from rolltune.evaluation.metrics import Positive
@@ -205,8 +205,9 @@ def measure(args: argparse.Namespace) -> None:
     state = new_state(run, args.rolls)
 
     def batches(step: int) -> tuple[Any, Any]:
-        batch, source = joint_batch([loaders(slot.draw) for slot in state.slots], [step] * args.rolls, 1)
-        return (over_cards(batch, args.cards, 2) if mesh else jax.device_put(batch)), source
+        cards = args.cards if mesh else 1
+        batch, source = joint_batch([loaders(slot.draw) for slot in state.slots], [step] * args.rolls, 1, 1, cards)
+        return (batch if mesh else jax.device_put(batch)), source
 
     rolls, times, losses = state.rolls, [], []
     for number in range(args.steps + 1):

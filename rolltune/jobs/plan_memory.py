@@ -354,7 +354,7 @@ def check_room(made: Outline, rolls: int, free: int, say: Say) -> None:
     if made.cached.mesh is None:
         recipe = on_each(recipe)
     elif recipe.sharding == AUTO:
-        recipe = over_cards(recipe)
+        recipe = dataclasses.replace(over_cards(recipe), sharding_group=sharding.cards_in_group(made.cached.mesh))
     choice = Choice("this run", recipe, rolls, cards=len(cards))
     own = Planned(choice, needs_of(made, choice.each, exact=True))
     most = peak(own.needs)

@@ -1,6 +1,7 @@
 """Bases that are cut over the cards of two hosts: `over_hosts.py FOLDER`, as each of them, leaves what came of them in
 the folder. Run by test_over_hosts.py."""
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from rolltune import optim, sharding, trees
 from rolltune.hosts import joined, launched
 from rolltune.models import cut
 from rolltune.training import checkpoints, loop
+from rolltune.training.rolls import Lottery
 from rolltune.training.saves import Saves
 
 ONE_GROUP = 4, 1  # cards, rolls
@@ -22,15 +24,17 @@ SAVED = "full"  # the case that is saved after two of its three steps, and gone 
 CASES = {  # name -> cards of a group, rolls, how they are trained
     "lora": (*ONE_GROUP, dict(rules=LORA, dropout=0.3, on_disk=True)),
     SAVED: (*ONE_GROUP, dict(rules=FULL, optimizer="adamw8bit", listed=True)),
-    "two": (2, 2, dict(rules=FULL)),
+    "two": (2, 2, dict(rules=FULL)),  # of which one dies, and is drawn again
 }
+DYING = Lottery(0, (0.01, 1e30), (8.0,), (0.1,), rank=2, redraw_factor=1e-32)
 
 
 def run_of(name: str, mesh: Any) -> Any:
     """A case's run on these cards. Matrices of so few numbers have eight-bit states, too."""
     optim.SMALL = cut.SMALL = 256
     _, rolls, how = CASES[name]
-    return over_groups.a_run(PALIGEMMA, mesh, rolls=rolls, **how)[0]
+    run = over_groups.a_run(PALIGEMMA, mesh, rolls=rolls, **how)[0]
+    return dataclasses.replace(run, lottery=DYING) if rolls > 1 else run
 
 
 def judged(rolls: Any) -> Any:
@@ -38,7 +42,7 @@ def judged(rolls: Any) -> Any:
 
 
 def trained(state: loop.State) -> dict[str, np.ndarray]:
-    return trees.flatten({str(one.draw.roll): one.trainable for one in state.ended})
+    return trees.flatten({str(one.draw.roll): one.trainable for one in state.ended if not one.reason})
 
 
 def main(folder: Path) -> None:
