@@ -23,7 +23,7 @@ ONE_GROUP = 4, 1  # cards, rolls
 SAVED = "full"  # the case that is saved after two of its three steps, and gone on with
 CASES = {  # name -> cards of a group, rolls, how they are trained
     "lora": (*ONE_GROUP, dict(rules=LORA, dropout=0.3, on_disk=True)),
-    SAVED: (*ONE_GROUP, dict(rules=FULL, optimizer="adamw8bit", listed=True)),
+    SAVED: (*ONE_GROUP, dict(rules=FULL, optimizer="adamw8bit")),
     "two": (2, 2, dict(rules=FULL)),  # of which one dies, and is drawn again
 }
 DYING = Lottery(0, (0.01, 1e30), (8.0,), (0.1,), rank=2, redraw_factor=1e-32)
