@@ -140,7 +140,7 @@ def test_a_roll_begins_with_the_upper_layers_in_float32():
 def test_a_second_pass_begins_where_the_first_ended():
     start = InitialWeights(
         {PATH: (3, 32, 32), "text/layers/attn/k/kernel": (3, 32, 16)},
-        {"text/norm/scale": jnp.zeros(3)},
+        {"text/norm/scale": jax.device_put(np.zeros(3))},
         {CLASSES: (32, 3)},
     )
     continued = {PATH: {"a": np.ones((3, 32, 2)), "b": np.ones((3, 2, 32))}, "text/norm/scale": np.ones(3)}
