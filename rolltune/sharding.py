@@ -230,7 +230,8 @@ def is_here(leaf: Any) -> bool:
 
 def fetched(leaf: Any, roll: int | None = None) -> np.ndarray:
     """The whole array in the memory of every host; with `roll` that of one roll of [R, ...]. All of them ask for it
-    together, unless each has all of it. No card ever holds more of it than AT_ONCE beside its own part."""
+    together, unless each has all of it. Beside its own part no card holds more of it at a time than AT_ONCE, or one
+    layer's."""
     if getattr(leaf, "is_fully_addressable", True) or leaf.is_fully_replicated:
         return np.asarray(leaf) if roll is None else np.array(np.asarray(leaf)[roll])
     found = np.empty(leaf.shape if roll is None else leaf.shape[1:], leaf.dtype)
@@ -243,10 +244,11 @@ def fetched(leaf: Any, roll: int | None = None) -> np.ndarray:
     axis = next((axis for axis in range(1, leaf.ndim) if spec[axis] is None), 0)
     each = max(1, AT_ONCE * leaf.shape[axis] // max(found.nbytes, 1)) if axis else leaf.shape[0]
     places = NamedSharding(leaf.sharding.mesh, WHOLE)
+    before = (slice(None),) * (axis - (roll is not None))  # axes of what is fetched
     for start in range(0, leaf.shape[axis], each):
         count = min(each, leaf.shape[axis] - start)
         part = np.asarray(_everywhere(places, axis, count, roll is not None)(leaf, start, roll or 0))
-        found[(slice(None),) * (axis - (roll is not None)) + (slice(start, start + count),) if axis else ...] = part
+        found[(*before, slice(start, start + count)) if axis else ...] = part
     return found
 
 

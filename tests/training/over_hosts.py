@@ -32,6 +32,7 @@ DYING = Lottery(0, (0.01, 1e30), (8.0,), (0.1,), rank=2, redraw_factor=1e-32)
 def run_of(name: str, mesh: Any) -> Any:
     """A case's run on these cards. Matrices of so few numbers have eight-bit states, too."""
     optim.SMALL = cut.SMALL = 256
+    sharding.AT_ONCE = 4096  # bytes: rolls come to the hosts in several parts
     _, rolls, how = CASES[name]
     run = over_groups.a_run(PALIGEMMA, mesh, rolls=rolls, **how)[0]
     return dataclasses.replace(run, lottery=DYING) if rolls > 1 else run

@@ -18,6 +18,7 @@ def small_states(monkeypatch):
     """As `over_hosts.run_of` sets them."""
     for module in (over_hosts.optim, over_hosts.cut):
         monkeypatch.setattr(module, "SMALL", module.SMALL)
+    monkeypatch.setattr(over_hosts.sharding, "AT_ONCE", over_hosts.sharding.AT_ONCE)
 
 
 def test_two_hosts_that_share_a_base_equal_one_card(tmp_path, small_states):
