@@ -1,6 +1,7 @@
 """One step: sums over micro-batches, the K axis, what a death leaves alone, dropout, decay, the schedule."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -46,10 +47,14 @@ def row(small, number: int):
     return small.row("a b", ANSWERS[number], shown=[number] if number < 7 else [])
 
 
+def room_for(small, made, tokens: int = 16, targets: int = 8):
+    room = small.room(tokens, targets)
+    return room if made.feed is small.tiles else room._replace(tiles=0, pictures=0)
+
+
 def micro(small, made, *batches: tuple[int, ...], size: int = 2, tokens: int = 16, targets: int = 8) -> Batch:
     """[A, B, ...]: rows of these numbers, filled up to `size`."""
-    room = small.room(tokens, targets)
-    room = room if made.feed is small.tiles else room._replace(tiles=0, pictures=0)
+    room = room_for(small, made, tokens, targets)
     filled = [made.feed.make([row(small, n) for n in numbers], room, size)[0] for numbers in batches]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *filled)
 
@@ -86,10 +91,11 @@ def test_micro_batches_equal_one_large_batch(small, average):
     same(sums, gradients, rtol=1e-4, atol=1e-6)
     rows = [row(small, n) for n in (0, 1, 7, 3, 4)]
     params = adapters.combine(made.base, roll.trainable, made.stacks, roll.scale)
+    score = jax.jit(functools.partial(forward.log_probs, made.network, params))
     losses = []
     for single in rows:
-        batch, source = made.feed.make([single], made.feed.shape(single), 1)
-        losses.append(-np.asarray(forward.log_probs(made.network, params, batch, source))[0])
+        found = score(*made.feed.make([single], room_for(small, made), 1))
+        losses.append(-np.asarray(found)[0, : made.feed.shape(single).targets])
     expected = np.mean([loss.mean() for loss in losses]) if average == "example" else np.concatenate(losses).mean()
     np.testing.assert_allclose(large, expected, rtol=1e-5)
 
