@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from types import SimpleNamespace
 
 import jax
@@ -30,7 +31,6 @@ from rolltune.jobs.plan_memory import (
 )
 from rolltune.memory import Need
 from rolltune.recipe import Recipe
-from rolltune.tiny.ads import write_sample_ads
 from rolltune.training import setup
 from rolltune.training.dataset import Wanted, read_data
 from rolltune.training.outline import Stated, outline
@@ -291,9 +291,9 @@ def test_a_plan_is_printed(capsys, monkeypatch):
 
 
 @pytest.fixture
-def few(tmp_path):
+def few(drawn_ads, tmp_path):
     """Eight of the sample ads."""
-    write_sample_ads(tmp_path, seed=0)
+    shutil.copytree(drawn_ads, tmp_path, dirs_exist_ok=True)
     rows = (tmp_path / "data.jsonl").read_text().splitlines()[:8]
     (tmp_path / "few.jsonl").write_text("\n".join(rows) + "\n")
     return tmp_path / "few.jsonl"
