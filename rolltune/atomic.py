@@ -45,8 +45,8 @@ def aside(path: str | Path) -> Iterator[BinaryIO]:
 
     It lies beside `path` meanwhile, on the same file system, so that the rename is one step; hidden, with the ending
     ".part", so that no glob for checkpoints meets it. An error removes it, and folders that were made for it; a kill or
-    a power cut leaves it behind and the earlier file untouched. A symbolic link stays one: its target is replaced. Raises NotWritten where the disk is
-    full or closed to us.
+    a power cut leaves it behind and the earlier file untouched. A symbolic link stays one: its target is replaced.
+    Raises NotWritten where the disk is full or closed to us.
     """
     target = Path(os.path.realpath(path))
     part, missing = _beside(target), _missing(target.parent)

@@ -232,8 +232,10 @@ def _told(
     if dequantized:
         notes.append("the base was in four or eight bits: the roll is merged into the numbers that these stand for")
     if _in_float8(opened):
-        notes.append("its products were in float8, and merged weights are multiplied as any others: the difference is "
-                     "beside such products of the same numbers; from the roll's own its rounding comes on top")  # fmt: skip
+        notes.append(
+            "its products were in float8, and merged weights are multiplied as any others: the difference is beside "
+            "such products of the same numbers; from the roll's own, the rounding of float8 comes on top"
+        )
     if form == HF and _from_npz(opened):
         notes.append(
             "transformers resizes pictures by its own rule, big_vision by another: expect small differences there; "
