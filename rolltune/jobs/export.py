@@ -216,9 +216,19 @@ def _merged(
     if not moved <= bound:
         raise UserError(
             f"merged, the model scores otherwise: a log-probability is {moved:.3g} off, more than the {bound} that "
-            f"{' and '.join(sorted(kinds))} explain. Nothing was kept; use the adapter (--to peft)"
+            f"{' and '.join(sorted(kinds))} explain. Nothing was kept; {_instead(trained)}"
         )
     return _told(found, moved, bound, np.dtype(dtype).name, bool(packed or words), options.to, opened)
+
+
+def _instead(trained: Mapping[str, Any]) -> str:
+    """What to do with a roll that does not survive being merged; path -> an adapter's factors, or weights."""
+    if all(isinstance(leaf, Mapping) or path == CLASSES for path, leaf in trained.items()):
+        return "use the adapter (--to peft)"
+    return (
+        "use the roll here (07-predict.py), or train with --config.trained_dtype=bfloat16, which rounds its weights "
+        "while it learns"
+    )
 
 
 def _told(

@@ -355,6 +355,12 @@ def test_what_an_export_found_is_told_with_its_share_of_the_rounding():
     assert len(job._told(found, 0.0, 0.5, "bfloat16", False, "hf", opened("folder"))) == 2
 
 
+def test_an_adapter_is_advised_of_what_is_one():
+    factors = {"a/kernel": {"a": 0, "b": 0}}
+    assert "--to peft" in job._instead(factors | {job.CLASSES: 0})
+    assert "trained_dtype" in job._instead(factors | {"a/bias": 0})
+
+
 def test_no_text_of_people_is_markdown_or_html():
     assert _code("a") == "`a`" and _code("") == "" and _code(" \n ") == "" and _code("a\n b") == "`a b`"
     for text in ("a`b", "`", "a``b", "```", "``a`"):
