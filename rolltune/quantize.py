@@ -235,6 +235,7 @@ KINDS: dict[str, Callable[[Any], Quantized]] = {
     "float8": encode_float8,
 }
 FLOAT8 = frozenset(("nf4-float8", "float8"))  # whose products are of eight bits
+IN_FOUR_BITS = ("nf4", "nf4-double", "nf4-float8")
 KEEP = "keep"
 
 
@@ -283,6 +284,11 @@ def _encode(matrix: Num[Array, "i o"], word: str) -> Quantized:
 
 def encoded(matrix: Num[Array, "i o"], word: str) -> Quantized:
     return KINDS[word](jnp.swapaxes(matrix, -1, -2))
+
+
+def multiplied_as(matrix: NF4, word: str) -> NF4:
+    """Four bits that a file has already: no word packs them anew, but one says that products are of eight bits."""
+    return dataclasses.replace(matrix, float8=word == "nf4-float8")
 
 
 def multiplied_in_full(params: dict) -> dict:
