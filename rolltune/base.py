@@ -71,7 +71,7 @@ class Opened:
 
     def shapes(self) -> dict[str, Any]:
         """path -> what `load_opened` puts on the device there, as shapes alone; packed matrices are trees of them."""
-        found = {}
+        found: dict[str, Any] = {}
         for row in self.table:
             there = packed_shapes(self.checkpoint.tensors, row)
             rows = self.rows_of(row)
