@@ -118,7 +118,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     trained = len(data.spans["train"]) if folds is None else len(folds) - len(folds) // (options.folds or 1)
     recipe = recipes.with_steps(recipe, trained)
     draws = lambda slots: max(slots, recipe.draws) * options.repeat
-    drawn = Drawn(0, 0) if options.rolls == "auto" else Drawn(slots, draws(slots), folds is not None)
+    drawn = Drawn(0, 0) if options.rolls == "auto" else Drawn(slots, draws(slots))
     for text in idle(recipe, options.stated, data.task.kind, drawn) + idle_flags(options, recipe, drawn, pace.steps):
         say(text)
     settings = {name: value for name, value in dataclasses.asdict(recipe).items() if name not in laying.ENTRIES} | {
