@@ -381,7 +381,7 @@ def check_room(made: Outline, rolls: int, free: int, say: Say) -> None:
             note(f"looking for what helps: {one.words}")
             try:
                 opened = made.opened if r.packing == made.recipe.packing else setup.open_model(r)
-                places = places_of(one, opened, cards) if one.shares else None
+                places = places_of(one, opened, cards)
                 again = outline(opened, r, made.data, made.inputs, places)
             except UserError:  # a model whose matrices can't be packed
                 continue
