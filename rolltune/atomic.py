@@ -44,12 +44,12 @@ def aside(path: str | Path) -> Iterator[BinaryIO]:
     """A file to write that takes the place of `path` only when the block ends without an error and it is on the disk.
 
     It lies beside `path` meanwhile, on the same file system, so that the rename is one step; hidden, with the ending
-    ".part", so that no glob for checkpoints meets it. An error removes it; a kill or a power cut leaves it behind and
-    the earlier file untouched. A symbolic link stays one: its target is replaced. Raises NotWritten where the disk is
-    full or closed to us.
+    ".part", so that no glob for checkpoints meets it. An error removes it, and folders that were made for it; a kill or
+    a power cut leaves it behind and the earlier file untouched. A symbolic link stays one: its target is replaced.
+    Raises NotWritten where the disk is full or closed to us.
     """
     target = Path(os.path.realpath(path))
-    part = _beside(target)
+    part, missing = _beside(target), _missing(target.parent)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "xb") as file:
@@ -62,6 +62,7 @@ def aside(path: str | Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         with contextlib.suppress(OSError):  # the first error is the one to tell
             part.unlink(missing_ok=True)
+        _remove_empty(missing)
         _raise_advice(error, Path(path))
         raise
 
@@ -77,7 +78,7 @@ def folder_aside(folder: str | Path, replace: bool = False) -> Iterator[Path]:
     filled = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if filled and not (replace and folder.is_dir()):
         raise UserError(f"{folder} exists and is not an empty folder: choose another name, or move it away first.")
-    part = _beside(folder)
+    part, missing = _beside(folder), _missing(folder.parent)
     old = part.with_name(f"{part.name}.old")
     try:
         part.mkdir(parents=True)
@@ -95,6 +96,7 @@ def folder_aside(folder: str | Path, replace: bool = False) -> Iterator[Path]:
         _sync(folder.parent)
     except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
+        _remove_empty(missing)
         _raise_advice(error, folder)
         raise
     if old.exists():
@@ -103,6 +105,17 @@ def folder_aside(folder: str | Path, replace: bool = False) -> Iterator[Path]:
 
 def _beside(path: Path) -> Path:
     return path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
+
+
+def _missing(folder: Path) -> list[Path]:
+    """The folders that have to be made for this one, itself first."""
+    return [one for one in (folder, *folder.parents) if not os.path.lexists(one)]
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    with contextlib.suppress(OSError):  # somebody else has written there meanwhile
+        for folder in folders:
+            folder.rmdir()
 
 
 def _sync(path: Path) -> None:

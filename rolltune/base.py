@@ -19,6 +19,7 @@ from rolltune.models.family import Family
 from rolltune.text import encode
 from rolltune.text import tokenizer as text
 from rolltune.text.tokenizer import Tokenizer
+from rolltune.tracking import note
 from rolltune.weights import packed, whole
 from rolltune.weights.bitsandbytes import packed_shapes, stream_packed
 from rolltune.weights.card import Base, RollCard
@@ -70,13 +71,16 @@ class Opened:
 
     def shapes(self) -> dict[str, Any]:
         """path -> what `load_opened` puts on the device there, as shapes alone; packed matrices are trees of them."""
-        found = {}
+        found: dict[str, Any] = {}
         for row in self.table:
             there = packed_shapes(self.checkpoint.tensors, row)
             rows = self.rows_of(row)
             plain = jax.ShapeDtypeStruct(row.ours if rows is None else (rows, *row.ours[1:]), self.kind)
             word = self.words.get(row.path, packing.KEEP)
-            found[row.path] = there or (plain if word == packing.KEEP else packing.quantized_shapes(plain, word))
+            if there is not None:
+                found[row.path] = packing.multiplied_as(there, word)
+            else:
+                found[row.path] = plain if word == packing.KEEP else packing.quantized_shapes(plain, word)
         return found
 
 
@@ -103,9 +107,10 @@ def open_model(
     """Opens and checks a checkpoint (big_vision npz or Hugging Face): its headers, config and tokenizer.
 
     Matrices that the file has in four bits stay packed; `quantize` are rules (path regex, word) for the others, see
-    `quantize.words_for`. `crops` are the tiles that a picture may be cut into, where the model has such a number; 0: as
-    its files say. With `stand_in`, which makes a tokenizer for so many ids, none is looked for, and a folder
-    without weights serves, too: its config.json says their shapes.
+    `quantize.words_for`, and say of those whether products are of eight bits (`quantize.multiplied_as`). `crops` are
+    the tiles that a picture may be cut into, where the model has such a number; 0: as its files say. With `stand_in`,
+    which makes a tokenizer for so many ids, none is looked for, and a folder without weights serves, too: its
+    config.json says their shapes.
 
     Raises UserError for a file that is missing, damaged or of another model, naming each odd tensor.
     """
@@ -156,6 +161,10 @@ def load_opened(
     source = str(checkpoint.path)
     in_list = lambda path: listed and trees.stack_of(path, model.stacks)
     quantizes, shapes = set(opened.words.values()) - {packing.KEEP}, opened.shapes()
+    in_file = [path for path, leaf in shapes.items() if isinstance(leaf, packing.NF4)]
+    if idle := {opened.words.get(path, packing.KEEP) for path in in_file} - {packing.KEEP, *packing.IN_FOUR_BITS}:
+        words = ", ".join(sorted(idle))
+        note(f"{words} counts for nothing where {source} has matrices in four bits: they stay so (nf4-float8 serves)")
     said = packed.made_of(checkpoint.path, opened.words, shapes) if quantizes else {}
     on_device = lambda path, leaf: (
         [put(path, trees.layer_of(leaf, n)) for n in range(shapes[path].shape[0])] if in_list(path) else put(path, leaf)
@@ -175,6 +184,7 @@ def load_opened(
             word = opened.words.get(leaf, word)
             array = halved(array, leaf, source) if half and word == packing.KEEP else array
         else:  # four bits are weights of their own, digested as they lie there
+            array = packing.multiplied_as(array, opened.words.get(leaf, word))
             for number, part in enumerate(jax.tree.leaves(array)):
                 digest.add(f"{leaf}/{number}", part)
         made = lambda part, word=word: part if word == packing.KEEP else packing.quantized(part, word)

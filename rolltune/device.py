@@ -65,12 +65,18 @@ def choose_dtype(dtype: str) -> str:
         return dtype
     if jax.default_backend() == "cpu" and not is_gpu():
         return "float32"
-    nvidia = re.fullmatch(r"(\d+)\.(\d+)", str(getattr(jax.devices()[0], "compute_capability", "")))
-    lacks = nvidia is not None and tuple(map(int, nvidia.groups())) < BFLOAT16_FROM
-    return "float16" if lacks else "bfloat16"
+    found = capability(jax.devices()[0])
+    return "float16" if found is not None and found < BFLOAT16_FROM else "bfloat16"
 
 
 BFLOAT16_FROM = (8, 0)  # compute capability: Ampere; Volta and Turing imitate it, slowly
+FLOAT8_FROM = (8, 9)  # products of eight bits: Ada and Hopper
+
+
+def capability(device: Any) -> tuple[int, int] | None:
+    """An NVIDIA card's compute capability; None of another device."""
+    found = re.fullmatch(r"(\d+)\.(\d+)", str(getattr(device, "compute_capability", "")))
+    return None if found is None else (int(found[1]), int(found[2]))
 
 
 def compiler_options() -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from rolltune.device import BFLOAT16_FROM
+from rolltune.device import BFLOAT16_FROM, FLOAT8_FROM
 from rolltune.errors import UserError
 
 
@@ -27,6 +27,11 @@ class Card:
     def dtype(self) -> str:
         """What `auto` takes on it: see `device.choose_dtype`."""
         return "bfloat16" if self.capability >= BFLOAT16_FROM else "float16"
+
+    @property
+    def float8(self) -> bool:
+        """Whether it multiplies in eight bits."""
+        return self.capability >= FLOAT8_FROM
 
     def described(self) -> str:
         """XLA's GpuTargetConfigProto as text."""

@@ -44,7 +44,7 @@ def launch(command: list[str], place: Place, environment: Mapping[str, str]) -> 
     )
     # A scheduler stops who it started: that is handed on. A terminal's Ctrl-C comes to all that run in it.
     signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
-    for number in (signal.SIGINT, signal.SIGHUP):
+    for number in LEFT_TO_THE_COMMAND:
         signal.signal(number, signal.SIG_IGN)
     lines: collections.deque[str] = collections.deque(maxlen=KEPT)
     name = "" if first else f"host {place.host}: "
@@ -59,7 +59,9 @@ def launch(command: list[str], place: Place, environment: Mapping[str, str]) -> 
     return status if status >= 0 else 128 - status
 
 
-HINTS: Mapping[int, str] = {signal.SIGKILL: ": by a person, the scheduler, or for want of the host's memory"}
+# Windows knows neither SIGHUP nor SIGKILL, which is 9 wherever there is one.
+LEFT_TO_THE_COMMAND = [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
+HINTS: Mapping[int, str] = {9: ": by a person, the scheduler, or for want of the host's memory"}
 
 
 def copy(stream: IO[str], lines: collections.deque[str], name: str) -> None:
@@ -100,12 +102,20 @@ def left_by(command: Sequence[str], began: float) -> str:
 
 
 def main(argv: list[str]) -> int:
+    if argv in (["-h"], ["--help"]):
+        print(__doc__)
+        return 0
     if not argv:
         raise UserError("name the command to run: python3 -m rolltune.launch ./03-do_learn.py -d set1 -w best-set1")
     place = find_place(os.environ)
-    if place.hosts == 1:
+    try:
+        if place.hosts > 1:
+            return launch(argv, place, os.environ)
+        if os.name != "posix":  # what stands in for another process there is waited for by nobody
+            return subprocess.call(argv)
         os.execvp(argv[0], argv)
-    return launch(argv, place, os.environ)
+    except (FileNotFoundError, PermissionError) as error:
+        raise UserError(f"{argv[0]}: cannot be started ({error.strerror}): is it there, and may it be run?") from error
 
 
 if __name__ == "__main__":

@@ -103,6 +103,7 @@ class Float8:
 
     values: Num[Either, "*l o i"]  # float8_e4m3fn
     scale: Float[Either, "*l"]
+    float8: bool = struct.field(pytree_node=False, default=True)  # as NF4's
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -233,6 +234,8 @@ KINDS: dict[str, Callable[[Any], Quantized]] = {
     "int8": encode_int8,
     "float8": encode_float8,
 }
+FLOAT8 = frozenset(("nf4-float8", "float8"))  # whose products are of eight bits
+IN_FOUR_BITS = ("nf4", "nf4-double", "nf4-float8")
 KEEP = "keep"
 
 
@@ -253,7 +256,7 @@ def words_for(rules: Sequence[tuple[str, str]], shapes: Mapping[str, tuple[int, 
         if word.startswith("nf4") and shapes[path][-2] % BLOCK:
             raise UserError(
                 f"what to quantize: {path!r} has {shapes[path][-2]} inputs, which are no whole blocks of {BLOCK}: "
-                f"give it {KEEP} or int8"
+                f"give it {KEEP}, int8 or float8"
             )
     return words
 
@@ -281,6 +284,17 @@ def _encode(matrix: Num[Array, "i o"], word: str) -> Quantized:
 
 def encoded(matrix: Num[Array, "i o"], word: str) -> Quantized:
     return KINDS[word](jnp.swapaxes(matrix, -1, -2))
+
+
+def multiplied_as(matrix: NF4, word: str) -> NF4:
+    """Four bits that a file has already: no word packs them anew, but one says that products are of eight bits."""
+    return dataclasses.replace(matrix, float8=word == "nf4-float8")
+
+
+def multiplied_in_full(params: dict) -> dict:
+    """The tree with products of the same numbers in the activations' dtype, where eight bits were to multiply them."""
+    plain = lambda leaf: dataclasses.replace(leaf, float8=False) if isinstance(leaf, NF4 | Float8) else leaf
+    return jax.tree.map(plain, params, is_leaf=lambda leaf: isinstance(leaf, NF4 | Float8))
 
 
 def quantize_tree(params: dict, rules: Sequence[tuple[str, str]]) -> dict:

@@ -42,6 +42,14 @@ def shared():
     return find
 
 
+@pytest.fixture(scope="session")
+def drawn_ads(tmp_path_factory):
+    """A folder with the sample ads, which take seconds to draw: to be copied."""
+    from rolltune.tiny.ads import write_sample_ads
+
+    return write_sample_ads(tmp_path_factory.mktemp("ads"), seed=0).parent
+
+
 @pytest.fixture
 def on_four_cards():
     """`on_four_cards(path, flags)` runs a file of tests in a process of four virtual devices: JAX counts them once."""

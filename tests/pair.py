@@ -14,7 +14,7 @@ def surroundings(cards: int, cache: Path) -> dict[str, str]:
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={cards}"
     kept = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
     own = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "ROLLTUNE_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
-    return kept | own | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    return kept | own | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONFAULTHANDLER": "1"}  # where an abort came from is said
 
 
 def free_port() -> int:
@@ -48,7 +48,9 @@ class Pair:
                 return
             time.sleep(0.1)
 
-    def ended(self) -> tuple[list[int], list[str]]:
-        """(exit statuses, what was said)."""
+    def ended(self, *expected: int) -> list[str]:
+        """What was said. All of it is shown where the exit statuses are not the expected ones."""
         statuses = [process.wait(timeout=240) for process in self.processes]
-        return statuses, [said.read_text() for said in self.said]
+        said = [said.read_text() for said in self.said]
+        assert statuses == list(expected), "\n=====\n".join([str(statuses), *said])
+        return said

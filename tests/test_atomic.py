@@ -23,6 +23,19 @@ def test_an_error_leaves_the_earlier_file_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["roll.npz"]
 
 
+@pytest.mark.parametrize("aside", [atomic.aside, atomic.folder_aside])
+def test_an_error_leaves_no_folder_that_was_made_for_it(aside, tmp_path):
+    (tmp_path / "there").mkdir()
+    for place in ("new/deep/x", "there/new/x", "there/x"):
+        with pytest.raises(KeyError), aside(tmp_path / place):
+            raise KeyError
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+    with pytest.raises(KeyError), aside(tmp_path / "new/x"):
+        (tmp_path / "new/somebody's").touch()
+        raise KeyError
+    assert os.listdir(tmp_path / "new") == ["somebody's"]
+
+
 def test_a_kill_while_writing_leaves_the_earlier_file_and_no_npz_beside_it(tmp_path):
     path = tmp_path / "roll.npz"
     path.write_bytes(b"first")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -55,3 +56,18 @@ def test_what_jax_wrote_is_put_into_words(lines, word):
 def test_a_command_has_to_be_named():
     with pytest.raises(UserError, match="name the command to run"):
         main([])
+
+
+def test_help_is_shown_and_a_command_that_is_not_there_is_advice(capfd, monkeypatch):
+    assert main(["--help"]) == 0 and "python3 -m rolltune.launch ./03-do_learn.py" in capfd.readouterr().out
+    for name in ("ROLLTUNE_HOSTS", "ROLLTUNE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match=r"nothing-here: cannot be started \(No such file"):
+        main(["./nothing-here"])
+
+
+def test_it_is_imported_where_signals_are_those_of_windows():
+    gone = "import signal; [delattr(signal, name) for name in ('SIGHUP', 'SIGKILL')]; "
+    code = gone + "from rolltune import launch; assert launch.main(['-h']) == 0"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "Start a command" in done.stdout, done.stderr

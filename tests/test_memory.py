@@ -1,6 +1,7 @@
 """What a run needs, by the compiler; how many rolls fit: never more than the free memory holds."""
 
 import json
+import shutil
 import types
 
 import jax
@@ -12,16 +13,15 @@ from rolltune.errors import UserError
 from rolltune.jobs.learn import Asked, prepare
 from rolltune.memory import Need, Program
 from rolltune.recipe import Recipe
-from rolltune.tiny.ads import write_sample_ads
 from rolltune.training import setup
 from rolltune.training.dataset import Wanted, read_data
 from rolltune.training.loop import new_state
 from rolltune.training.outline import NoTokenizer, Stated, outline, stated_data
 
 
-def test_rolls_fill_the_free_memory_and_no_more(tmp_path, monkeypatch):
+def test_rolls_fill_the_free_memory_and_no_more(drawn_ads, tmp_path, monkeypatch):
     monkeypatch.setenv("ROLLTUNE_CACHE", str(tmp_path / "cache"))
-    write_sample_ads(tmp_path, seed=0)
+    shutil.copytree(drawn_ads, tmp_path, dirs_exist_ok=True)
     rows = [json.loads(line) for line in (tmp_path / "data.jsonl").read_text().splitlines()]
     few = [row for row in rows if row["suffix"] == "yes"][:2] + [row for row in rows if row["suffix"] == "no"][:2]
     (tmp_path / "few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in few))
@@ -210,9 +210,9 @@ def test_the_largest_workspace_counts_once():
     assert memory.workspace_of("  %a = (bf16[8,2]{1,0}, s8[4194304]{0}) custom-call(%x)") == 4194304
 
 
-def test_the_steps_that_are_planned_are_those_that_run(tmp_path, monkeypatch):
+def test_the_steps_that_are_planned_are_those_that_run(drawn_ads, tmp_path, monkeypatch):
     """What the check compiles, the compiler's cache has when the run comes to it: no program is compiled twice."""
-    write_sample_ads(tmp_path, seed=0)
+    shutil.copytree(drawn_ads, tmp_path, dirs_exist_ok=True)
     rows = (tmp_path / "data.jsonl").read_text().splitlines()[:8]
     (tmp_path / "few.jsonl").write_text("\n".join(rows) + "\n")
     recipe = Recipe(evaluate_batch=2)

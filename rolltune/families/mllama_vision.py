@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, Num
 
 from rolltune.data.tiles import CANVAS_TILES, GRIDS
+from rolltune.models import attention
 from rolltune.models import layers as nn
 from rolltune.models.vision import clip_normalize, patchify
 
@@ -132,7 +133,7 @@ def _attend(
     parts = next((parts for parts in range(1, s) if s % parts == 0 and 4 * i * n * s * s <= parts * LOGITS_AT_ONCE), s)
 
     def some(q, real_q):
-        return nn.attend(q, k, v, real_q[:, :, None] | real[:, None], h**-0.5)
+        return attention.attend(q, k, v, real_q[:, :, None] | real[:, None], h**-0.5)
 
     if parts == 1:
         return some(q, real)

@@ -7,7 +7,7 @@ from typing import Any
 
 from rolltune.errors import UserError
 from rolltune.families import published
-from rolltune.models.layers import Rope
+from rolltune.models.attention import Rope
 
 VISION = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size")
 TEXT = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rolltune.errors import UserError
-from rolltune.models.layers import Rope
+from rolltune.models.attention import Rope
 from rolltune.weights.layouts import layer_norm, linear, llama_text, vit_layers
 from rolltune.weights.names import Shape, TensorMap, keep, patches, pick, turn
 

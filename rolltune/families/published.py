@@ -9,7 +9,7 @@ from typing import Any
 
 from rolltune.errors import UserError
 from rolltune.models import decoder, vision
-from rolltune.models.layers import Rope
+from rolltune.models.attention import Rope
 
 Entries = Mapping[str, Any]
 

@@ -118,6 +118,10 @@ def _from_npz(opened: Opened) -> bool:
     return opened.checkpoint.path.suffix == ".npz"
 
 
+def _in_float8(opened: Opened) -> bool:
+    return not quantize.FLOAT8.isdisjoint(opened.words.values())
+
+
 def _starts(saved: Saved, opened: Opened, paths: Any) -> dict[str, int]:
     return {path: trees.cut_of(path, opened.model.stacks, saved.recipe.first_layer) for path in paths}
 
@@ -141,7 +145,10 @@ def _adapter(folder: Path, saved: Saved, opened: Opened, trained: Mapping[str, A
     if largest > 0:
         raise UserError(f"the adapter was read back {largest:.3g} off: nothing was kept; export it again")
     notes = [f"read again: {len(trees.flatten(dict(trained)))} arrays, the largest difference is 0"]
-    if opened.words or any(isinstance(one, PackedTensor) for one in opened.checkpoint.tensors.values()):
+    if _in_float8(opened):
+        notes.append("it was trained with products in float8, which other programs do not make of this base: there its "
+                     "probabilities are near, not the same")  # fmt: skip
+    elif opened.words or any(isinstance(one, PackedTensor) for one in opened.checkpoint.tensors.values()):
         notes.append("it was trained on a base in four or eight bits: load the base so for the same probabilities")
     if CLASSES in trained:
         notes.append(f"the outputs of its head are, in this order: {', '.join(saved.card.answers)}")
@@ -209,9 +216,19 @@ def _merged(
     if not moved <= bound:
         raise UserError(
             f"merged, the model scores otherwise: a log-probability is {moved:.3g} off, more than the {bound} that "
-            f"{' and '.join(sorted(kinds))} explain. Nothing was kept; use the adapter (--to peft)"
+            f"{' and '.join(sorted(kinds))} explain. Nothing was kept; {_instead(trained)}"
         )
     return _told(found, moved, bound, np.dtype(dtype).name, bool(packed or words), options.to, opened)
+
+
+def _instead(trained: Mapping[str, Any]) -> str:
+    """What to do with a roll that does not survive being merged; path -> an adapter's factors, or weights."""
+    if all(isinstance(leaf, Mapping) or path == CLASSES for path, leaf in trained.items()):
+        return "use the adapter (--to peft)"
+    return (
+        "use the roll here (07-predict.py), or train with --config.trained_dtype=bfloat16, which rounds its weights "
+        "while it learns"
+    )
 
 
 def _told(
@@ -224,6 +241,11 @@ def _told(
     ]
     if dequantized:
         notes.append("the base was in four or eight bits: the roll is merged into the numbers that these stand for")
+    if _in_float8(opened):
+        notes.append(
+            "its products were in float8, and merged weights are multiplied as any others: the difference is beside "
+            "such products of the same numbers; from the roll's own, the rounding of float8 comes on top"
+        )
     if form == HF and _from_npz(opened):
         notes.append(
             "transformers resizes pictures by its own rule, big_vision by another: expect small differences there; "
@@ -315,8 +337,9 @@ def _scores(
     config: Any = None,
 ) -> tuple[np.ndarray, Any]:
     """(log-probabilities [rows, answers], the config of the model that `given` loads). With `config`, pictures are
-    prepared as it says."""
+    prepared as it says. Nothing is multiplied in float8: what that rounds is no fault of a merged weight."""
     loaded, params, places = load_base(given, saved.recipe)
+    params = quantize.multiplied_in_full(params)
     if config is None:
         check_base(path, roll.card, loaded.base)
     elif loaded.family.picture:

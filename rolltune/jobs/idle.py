@@ -17,14 +17,13 @@ class Drawn:
 
     slots: int  # at once
     rolls: int  # in all, those apart that are drawn again
-    folds: bool = False
 
 
 def idle(recipe: Recipe, stated: Collection[str], task: str, drawn: Drawn) -> list[str]:
     """A line each for what was stated, is not the default, and counts for nothing; `task` is the kind that was decided.
 
-    What a value is for may not come up (a limit that no row reaches, a policy for pictures that no row has): that is
-    no slip of the person's, and is not said.
+    What a value is for may not come up (a limit that no row reaches, a policy for pictures that no row has, or for
+    folds that nobody asked for): that is no slip of the person's, and is not said.
     """
     defaults = {field.name: field.default for field in fields(Recipe)}
     given = [name for name in defaults if name in stated and getattr(recipe, name) != defaults[name]]
@@ -64,7 +63,6 @@ def _reasons(r: Recipe, task: str, drawn: Drawn) -> dict[str, str]:
         "redraws": several,
         "redraw_factor": several or ("" if r.redraws else "no roll is drawn again (redraws)"),
         "draws": f"{drawn.slots} rolls are trained at once" if 0 < r.draws <= drawn.slots else "",
-        "fold_by": "" if drawn.folds else "there are no folds (--folds)",
     }
 
 

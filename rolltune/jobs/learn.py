@@ -118,7 +118,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     trained = len(data.spans["train"]) if folds is None else len(folds) - len(folds) // (options.folds or 1)
     recipe = recipes.with_steps(recipe, trained)
     draws = lambda slots: max(slots, recipe.draws) * options.repeat
-    drawn = Drawn(0, 0) if options.rolls == "auto" else Drawn(slots, draws(slots), folds is not None)
+    drawn = Drawn(0, 0) if options.rolls == "auto" else Drawn(slots, draws(slots))
     for text in idle(recipe, options.stated, data.task.kind, drawn) + idle_flags(options, recipe, drawn, pace.steps):
         say(text)
     settings = {name: value for name, value in dataclasses.asdict(recipe).items() if name not in laying.ENTRIES} | {
@@ -227,14 +227,19 @@ def room_for(state: State, options: Options) -> int:
     return (options.state_keep + 1) * size(state.rolls) + kept * size(state.rolls.trainable) // len(state.slots)
 
 
+QUOTED = 200  # letters of a row's prompt
+
+
 def asked_text(examples: Sequence[Example], prompt: str, whose: str) -> str:
     """What is really asked, and whose words that are; `whose` prompt it is: the recipe's, or a saved roll's."""
     own = list(dict.fromkeys(one.prompt for one in examples))
+    # A row of text may be pages long.
+    quoted = lambda text: repr(text if len(text) <= QUOTED else f"{text[:QUOTED]}...")
     if not prompt:
         more = f" and {len(own) - 1} other prompts" if len(own) > 1 else ""
-        return f"asked: {own[0]!r}{more} (the rows' own)"
+        return f"asked: {quoted(own[0])}{more} (the rows' own)"
     instead = [text for text in own if text and text != prompt]
-    where = f", in the place of the rows' own {instead[0]!r}" if instead else ""
+    where = f", in the place of the rows' own {quoted(instead[0])}" if instead else ""
     more = f" and {len(instead) - 1} more" if len(instead) > 1 else ""
     return f"asked: {prompt!r} (the {whose}'s{where}{more})"
 

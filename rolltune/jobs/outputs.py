@@ -16,6 +16,7 @@ from rolltune.data.sets import shown
 from rolltune.errors import UserError
 
 RANKED = re.compile(r"(\.roll\d+)?\.(rank|step)\d+$")  # of the files of one run, all but the best roll's
+WHOLE = ".whole.npz"  # ends the name of a whole model (`weights.whole`, which this file must not wait for)
 SPARE = 2**28  # bytes of the disk that are left to others
 
 
@@ -31,7 +32,7 @@ class Outputs:
             )
         self.name = name
         self.roll = Path("checkpoints") / f"{name}.npz"
-        self.whole = Path("checkpoints") / f"{name}.whole.npz"
+        self.whole = Path("checkpoints") / f"{name}{WHOLE}"
         self.state = Path("checkpoints") / f"{name}.state"
         reports = Path("reports")
         self.report, self.board = reports / f"{name}.html", reports / f"{name}.leaderboard.json"
@@ -110,8 +111,9 @@ class Outputs:
 
 
 def named_roll(named: str, folder: Path = Path("checkpoints")) -> Path:
-    """A path as it is; a bare name is that of a roll in ./checkpoints. Raises UserError, with the names there are."""
-    path = Path(named)
+    """A path as it is, or that of the one npz in the folder; a bare name is that of a roll in ./checkpoints. Raises
+    UserError, with the names there are."""
+    path = exported(Path(named)) or Path(named)
     inside = folder / f"{named}.npz"
     if path.is_file() or not inside.is_file():
         if not path.exists() and path.name == named:
@@ -121,11 +123,17 @@ def named_roll(named: str, folder: Path = Path("checkpoints")) -> Path:
     return inside
 
 
+def exported(folder: Path) -> Path | None:
+    """The whole model in a folder as 08-export.py writes it (--to npz), which has no other; None elsewhere."""
+    found = list(folder.glob("*.npz"))
+    return found[0] if len(found) == 1 and found[0].name.endswith(WHOLE) else None
+
+
 def names_roll(text: str) -> bool:
     """Whether a word names a roll, or what was fine-tuned elsewhere, and no data."""
     folder = Path(text)
     foreign = any((folder / name).is_file() for name in ("adapter_config.json", "config.json"))
-    return text.endswith(".npz") or Path("checkpoints", f"{text}.npz").is_file() or foreign
+    return text.endswith(".npz") or Path("checkpoints", f"{text}.npz").is_file() or foreign or bool(exported(folder))
 
 
 def named_rolls(patterns: Sequence[str]) -> list[Path]:
@@ -133,7 +141,7 @@ def named_rolls(patterns: Sequence[str]) -> list[Path]:
     paths: list[Path] = []
     for pattern in patterns:
         if glob.has_magic(pattern) and not Path(pattern).is_file():
-            some = [path for path in sorted(glob.glob(pattern)) if not path.endswith(".whole.npz")]
+            some = [path for path in sorted(glob.glob(pattern)) if not path.endswith(WHOLE)]
             if not some:
                 raise UserError(f"{pattern!r}: no roll has such a name")
             paths += map(Path, some)

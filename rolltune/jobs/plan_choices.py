@@ -89,14 +89,22 @@ def flags_of(one: Choice, own: Choice) -> str:
     return " ".join(said) or "nothing to change"
 
 
-def changes(own: Choice, opened: Opened) -> list[Choice]:
-    """What can be changed without another result, to rounding: fastest first. Four bits change the numbers, too."""
+ABOUT_FLOAT8 = (
+    "float8 is other arithmetic than bfloat16: what is multiplied is rounded to eight bits, weights and activations, "
+    "there and back; large steps are faster with it, and what is learned is to be looked at (docs/memory.md)"
+)
+
+
+def changes(own: Choice, opened: Opened, float8: bool = False) -> list[Choice]:
+    """What can be changed without another result, to rounding: fastest first. Four bits change the numbers, too, and
+    so does float8, which is for cards that multiply in it."""
     recipe = own.recipe
     pieces = recipe.batch > 1
     small = lambda r: dataclasses.replace(r, batch=1, accumulate=recipe.accumulate * recipe.batch)
     remat = lambda r: dataclasses.replace(r, remat=True)
     widest = lambda r: dataclasses.replace(r, remat="attention")
     packed = lambda r: dataclasses.replace(r, quantize="nf4")
+    eight = lambda r: dataclasses.replace(r, quantize="float8")
     can_pack = not recipe.packing and recipe.method == "lora" and not is_packed(opened)
     found: list[Choice] = []
 
@@ -116,6 +124,9 @@ def changes(own: Choice, opened: Opened) -> list[Choice]:
         add("remat", (1, 0, 1), remat(recipe))
         if pieces:
             add("remat, row by row", (1, 1), small(remat(recipe)))
+    if can_pack and float8:
+        add("float8", (1, 0, 1, 1), eight(recipe))
+        add("float8, remat", (1, 0, 1, 2), remat(eight(recipe)))
     if can_pack:
         add("four bits", (1, 0, 2), packed(recipe))
         add("four bits, remat", (2, 0), remat(packed(recipe)))

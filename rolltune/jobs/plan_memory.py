@@ -15,6 +15,7 @@ from rolltune.data.sets import find_dataset
 from rolltune.errors import UserError
 from rolltune.jobs.laying import AUTO, groups_for, told
 from rolltune.jobs.plan_choices import (
+    ABOUT_FLOAT8,
     MOST_CARDS,
     Choice,
     changes,
@@ -27,6 +28,7 @@ from rolltune.jobs.plan_choices import (
 )
 from rolltune.memory import CONTEXT, Need, gib, most_rolls, needs_of, peak
 from rolltune.models.cut import Places
+from rolltune.quantize import FLOAT8
 from rolltune.recipe import Recipe
 from rolltune.tracking import note, print_table
 from rolltune.training import setup
@@ -36,8 +38,9 @@ from rolltune.training.outline import NoTokenizer, Outline, Stated, outline, sta
 Say = Callable[[str], None]
 FITS, FITS_NOT = 0, 1
 RULE = (
-    "The fastest that fits, by this rule: first what works nothing out twice (neither remat nor four bits that were "
-    "not asked for), then a base that is whole on each card, then batches in one piece, then the most rolls at once."
+    "The fastest that fits, by this rule: first what works nothing out twice and rounds as the recipe does (no remat, "
+    "four bits or float8 that were not asked for), then a base that is whole on each card, then batches in one piece, "
+    "then the most rolls at once."
 )
 
 
@@ -75,6 +78,7 @@ class Place:
     gpu: bool = False
     has: int | None = None  # bytes
     cards: Callable[[int], Sequence[Any]] = some_here  # so many of them
+    float8: bool = False  # they multiply in it
 
     @property
     def first(self) -> Any:
@@ -102,20 +106,21 @@ def find_place(options: Options) -> Place:
         has = round(card.gib * 2**30)
         if gpus.compiler_here():
             words = f"{card.name}, by its description (it need not be here)"
-            return Place(words, True, True, has, lambda count: gpus.described(card, count))
+            return Place(words, True, True, has, lambda count: gpus.described(card, count), card.float8)
         virtual_cards(max(options.cards or 1, MOST_CARDS))
         return Place(
             f"{card.name}, but by this CPU's compiler: the one for GPUs is not installed here, and its figures may "
             "differ much. pip install 'jax[cuda12]' brings it; no card and no driver are needed",
             has=has,
+            float8=card.float8,
         )
     some_here(options.cards or 1)
     first = jax.devices()[0]
     if first.platform == "gpu":
         free = memory.free_bytes()
-        return Place(
-            f"{first.device_kind}, which is here", False, True, None if free is None else free + round(CONTEXT)
-        )
+        has = None if free is None else free + round(CONTEXT)
+        float8 = (device.capability(first) or (0, 0)) >= device.FLOAT8_FROM
+        return Place(f"{first.device_kind}, which is here", False, True, has, float8=float8)
     return Place("this CPU: name a graphics card with --card, or how much memory there is with --budget")
 
 
@@ -193,9 +198,11 @@ def _plan(options: Options, recipe: Recipe, cards: int, place: Place, room: int 
     say(f"most at a time: {gib(most.total)}, in: {most.part}{beside}")
     if room is None and not options.tries:
         return FITS
-    others = tried(own, options.tries) if options.tries else changes(own, inputs.opened(own))
+    others = tried(own, options.tries) if options.tries else changes(own, inputs.opened(own), place.float8)
     done = [first, *(one for choice in others if (one := possible(choice)))]
     print_table(choices_table(done, room))
+    if recipe.quantize not in FLOAT8 and any(one.choice.recipe.quantize in FLOAT8 for one in done):
+        say(ABOUT_FLOAT8)
     if room is None:
         return FITS
     say(f"room for arrays: {gib(room)}{' of ' + gib(options.budget) if options.budget else ''}")
@@ -241,11 +248,13 @@ def most_that_fit(one: Planned, room: int, planned: Callable[[Choice], Planned])
 
 
 def refusal(own: Planned, others: Sequence[Planned], room: int) -> list[str]:
-    """Why a run can't be, and the two single changes that save most."""
+    """Why a run can't be, and the two single changes that save most, of two different things."""
     most = peak(own.needs)
     lines = [f"{own.choice.words} cannot fit: {most.part} needs {gib(most.total)}, and there is room for {gib(room)}"]
     single = [one for one in others if len(difference(one.choice, own.choice)) == 1 and one.total < own.total]
-    best = sorted(single, key=lambda one: one.total)
+    entry = lambda one: next(iter(difference(one.choice, own.choice)))
+    smallest = {entry(one): one for one in sorted(single, key=lambda one: -one.total)}
+    best = sorted(smallest.values(), key=lambda one: one.total)
     # More cards are one of the two, where they help.
     more = [one for one in best if one.choice.cards > own.choice.cards][:1]
     best = [*[one for one in best if one not in more][: 2 - len(more)], *more]
@@ -372,7 +381,7 @@ def check_room(made: Outline, rolls: int, free: int, say: Say) -> None:
             note(f"looking for what helps: {one.words}")
             try:
                 opened = made.opened if r.packing == made.recipe.packing else setup.open_model(r)
-                places = places_of(one, opened, cards) if one.shares else None
+                places = places_of(one, opened, cards)
                 again = outline(opened, r, made.data, made.inputs, places)
             except UserError:  # a model whose matrices can't be packed
                 continue

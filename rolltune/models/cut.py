@@ -64,7 +64,7 @@ def axes_of(values: Any) -> Any:
             scales = double(codes=-1, code=0, absmax=0, offset=0)
         return like(packed=-2, scales=scales, block=values.block, float8=values.float8)
     if isinstance(values, Float8):
-        return like(values=-2, scale=0)
+        return like(values=-2, scale=0, float8=values.float8)
     return like(values=-2, scales=-1) if isinstance(values, Int8Rows) else -2
 
 

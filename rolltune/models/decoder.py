@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from rolltune.models import attention
 from rolltune.models import layers as nn
+from rolltune.models.attention import Rope
 from rolltune.models.cut import held, lookup, whole
-from rolltune.models.layers import Rope
 from rolltune.trees import Either
 
 PLAIN = Rope()
@@ -92,7 +93,7 @@ def context(
         near = positions[:, :, None] - positions[:, None, :] < config.sliding_window
         prompt = (blocks[:, :, None] == 0) & (blocks[:, None, :] == 0)
         local = mask & (near | prompt)
-    angles = nn.rope_angles(config.rope, positions, config.head_dim, jnp.sum(segments == 0, 1))
+    angles = attention.rope_angles(config.rope, positions, config.head_dim, jnp.sum(segments == 0, 1))
     return Context(angles, mask, local, keys, sees, causal and local is None)
 
 
@@ -103,7 +104,7 @@ def places(x: Shaped[Array, "b t *x"], at: Int[Either, "b m"]) -> Shaped[Array, 
 
 def kept(x: Array) -> Array:
     """The same, by a name: what remat "attention" keeps of a layer, beside its input."""
-    return checkpoint_name(x, nn.ATTENTION)
+    return checkpoint_name(x, attention.ATTENTION)
 
 
 def depth(layers: Any) -> int:
@@ -161,12 +162,12 @@ def layer(config: Config, p: dict, x: Float[Array, "b t d"], angles, mask, past=
     if at is not None:
         x, mask = places(x, at), places(mask, at)
         asked = places(angles[0], at), places(angles[1], at)
-    q, k, v = map(kept, (nn.rotate(q, asked), nn.rotate(k, angles), v))
+    q, k, v = map(kept, (attention.rotate(q, asked), attention.rotate(k, angles), v))
     if past is not None:
         keys, values, slot = past
         k = jax.lax.dynamic_update_slice_in_dim(keys, k.astype(keys.dtype), slot, 1)
         v = jax.lax.dynamic_update_slice_in_dim(values, v.astype(values.dtype), slot, 1)
-    y = kept(nn.attend(q, k, v, mask, config.attn_scale, config.attn_softcap, causal and at is None))
+    y = kept(attention.attend(q, k, v, mask, config.attn_scale, config.attn_softcap, causal and at is None))
     y = kept(nn.linear(p["attn"]["o"], y.reshape(*y.shape[:2], -1)))
     x = x + (_norm(config, p["post_attn_norm"], y) if config.post_norms else y)
     return x + _mlp(config, p, x), (k, v)
@@ -187,7 +188,7 @@ def cross_layer(config: Config, p: dict, x: Float[Array, "b t d"], keys, sees, p
         k, v = (_heads(config, y) for y in nn.linears([cross["k"], cross["v"]], keys))
         past = (_norm(config, cross["k_norm"], k), v)
     q, (k, v) = kept(q), map(kept, past)
-    y = kept(nn.attend(q, k, v, sees | ~some if config.empty_rows_attend else sees, config.attn_scale))
+    y = kept(attention.attend(q, k, v, sees | ~some if config.empty_rows_attend else sees, config.attn_scale))
     y = kept(nn.linear(cross["o"], y.reshape(*y.shape[:2], -1)))
     gate = lambda name, y: jnp.tanh(p[name].astype(jnp.float32)).astype(x.dtype) * y
     x = x + gate("gate_attn", y if config.empty_rows_attend else jnp.where(some, y, 0))
@@ -247,7 +248,7 @@ def run(
         return x, kv if keep_kv else None
 
     n, plain = depth(layers), block
-    names = (nn.ATTENTION,) if remat == nn.ATTENTION else ()
+    names = (attention.ATTENTION,) if remat == attention.ATTENTION else ()
     policy = jax.checkpoint_policies.save_only_these_names(*names)
     block = jax.checkpoint(lambda x, p, *more: plain(x, held(p), *more), policy=policy) if remat else block
     sliding = ((jnp.arange(n) + first) % 2 == 0) | config.all_slide

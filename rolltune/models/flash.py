@@ -1,8 +1,8 @@
 """Attention that never holds [T, S] of logits, with a soft cap and any mask: a kernel for GPUs, by way of Pallas.
 
-FlashAttention-2 (Dao 2023, arXiv:2307.08691). cuDNN's kernel is the faster one where it serves (`layers.attend`); it
+FlashAttention-2 (Dao 2023, arXiv:2307.08691). cuDNN's kernel is the faster one where it serves (`attention.attend`); it
 knows no soft cap (Gemma 2) and, of masks that are cheap to state, the causal one alone. Numbers are those of
-`layers._attend`: products in the inputs' dtype summed up in float32, everything between them in float32.
+`attention._attend`: products in the inputs' dtype summed up in float32, everything between them in float32.
 """
 
 import functools
@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Bool, Float
 
-from rolltune.models.layers import ATTENTION
+from rolltune.models.attention import ATTENTION
 
 NEVER = -1e30
 WIDTHS = (16, 32, 64, 128, 256)  # of a head

@@ -24,7 +24,7 @@ KIND = jnp.float8_e4m3fn
 
 def serves(w: Any) -> bool:
     """Whether products with a matrix are made here."""
-    return isinstance(w, Float8) or (isinstance(w, NF4) and w.float8)
+    return isinstance(w, NF4 | Float8) and w.float8
 
 
 def products(

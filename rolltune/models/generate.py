@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Integer
 
 from rolltune.batch import Batch, Source
-from rolltune.models import decoder, forward
-from rolltune.models import layers as nn
+from rolltune.models import attention, decoder, forward
 from rolltune.models.forward import Network
 from rolltune.sharding import CARDS
 
@@ -84,7 +83,7 @@ def generate(
         if config.sliding_window and len(places) > config.sliding_window:
             at = jnp.where(places >= prompt, lengths[:, None] + places - prompt, places)
             local = (mask & (positions - at < config.sliding_window))[:, None]
-        angles = nn.rope_angles(config.rope, positions, config.head_dim, lengths)
+        angles = attention.rope_angles(config.rope, positions, config.head_dim, lengths)
         x = decoder.embed(config, text, out[:, None], net.config.dtype)
         now = decoder.Context(angles, mask[:, None], local, None, seen)
         grown = []

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
+from rolltune.models import attention
 from rolltune.models import layers as nn
 
 
@@ -77,7 +78,7 @@ def _blocks(
     def block(x, p):
         y = nn.layer_norm(p["norm1"], x, config.norm_eps)
         q, k, v = (heads(nn.linear(p["attn"][name], y)) for name in "qkv")
-        y = nn.attend(q, k, v, None, q.shape[-1] ** -0.5)
+        y = attention.attend(q, k, v, None, q.shape[-1] ** -0.5)
         x = x + nn.linear(p["attn"]["o"], y.reshape(*y.shape[:2], -1))
         y = nn.linear(p["mlp"]["up"], nn.layer_norm(p["norm2"], x, config.norm_eps))
         return x + nn.linear(p["mlp"]["down"], act(y)), None

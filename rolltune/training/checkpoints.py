@@ -55,8 +55,12 @@ def writer(hosts: Hosts = ONE) -> Iterator[ocp.AsyncCheckpointer]:
         hosts.meet(int(key.rpartition(".")[2]), key)  # it ends with the folder's name: the saving's number
 
     meeting = ocp.AsyncOptions(barrier_sync_fn=meet)
-    with _quiet(), ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=meeting) as checkpointer:
-        yield checkpointer
+    with _quiet():
+        try:
+            with ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=meeting) as checkpointer:
+                yield checkpointer
+        finally:
+            gc.collect()  # as in `_quiet`, of a saving that failed and was told of while the training went on
 
 
 @contextlib.contextmanager
@@ -78,8 +82,10 @@ def _quiet() -> Iterator[None]:
     sys.unraisablehook = show
     try:
         yield
-    finally:
+    except BaseException:
         gc.collect()  # of tasks that nobody ends it is said when they are collected
+        raise
+    finally:
         sys.unraisablehook = shown
         for log, disabled in zip(logs, before, strict=True):
             log.disabled = disabled

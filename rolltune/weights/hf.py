@@ -112,7 +112,7 @@ def _shards(path: Path) -> dict[Path, list[str] | None]:
                 f"{path} lacks {', '.join(lost)}: the download was not finished. Run 01-download_models.py again."
             )
         return {path / file: [name for name, at in listed.items() if at == file] for file in sorted(names)}
-    found = [path / SINGLE] if (path / SINGLE).exists() else sorted(path.glob("*.safetensors"))
+    found = [path / SINGLE] if (path / SINGLE).exists() else list(path.glob("*.safetensors"))
     if len(found) == 1:
         return {found[0]: None}
     if found:

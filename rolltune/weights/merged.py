@@ -23,7 +23,7 @@ class Change:
     up; `scale` is that of the factors."""
 
     leaf: Any
-    scale: float = 1.0
+    scale: float
     start: int = 0
 
     def of(self, base: np.ndarray, layer: int | None) -> np.ndarray:

@@ -12,6 +12,7 @@ import pytest
 from rolltune.commands.doctor import main
 from rolltune.commands.reading import add_reading_flags, reading_of
 from rolltune.errors import UserError
+from rolltune.tiny.feed import TOKENIZER
 
 PLAYGROUND = Path(__file__).parents[2] / "playground"
 
@@ -62,6 +63,13 @@ def test_what_a_command_is_told_about_its_data(tmp_path):
     ):
         with pytest.raises(UserError, match=expected):
             reading_of(parser.parse_args(flags))
+
+
+def test_lengths_are_told_as_what_was_counted(tmp_path, capsys):
+    (tmp_path / "t.jsonl").write_text('{"prefix": "q", "suffix": "a"}\n')
+    for unit, flags in (("characters", []), ("tokens", ["--tokenizer", str(TOKENIZER)])):
+        main([str(tmp_path / "t.jsonl"), *flags])
+        assert f"  {unit} of text: 1 up to " in capsys.readouterr().out
 
 
 def test_a_damaged_tokenizer_is_advice(tmp_path):

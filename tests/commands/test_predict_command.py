@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -14,17 +15,17 @@ from rolltune.__main__ import main
 from rolltune.data.asked import Asked, picture_row
 from rolltune.evaluation.decision import Decision
 from rolltune.evaluation.metrics import Threshold
-from rolltune.tiny.ads import PROMPT, write_sample_ads
+from rolltune.tiny.ads import PROMPT
 from rolltune.weights.roll_file import load_roll, save_roll
 
 STEPS = {"steps": 2, "log_every": 2, "warmup": 0, "redraws": 0, "alphas": (4.0, 32.0), "evaluate_batch": 4}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(drawn_ads, tmp_path_factory):
     """A folder with ten sample ads and two rolls on them, checkpoints/first.npz and first.rank2.npz; what 04 says."""
     folder = tmp_path_factory.mktemp("predict")
-    write_sample_ads(folder / "drawn", seed=0)
+    shutil.copytree(drawn_ads, folder / "drawn")
     rows = [json.loads(line) for line in (folder / "drawn/data.jsonl").read_text().splitlines()]
     few = [row for row in rows if row["suffix"] == "yes"][:5] + [row for row in rows if row["suffix"] == "no"][:5]
     few[0] = next(row for row in rows if row["image"].endswith(".gif"))

@@ -1,19 +1,20 @@
 """04-validate on a roll of the built-in model: the roll's own prompt, answers and base, whatever the data says."""
 
 import json
+import shutil
 
 import pytest
 
 from rolltune.__main__ import main
-from rolltune.tiny.ads import PROMPT, write_sample_ads
+from rolltune.tiny.ads import PROMPT
 from rolltune.weights.roll_file import read_card
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(drawn_ads, tmp_path_factory):
     """A folder with twelve sample ads and two rolls of two steps on them, checkpoints/first.npz and first.rank2.npz."""
     folder = tmp_path_factory.mktemp("validate")
-    write_sample_ads(folder / "drawn", seed=0)
+    shutil.copytree(drawn_ads, folder / "drawn")
     rows = [json.loads(line) for line in (folder / "drawn/data.jsonl").read_text().splitlines()]
     few = [row for row in rows if row["suffix"] == "yes"][:6] + [row for row in rows if row["suffix"] == "no"][:6]
     (folder / "drawn/few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in few))

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, PngImagePlugin
 
 from rolltune.data.examples import Example, Turn
 from rolltune.data.images import (
@@ -128,16 +128,21 @@ def test_a_size_needs_no_pixels(tmp_path, monkeypatch):
     for name in ("a.gif", "b.png", "c.webp", "d.jpg"):
         many = {"save_all": True, "append_images": frames[1:]} if name[0] in "abc" else {}
         frames[0].save(tmp_path / name, exif=exif(6), **many)
-    frames[0].save(tmp_path / "late.png", exif=exif(6))
-    data = (tmp_path / "late.png").read_bytes()
-    place = data.index(b"eXIf") - 4
-    after = place + 12 + int.from_bytes(data[place : place + 4])
-    (tmp_path / "late.png").write_bytes(data[:place] + data[after:-12] + data[place:after] + data[-12:])
-    for name in ("a.gif", "b.png", "c.webp", "d.jpg", "late.png"):
+    xmp = PngImagePlugin.PngInfo()
+    xmp.add_itxt("XML:com.adobe.xmp", '<x xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>')
+    late = {"late.png": (b"eXIf", {"exif": exif(6)}), "late too.png": (b"iTXt", {"pnginfo": xmp})}
+    for name, (kind, said) in late.items():
+        frames[0].save(tmp_path / name, **said)
+        data = (tmp_path / name).read_bytes()
+        place = data.index(kind) - 4
+        after = place + 12 + int.from_bytes(data[place : place + 4])
+        (tmp_path / name).write_bytes(data[:place] + data[after:-12] + data[place:after] + data[-12:])
+        assert image_size(tmp_path / name) == (30, 20)
+    for name in ("a.gif", "b.png", "c.webp", "d.jpg", *late):
         for frame in (None, -4):
             picture = open_image(tmp_path / name, frame)
             with monkeypatch.context() as patch:
-                if name != "late.png":  # says how to turn it only after its pixels
+                if name not in late:  # says how to turn it only after its pixels
                     patch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
                 assert image_size(tmp_path / name, frame) == (picture.height, picture.width), (name, frame)
 
@@ -172,6 +177,8 @@ def test_files_that_are_no_images_are_named(tmp_path):
         ("a.jpg", b"", "empty"),
         ("b.jpg", b"<html>not here</html>", "no known image format"),
         ("c.heic", b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00", "HEIC"),
+        # Pillow would start a program for it.
+        ("d.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "no known image format"),
     ):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(UserError, match=f"{name}.*{expected}"):
@@ -221,6 +228,8 @@ def test_frame_policies(animation, tmp_path):
         apply_frame_policy([example], "expand")
     with pytest.raises(UserError, match="frame policy 'n'"):
         apply_frame_policy([example], "n")
+    with pytest.raises(UserError, match=r"frames could not be chosen:\n  f:1: .*gone\.gif: there is no such"):
+        apply_frame_policy([row(animation), row(tmp_path / "gone.gif")])
 
 
 def test_frames_come_as_they_are_shown(shared):

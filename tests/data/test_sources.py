@@ -477,6 +477,8 @@ def test_outer_white_space_is_no_part_of_what_is_said(folder, tmp_path):
     assert read[0].accepted == ("yes", "ja") and read[1].turns[0] == Turn("system", "be short")
     (tmp_path / "table.csv").write_text('prefix,suffix\n" is  it?","yes "\n')
     assert read_examples(tmp_path / "table.csv")[0].turns == (Turn("user", "is  it?"), Turn("assistant", "yes"))
+    (tmp_path / "table.tsv").write_text("prefix\tsuffix\nred, or blue?\tred\n")  # of which a comma is a letter
+    assert read_examples(tmp_path / "table.tsv")[0].turns == (Turn("user", "red, or blue?"), Turn("assistant", "red"))
     for name in ("yes_", "no"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         Image.new("RGB", (8, 6)).save(tmp_path / "photos" / name / "a.png")

@@ -7,7 +7,7 @@ import pytest
 
 from rolltune.errors import UserError
 from rolltune.families import catalogue, paligemma, paligemma_config
-from rolltune.models.layers import Rope
+from rolltune.models.attention import Rope
 
 CONFIG1 = {
     "model_type": "paligemma",

@@ -7,7 +7,7 @@ import pytest
 from rolltune.errors import UserError
 from rolltune.families import paligemma_config, published
 from rolltune.models import vision
-from rolltune.models.layers import Rope
+from rolltune.models.attention import Rope
 
 LABELS = {str(n): f"LABEL_{n}" for n in range(3)}
 

@@ -15,7 +15,6 @@ from rolltune.jobs import plan_memory as planning
 from rolltune.jobs.laying import groups_for
 from rolltune.memory import Need, needs_of
 from rolltune.recipe import Recipe
-from rolltune.tiny.ads import write_sample_ads
 from rolltune.training import setup
 from rolltune.training.dataset import Wanted, read_data
 from rolltune.training.loop import new_state
@@ -67,17 +66,11 @@ def test_few_layers_say_what_all_of_a_cut_model_need(tmp_path, monkeypatch):
         assert guess.total == pytest.approx(known.total, rel=0.04), guess.part
 
 
-@pytest.fixture(scope="module")
-def ads(tmp_path_factory):
-    """The sample ads, drawn once."""
-    return write_sample_ads(tmp_path_factory.mktemp("ads"), seed=0).parent
-
-
 @pytest.fixture
-def few(ads, tmp_path, monkeypatch):
+def few(drawn_ads, tmp_path, monkeypatch):
     """Eight of the sample ads, read; and a cache of their own."""
     monkeypatch.setenv("ROLLTUNE_CACHE", str(tmp_path / "cache"))
-    shutil.copytree(ads, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(drawn_ads, tmp_path, dirs_exist_ok=True)
     rows = (tmp_path / "data.jsonl").read_text().splitlines()[:8]
     (tmp_path / "few.jsonl").write_text("\n".join(rows) + "\n")
     return read_data({"train": tmp_path / "few.jsonl"}, Wanted("auto"), lambda text: None)

@@ -14,25 +14,18 @@ from rolltune.jobs import export as exporting
 from rolltune.jobs import laying, predict, scorer, validate
 from rolltune.models import cut
 from rolltune.recipe import Recipe
-from rolltune.tiny.ads import write_sample_ads
 from rolltune.weights.card import RollCard
 from rolltune.weights.roll_file import save_roll
 
 CUT, WHOLE = "--config.sharding=fsdp", "--config.sharding=rolls"
 
 
-@pytest.fixture(scope="module")
-def ads(tmp_path_factory):
-    """The sample ads, drawn once."""
-    return write_sample_ads(tmp_path_factory.mktemp("ads"), seed=0).parent
-
-
 @pytest.fixture
-def saved(ads, tmp_path, monkeypatch):
+def saved(drawn_ads, tmp_path, monkeypatch):
     """checkpoints/{lora,full}.npz with random changes of the built-in model, and ten ads, in the current folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ROLLTUNE_CACHE", str(tmp_path / "cache"))
-    shutil.copytree(ads, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(drawn_ads, tmp_path, dirs_exist_ok=True)
     rows = (tmp_path / "data.jsonl").read_text().splitlines()[:10]
     (tmp_path / "few.jsonl").write_text("\n".join(rows) + "\n")
     model, params = base.load("tiny", dtype="float32")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import types
 from pathlib import Path
 
@@ -146,11 +147,20 @@ def test_of_a_quantized_base_only_what_was_asked_for(make_roll, tmp_path, capsys
     assert main(["export", "-m", str(path)]) == 0 and "load the base so" in capsys.readouterr().out
 
 
+def test_what_float8_rounds_is_no_difference_of_a_merged_weight(make_roll, capsys):
+    make_roll(quantize="float8")
+    assert main(["export", "-m", "made", "--to", "hf", "--dequantize"]) == 0
+    told = capsys.readouterr().out
+    assert float(re.search(r"adapter on its base is (\S+) ", told)[1]) < 0.02 and "products were in float8" in told
+    assert main(["export", "-m", "made"]) == 0 and "products in float8" in capsys.readouterr().out
+
+
 def test_a_difference_above_the_bound_leaves_nothing(make_roll, tmp_path, monkeypatch):
     path = make_roll()
     monkeypatch.setattr(job, "BOUNDS", dict.fromkeys(job.BOUNDS, 1e-9))
     with pytest.raises(job.UserError, match="scores otherwise"):
-        export(path, Options("hf", tmp_path / "out"), print)
+        export(path, Options("hf", tmp_path / "exports/out"), print)
+    assert not (tmp_path / "exports").exists()
     monkeypatch.undo()
     whole = job.fill_hf
 
@@ -336,13 +346,19 @@ def test_the_page_says_what_was_learned_from_how_and_how_well():
 
 def test_what_an_export_found_is_told_with_its_share_of_the_rounding():
     found = merging.Difference(0.125, "text/norm/scale", 0.5)
-    opened = lambda name: types.SimpleNamespace(checkpoint=types.SimpleNamespace(path=Path(name)))
+    opened = lambda name: types.SimpleNamespace(checkpoint=types.SimpleNamespace(path=Path(name)), words={})
     weights, scores = job._told(found, 0.03125, 0.5, "bfloat16", False, "npz", opened("a.npz"))
     assert weights.endswith("a weight is 0.125 (text/norm/scale), 50% of what bfloat16 may round")
     assert scores.endswith("from the adapter on its base is 0.0312 (at most 0.5)")
     packed, resized = job._told(found, 0.0, 0.5, "bfloat16", True, "hf", opened("a.npz"))[2:]
     assert "in four or eight bits" in packed and "resizes pictures by its own rule" in resized
     assert len(job._told(found, 0.0, 0.5, "bfloat16", False, "hf", opened("folder"))) == 2
+
+
+def test_an_adapter_is_advised_of_what_is_one():
+    factors = {"a/kernel": {"a": 0, "b": 0}}
+    assert "--to peft" in job._instead(factors | {job.CLASSES: 0})
+    assert "trained_dtype" in job._instead(factors | {"a/bias": 0})
 
 
 def test_no_text_of_people_is_markdown_or_html():

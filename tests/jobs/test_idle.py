@@ -45,7 +45,6 @@ ONE, EIGHT = Drawn(1, 1), Drawn(8, 8)
         ({"redraws": 2}, CHOOSE, ONE, "one roll is trained at a time"),
         ({"redraw_factor": 0.9, "redraws": 0}, CHOOSE, EIGHT, "no roll is drawn again"),
         ({"draws": 8}, CHOOSE, EIGHT, "8 rolls are trained at once"),
-        ({"fold_by": "id"}, CHOOSE, EIGHT, "there are no folds"),
     ],
 )
 def test_what_counts_for_nothing_is_said_with_the_reason(stated, task, drawn, why):
@@ -64,7 +63,6 @@ def test_what_counts_is_not_said():
     assert idle(recipe, useful, CHOOSE, EIGHT) == []
     assert idle(recipe, useful, CHOOSE, Drawn(0, 0)) == []  # how many rolls fit is found out later
     assert idle(dataclasses.replace(Recipe(), answer_tokens=8), {"answer_tokens"}, WRITE, ONE) == []
-    assert idle(dataclasses.replace(Recipe(), fold_by="id"), {"fold_by"}, CHOOSE, Drawn(5, 5, True)) == []
     whole = dataclasses.replace(Recipe(), method="full", trained_dtype="bfloat16")
     assert idle(whole, {"method", "trained_dtype"}, CHOOSE, ONE) == []
 
@@ -73,7 +71,7 @@ def test_what_counts_is_not_said():
 def test_no_example_recipe_states_what_counts_for_nothing(file):
     recipe, stated = recipes.load(file), recipes.stated(file)
     task = recipe.task if recipe.task != "auto" else WRITE if "answer_tokens" in stated else CHOOSE
-    assert idle(recipe, stated, task, Drawn(0, 0, folds=True)) == []
+    assert idle(recipe, stated, task, Drawn(0, 0)) == []
 
 
 @pytest.mark.parametrize(

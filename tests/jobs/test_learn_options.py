@@ -78,6 +78,8 @@ def test_whose_question_is_asked_is_said():
     assert asked_text(rows[:2], "", "recipe") == "asked: 'is it?' (the rows' own)"
     assert asked_text(rows, "", "recipe") == "asked: 'is it?' and 2 other prompts (the rows' own)"
     assert asked_text(rows[3:], "so?", "roll") == "asked: 'so?' (the roll's)"
+    long = [make_example(9, "word " * 500)]
+    assert len(asked_text(long, "", "recipe")) < 250 and len(asked_text(long, "so?", "recipe")) < 300
     assert asked_text(rows[:2], "is it?", "roll") == "asked: 'is it?' (the roll's)"
     replaced = asked_text(rows, "so?", "recipe")
     assert replaced == "asked: 'so?' (the recipe's, in the place of the rows' own 'is it?' and 1 more)"

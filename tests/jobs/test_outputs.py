@@ -90,6 +90,11 @@ def test_a_roll_is_meant_by_its_name_its_path_or_a_pattern(out):
     assert named_rolls(["checkpoints/mine.whole.npz"]) == at("mine.whole")  # in no pattern, but by its name
     with pytest.raises(UserError, match="no roll has such a name"):
         named_rolls(["checkpoints/x*.npz"])
+    exported = Path("exports/mine-npz/mine.whole.npz")
+    exported.parent.mkdir(parents=True)
+    exported.touch()
+    assert named_roll("exports/mine-npz") == exported and outputs.names_roll("exports/mine-npz")
+    assert not outputs.names_roll("exports") and not outputs.names_roll("checkpoints")
 
 
 def test_a_disk_without_room_is_told_before_the_work(out, monkeypatch):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from types import SimpleNamespace
 
 import jax
@@ -30,7 +31,6 @@ from rolltune.jobs.plan_memory import (
 )
 from rolltune.memory import Need
 from rolltune.recipe import Recipe
-from rolltune.tiny.ads import write_sample_ads
 from rolltune.training import setup
 from rolltune.training.dataset import Wanted, read_data
 from rolltune.training.outline import Stated, outline
@@ -203,6 +203,26 @@ def test_a_picture_has_two_sides(text):
         picture_size(text, "--picture")
 
 
+def test_float8_is_offered_where_a_card_multiplies_in_it_and_taken_where_nothing_else_fits(monkeypatch):
+    monkeypatch.setattr(planning.gpus, "compiler_here", lambda: False)
+    assert [find_place(Options(card=name)).float8 for name in ("h100", "rtx4070", "a100", "rtx3060")] == [1, 1, 0, 0]
+    device = SimpleNamespace(platform="gpu", device_kind="Some card", compute_capability="8.9")
+    monkeypatch.setattr(planning.jax, "devices", lambda: [device])
+    assert find_place(Options()).float8
+    assert not any(one.words.startswith("float8") for one in planning.changes(OWN, OPENED))
+    sizes = {"float8": 7, "four bits": 6, "remat": 9}
+    done = [planned(OWN, 20), *(planned(one, sizes.get(one.words, 99)) for one in planning.changes(OWN, OPENED, True))]
+    taken = {}
+    for room in (9, 8, 6):
+        said: list[str] = []
+        verdict(done, room * GIB, lambda one: 1, said.append)
+        taken[room] = next(line for line in said if line.startswith("take: "))
+    assert [taken[room].split(",")[0] for room in (9, 8, 6)] == ["take: remat", "take: float8", "take: four bits"]
+    assert "--config.quantize=float8" in taken[8]
+    lines = refusal(done[0], done[1:], 10 * GIB)  # two words for one entry are one change
+    assert lines[1:] == ["  --config.quantize=nf4: 6.00 GiB, fits", "  --config.remat=True: 9.00 GiB, fits"]
+
+
 def test_as_many_rolls_as_fit_are_counted_from_those_that_were_planned():
     """3 GiB for all, and 2 for each roll."""
     made = lambda choice: planned(choice, 3 + 2 * choice.rolls)
@@ -291,9 +311,9 @@ def test_a_plan_is_printed(capsys, monkeypatch):
 
 
 @pytest.fixture
-def few(tmp_path):
+def few(drawn_ads, tmp_path):
     """Eight of the sample ads."""
-    write_sample_ads(tmp_path, seed=0)
+    shutil.copytree(drawn_ads, tmp_path, dirs_exist_ok=True)
     rows = (tmp_path / "data.jsonl").read_text().splitlines()[:8]
     (tmp_path / "few.jsonl").write_text("\n".join(rows) + "\n")
     return tmp_path / "few.jsonl"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,15 @@ from rolltune.errors import UserError
 from rolltune.evaluation.metrics import Prediction
 from rolltune.jobs import search_prompt
 from rolltune.jobs.search_prompt import Options, recipe_text, score_prompts, search
-from rolltune.tiny.ads import write_sample_ads
 from rolltune.training.dataset import Wanted, read_data
 
 ASKED = "Is there small print?"
 
 
-def test_a_prompt_scores_as_if_it_stood_in_every_row(tmp_path, monkeypatch, capsys):
+def test_a_prompt_scores_as_if_it_stood_in_every_row(drawn_ads, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ROLLTUNE_CACHE", str(tmp_path / "cache"))
-    write_sample_ads(tmp_path / "drawn", seed=0)
+    shutil.copytree(drawn_ads, "drawn")
     rows = [json.loads(line) for line in (tmp_path / "drawn/data.jsonl").read_text().splitlines()]
     few = [row for row in rows if row["suffix"] == "yes"][:3] + [row for row in rows if row["suffix"] == "no"][:3]
     for name, prompt in (("own", "zzz"), ("asked", ASKED)):

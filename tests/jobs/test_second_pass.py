@@ -2,15 +2,18 @@
 
 import dataclasses
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from rolltune import base, trees
 from rolltune.errors import UserError
 from rolltune.jobs.second_pass import Earlier, roll_to_continue, second_pass
 from rolltune.recipe import Recipe
 from rolltune.weights.roll_file import Base, RollCard, save_roll
+from rolltune.weights.whole import ENDING
 
 
 def saved(folder, **changes):
@@ -43,6 +46,15 @@ def test_what_was_learned_before_is_known_and_counted():
     assert earlier.passes == 3 and earlier.learned == {"p1", "t2"}
     bare = dataclasses.replace(earlier, card=dataclasses.replace(card, metrics={}))
     assert bare.passes == 1 and bare.learned == frozenset()
+
+
+def test_only_a_roll_of_which_nothing_is_missing_is_gone_on_with():
+    model, params = base.load("tiny", "", "float32")
+    card, recipe = RollCard(model.base, "attention", {}, "ok?", ["a", "b"]), Recipe(task="choose", method="attention")
+    check = lambda name: Earlier(Path(name), card, recipe, {}).check(model, trees.shapes(params))
+    with pytest.raises(UserError, match=r"first\.npz: its arrays are not those of its recipe: .*q/kernel is missing"):
+        check("first.npz")
+    check(f"first{ENDING}")  # in a model as a whole nothing is beside the weights
 
 
 def test_what_was_typed_has_to_fit_the_rolls_recipe(tmp_path):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rolltune.models import flash, layers
+from rolltune.models import attention, flash
 
 RNG = np.random.default_rng(0)
 
@@ -36,7 +36,7 @@ def test_the_kernel_agrees_with_the_plain_way_in_values_and_gradients(case):
     wanted, mask, scale = random(b, t, n, h), jnp.broadcast_to(mask, (b, t, t)), h**-0.5
     found_by = lambda way: jax.jit(jax.value_and_grad(lambda *x: jnp.sum(way(*x) * wanted), (0, 1, 2)))(*inputs)
     ours = found_by(lambda q, k, v: flash.attend(q, k, v, mask, scale, softcap, is_causal, interpret=True))
-    plain = found_by(lambda q, k, v: layers._attend_whole(q, k, v, mask, scale, softcap))
+    plain = found_by(lambda q, k, v: attention._attend_whole(q, k, v, mask, scale, softcap))
     for found, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * float(jnp.abs(expected).max()))
 
@@ -79,12 +79,12 @@ LONG, BF16, F32 = 1024, jnp.bfloat16, jnp.float32
 )
 def test_each_shape_takes_the_kernel_that_serves_it(taken, t, s, h, dtype, softcap, is_causal, masked, monkeypatch):
     took = []
-    monkeypatch.setattr(layers, "_attend_whole", lambda q, *rest: took.append("plain") or q)
+    monkeypatch.setattr(attention, "_attend_whole", lambda q, *rest: took.append("plain") or q)
     monkeypatch.setattr(flash, "attend", lambda q, *rest: took.append("ours") or q)
     monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, *rest, **more: took.append("cudnn") or q)
     q, key = jax.ShapeDtypeStruct((1, t, 2, h), dtype), jax.ShapeDtypeStruct((1, s, 1, h), dtype)
     mask = jax.ShapeDtypeStruct((1, t, s), bool) if masked else None
     for gpu, expected in ((True, taken), (False, "plain")):
-        monkeypatch.setattr(layers, "is_gpu", lambda gpu=gpu: gpu)
-        jax.eval_shape(lambda q, k, mask: layers.attend(q, k, k, mask, 0.1, softcap, is_causal), q, key, mask)
+        monkeypatch.setattr(attention, "is_gpu", lambda gpu=gpu: gpu)
+        jax.eval_shape(lambda q, k, mask: attention.attend(q, k, k, mask, 0.1, softcap, is_causal), q, key, mask)
         assert took.pop() == expected

@@ -92,6 +92,11 @@ def test_files_that_are_no_tokenizer_say_what_they_are(tmp_path):
         "json/tokenizer.model": (b'{"version": "1.0"}', "it holds JSON"),
         "cut/tokenizer.model": (TOKENIZER.read_bytes()[:1000], "not a SentencePiece model"),
         "cut/tokenizer.json": (b'{"version": "1.0", "mod', "it may be cut"),
+        # It can be opened, and fails at the first word that it does not know.
+        "lacking/tokenizer.json": (
+            b'{"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "?"}}',
+            "not a tokenizer.json .*UNK",
+        ),
         "other/tokenizer_config.json": (b"{}", r"tokenizer\.json is the file wanted"),
     }
     for name, (content, expected) in cases.items():

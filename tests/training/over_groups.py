@@ -234,8 +234,9 @@ def test_resumed_on_other_cards_to_rounding_and_a_roll_drawn_again(tmp_path, mon
 
 
 @pytest.mark.parametrize("name", optim.OPTIMIZERS)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("part", [1 << 22, 2048], ids=["whole", "4 or 6 parts"])
+@pytest.mark.parametrize(
+    ("dtype", "part"), [("float32", 1 << 22), ("bfloat16", 2048)], ids=["float32, whole", "bfloat16, 4 or 6 parts"]
+)
 def test_rows_of_a_matrix_move_as_within_it(name, dtype, part, monkeypatch):
     """On four cards: blocks of eight bits, means of rows and columns, and random roundings are those of one card."""
     monkeypatch.setattr(optim, "PART", part)

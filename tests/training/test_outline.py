@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -14,7 +15,6 @@ from rolltune.data.batches import Encoded, joint_batch
 from rolltune.inputs.disk import Files
 from rolltune.inputs.feeds import DiskFeed, TableFeed
 from rolltune.recipe import Recipe
-from rolltune.tiny.ads import write_sample_ads
 from rolltune.training import outline as outlining
 from rolltune.training import setup
 from rolltune.training.dataset import Wanted, read_data
@@ -23,9 +23,9 @@ from rolltune.training.outline import NoTokenizer, Stated, outline, stated_data
 
 
 @pytest.fixture(scope="module")
-def few(tmp_path_factory):
+def few(drawn_ads, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ads")
-    write_sample_ads(folder, seed=0)
+    shutil.copytree(drawn_ads, folder, dirs_exist_ok=True)
     rows = (folder / "data.jsonl").read_text().splitlines()[:12]
     (folder / "few.jsonl").write_text("\n".join(rows) + "\n")
     return folder / "few.jsonl"

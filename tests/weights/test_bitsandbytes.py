@@ -8,10 +8,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from small_model import Letters
 
+from rolltune import base, trees
 from rolltune.errors import UserError
 from rolltune.families import gemma2
-from rolltune.quantize import NF4, DoubleScales, decode, encode_nf4
+from rolltune.quantize import DECODER, NF4, DoubleScales, decode, encode_nf4
 from rolltune.weights import bitsandbytes, layouts
 from rolltune.weights.bitsandbytes import PackedTensor
 from rolltune.weights.hf import read_hf, write_hf
@@ -54,10 +56,33 @@ def tensors():
     return made
 
 
+def is_packed(leaf) -> bool:
+    return isinstance(leaf, NF4)
+
+
 def write(folder, tensors, shard=30_000):
     """In shards, so that a matrix and its scales may lie in two files."""
     write_hf(folder, tensors, ENTRIES, shard)
     return folder
+
+
+def test_of_a_file_in_four_bits_a_word_says_how_it_is_multiplied_and_another_is_said_to_count_for_nothing(
+    tmp_path, tensors, monkeypatch
+):
+    tokenizer = Letters("<start_of_turn>", "<end_of_turn>")
+    monkeypatch.setattr(base.text, "load", lambda path: tokenizer)
+    monkeypatch.setattr(base.text, "check", lambda *given: None)
+    monkeypatch.setenv("ROLLTUNE_CACHE", str(tmp_path / "cache"))
+    said: list[str] = []
+    monkeypatch.setattr(base, "note", said.append)
+    folder = write(tmp_path / "made", tensors)
+    for word in ("nf4-float8", "nf4-float8", "nf4", "int8"):  # the second time out of the cache
+        opened = base.open_model(str(folder), "letters", "float32", [(DECODER, word), (".*", "keep")])
+        _, params = base.load_opened(opened)
+        found = [leaf for leaf in jax.tree.leaves(params, is_leaf=is_packed) if is_packed(leaf)]
+        assert len(found) == 7 and {leaf.float8 for leaf in found} == {word == "nf4-float8"}
+        assert jax.tree.structure(trees.unflatten(opened.shapes())) == jax.tree.structure(params)
+    assert len(said) == 1 and said[0].startswith("int8 counts for nothing where")
 
 
 def test_a_model_in_four_bits_loads_as_what_it_stands_for(tmp_path, tensors):

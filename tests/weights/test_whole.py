@@ -15,7 +15,7 @@ from rolltune.families import paligemma
 from rolltune.families.paligemma_config import hf_config
 from rolltune.families.paligemma_names import hf_rows
 from rolltune.models import decoder, vision
-from rolltune.models.layers import Rope
+from rolltune.models.attention import Rope
 from rolltune.weights.card import Base, RollCard
 from rolltune.weights.checkpoint import Checkpoint
 from rolltune.weights.hf import write_hf
