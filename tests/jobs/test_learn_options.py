@@ -12,7 +12,7 @@ from rolltune.evaluation.metrics import Prediction
 from rolltune.evaluation.written import Written
 from rolltune.jobs import learn as learning
 from rolltune.jobs.interrupts import Interrupts
-from rolltune.jobs.learn import Options, _check_name, _pack, _slots, _unpack, asked_text
+from rolltune.jobs.learn import Options, _check_name, _pack, _unpack, asked_slots, asked_text
 from rolltune.jobs.outputs import Outputs
 from rolltune.recipe import Recipe
 
@@ -30,7 +30,7 @@ from rolltune.recipe import Recipe
     ],
 )
 def test_so_many_rolls_run_at_once(asked, slots):
-    assert _slots(Options("set1", "mine", **asked)) == slots
+    assert asked_slots(Options("set1", "mine", **asked)) == slots
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_so_many_rolls_run_at_once(asked, slots):
 )
 def test_numbers_of_rolls_that_cannot_be_are_refused(asked, message):
     with pytest.raises(UserError, match=message):
-        _slots(Options("set1", "mine", **asked))
+        asked_slots(Options("set1", "mine", **asked))
 
 
 def test_what_was_trained_before_is_never_replaced_unasked(tmp_path, monkeypatch):
