@@ -37,21 +37,24 @@ def summary(boards: list[dict], steps: int) -> tuple[float, float, float, int]:
     return statistics.mean(valid), statistics.mean(test), statistics.mean(spent), died
 
 
-def votes(board: dict) -> dict[str, float]:
-    """Accuracy on the untouched split: of the best roll alone, of all together, of the best few together."""
-    alone = accuracy(board["rolls"][0], "test")
-    told = {"best few" if vote["chosen_on_valid"] else "all": accuracy(vote, "test") for vote in board["votes"]}
+def votes(board: dict, figure: str) -> dict[str, float]:
+    """A figure on the untouched split: of the best roll alone, of all together, of the best few together."""
+    alone = board["rolls"][0]["test"][figure]
+    told = {"best few" if vote["chosen_on_valid"] else "all": vote["test"][figure] for vote in board["votes"]}
     return {"best": alone, "best few": alone} | told  # where nobody makes the best better it votes alone
 
 
 def compared(found: list[dict[str, float]], name: str) -> str:
-    """The mean difference to the best roll alone over searches, with its 95 % interval by Student's t."""
+    """The mean, and the mean difference to the best roll alone over searches with its 95 % interval by Student's t."""
     differences = [one[name] - one["best"] for one in found]
     half = float("nan")
     if len(found) > 1:
         half = student.ppf(0.975, len(found) - 1) * statistics.stdev(differences) / len(found) ** 0.5
-    each = ", ".join(f"{one[name]:.3f}" for one in found)
-    return f"{each}; against the best alone {statistics.mean(differences):+.3f} ± {half:.3f}"
+    mean, more = statistics.mean(one[name] for one in found), sum(one > 0 for one in differences)
+    less = sum(one < 0 for one in differences)
+    return (
+        f"{mean:.3f}, {statistics.mean(differences):+.3f} ± {half:.3f} (more in {more}, less in {less} of {len(found)})"
+    )
 
 
 def draw(searches: dict[str, list[dict]], path: Path) -> None:
@@ -87,24 +90,29 @@ def draw(searches: dict[str, list[dict]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plain", nargs="+", type=Path, required=True, help="leaderboards of searches")
-    parser.add_argument("--halving", nargs="+", type=Path, required=True, help="of the same seeds, with rungs")
+    parser.add_argument(
+        "--halving", nargs="+", type=Path, default=[], help="of the same seeds, with rungs: drawn beside"
+    )
     parser.add_argument("--steps", type=int, default=384, help="of a roll that ran to the end (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("lottery.png"))
     args = parser.parse_args()
     read = lambda paths: [json.loads(path.read_text()) for path in paths]
     searches = {"plain": read(args.plain), "halving": read(args.halving)}
     for name, boards in searches.items():
+        if not boards:
+            continue
         valid, test, steps, died = summary(boards, args.steps)
         print(
             f"{name:8} best on valid {valid:.3f}, untouched {test:.3f}; {steps:.0f} steps a search, {died} rolls died"
         )
-        told = [votes(board) for board in boards if len(board.get("votes", ())) > 0]
-        if told:
-            alone = ", ".join(f"{one['best']:.3f}" for one in told)
-            print(f"{name:8} untouched, by search: best alone {alone}")
-            for who in ("all", "best few"):
-                print(f"{name:8} {who} voting: {compared(told, who)}")
-    draw(searches, args.output)
+        for figure in ("accuracy", "log-loss"):
+            if told := [votes(board, figure) for board in boards if len(board.get("votes", ())) > 0]:
+                alone = statistics.mean(one["best"] for one in told)
+                print(f"{name:8} untouched {figure}: best alone {alone:.3f}")
+                for who in ("all", "best few"):
+                    print(f"{name:8} {who} voting: {compared(told, who)}")
+    if args.halving:
+        draw(searches, args.output)
 
 
 if __name__ == "__main__":
