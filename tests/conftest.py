@@ -9,6 +9,7 @@ from pathlib import Path
 
 import checked
 import pytest
+from pair import PATIENT
 
 COPIES = Path(__file__).parent / "oracle"
 SHARED = Path(os.environ.get("ROLLTUNE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
@@ -55,7 +56,7 @@ def on_four_cards():
     """`on_four_cards(path, flags)` runs a file of tests in a process of four virtual devices: JAX counts them once."""
 
     def run(path: Path, flags: str = "") -> None:
-        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4 {flags}"
+        flags = f"{os.environ.get('XLA_FLAGS', '')} {PATIENT} --xla_force_host_platform_device_count=4 {flags}"
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)],
             env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
