@@ -226,7 +226,7 @@ def joint_batch(
         places = (np.arange(accumulate)[:, None] * batch + np.minimum(places, batch - 1)).reshape(-1)
         mine = picked[group * rolls : (group + 1) * rolls]
         made, source = data.feed.make([some[n] for some, _ in mine for n in places], shape, len(real))
-        weights = np.concatenate([some[places] for _, some in mine]) * real
+        weights = np.concatenate([some[places] for _, some in mine])
         made = made._replace(weights=made.weights * weights[:, None], valid=made.valid & real)
         split = lambda leaf: leaf.reshape(rolls, accumulate, each, *leaf.shape[1:])
         return Batch(*map(split, made)), source

@@ -12,6 +12,7 @@ from rolltune.jobs import outputs
 from rolltune.jobs.learn import Options, room_for
 from rolltune.jobs.outputs import Outputs, named_roll, named_rolls
 from rolltune.training.step import Roll
+from rolltune.weights.whole import ENDING
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_a_roll_is_meant_by_its_name_its_path_or_a_pattern(out):
     assert named_rolls(["checkpoints/mine.whole.npz"]) == at("mine.whole")  # in no pattern, but by its name
     with pytest.raises(UserError, match="no roll has such a name"):
         named_rolls(["checkpoints/x*.npz"])
-    exported = Path("exports/mine-npz/mine.whole.npz")
+    exported = Path(f"exports/mine-npz/mine{ENDING}")
     exported.parent.mkdir(parents=True)
     exported.touch()
     assert named_roll("exports/mine-npz") == exported and outputs.names_roll("exports/mine-npz")
