@@ -10,7 +10,8 @@ CONTEXT_MIB = 500  # what the other process's CUDA context takes beside its allo
 
 def hold_all_but(gib: float, environment: Mapping[str, str] = os.environ) -> subprocess.Popen:
     """Starts another process that takes the device's memory but for so much, which no allocator can ignore. End it."""
-    query = ["nvidia-smi", "--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits"]
+    card = environment.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]  # nvidia-smi itself tells of all of them
+    query = ["nvidia-smi", f"--id={card}", "--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits"]
     printed = subprocess.run(query, capture_output=True, text=True, check=True).stdout
     free, total = map(float, printed.splitlines()[0].split(","))
     share = (free - CONTEXT_MIB - gib * 1024) / total
