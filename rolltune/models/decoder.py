@@ -146,8 +146,8 @@ def _qkv(
 def _mlp(config: Config, p: dict, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
     y = _norm(config, p["pre_mlp_norm"], x)
     names = ("gate_up",) if "gate_up" in p["mlp"] else ("gate", "up")
-    parts = nn.linears([p["mlp"][name] for name in names], y, _bound(config, p["pre_mlp_norm"]))
-    y = nn.gated_product(parts, p["mlp"]["down"]["kernel"], config.act)
+    kernels = [p["mlp"][name]["kernel"] for name in names]
+    y = nn.gated_mlp(y, kernels, p["mlp"]["down"]["kernel"], config.act, _bound(config, p["pre_mlp_norm"]))
     return _norm(config, p["post_mlp_norm"], y) if config.post_norms else y
 
 

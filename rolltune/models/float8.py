@@ -11,15 +11,15 @@ makes the same ones in a wider type.
 import functools
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rolltune.models import gating
+from rolltune.models.gating import in_float8, rounded
 from rolltune.quantize import NF4, Float8, decode_float8, power_of_two
-
-KIND = jnp.float8_e4m3fn
 
 
 def serves(w: Any) -> bool:
@@ -39,18 +39,6 @@ def products(
     return list(_products(x, tuple(weights), tuple(lows), tuple(bs), largest))
 
 
-def rounded(*parts: Float[Array, "b _"]) -> tuple[list[Array], Float[Array, "b 1"]]:
-    """Rows in float8, and the scale of each: one for all parts of a row."""
-    parts = jax.lax.optimization_barrier(parts)  # or XLA makes them twice, for the largest and for what is rounded
-    largest = [jnp.max(jnp.abs(part), -1, keepdims=True).astype(jnp.float32) for part in parts]
-    scale = power_of_two(jax.tree.reduce(jnp.maximum, largest))
-    return [_in_float8(part, scale) for part in parts], scale
-
-
-def _in_float8(x, scale):
-    return (x.astype(jnp.float32) / scale).astype(KIND)
-
-
 @jax.custom_vjp
 def _products(x, weights, lows, bs, largest):
     factor = None
@@ -59,7 +47,7 @@ def _products(x, weights, lows, bs, largest):
         scale, factor = jnp.float32(1), scale.astype(x.dtype)
     else:
         scale = power_of_two(largest)
-        rows = _in_float8(x, scale)
+        rows = in_float8(x, scale)
     # As in `layers.frozen_product`: matrices are not to be worked out ahead of what they multiply.
     rows, weights = jax.lax.optimization_barrier((rows, weights))
     found = []
@@ -80,10 +68,12 @@ def _product(x, w, axis, dtype, scale=1.0):
 
 def slope_of(slopes: Sequence[Float[Array, "b _"]], weights: Sequence[Any]) -> Float[Array, "b i"]:
     """What going back gives the rows that were multiplied by these matrices."""
-    rows, scale = rounded(*slopes)
+    return _slope_of(rounded(*slopes), weights, slopes[0].dtype)
+
+
+def _slope_of(slopes: gating.Rows, weights: Sequence[Any], dtype: Any) -> Float[Array, "b i"]:
     # Without the barrier XLA would find that both ways decode the same, and keep what the first one made.
-    weights, rows = jax.lax.optimization_barrier((weights, rows))
-    dtype = slopes[0].dtype
+    weights, (rows, scale) = jax.lax.optimization_barrier((weights, tuple(slopes)))
     found = [_product(part, w, 0, dtype) for part, w in zip(rows, weights, strict=True)]
     return functools.reduce(operator.add, found) * scale.astype(dtype)
 
@@ -94,9 +84,71 @@ def _products_forward(x, weights, lows, bs, largest):
 
 def _products_backward(saved, slopes):
     weights, lows, bs = saved
+    return slope_of(slopes, weights), None, *_slopes_of_adapters(slopes, lows, bs), None
+
+
+def _slopes_of_adapters(slopes, lows, bs):
     dlows = tuple(None if b is None else slope @ b.T for slope, b in zip(slopes, bs, strict=True))
-    dbs = tuple(None if low is None else low.T @ slope for slope, low in zip(slopes, lows, strict=True))
-    return slope_of(slopes, weights), None, dlows, dbs, None
+    return dlows, tuple(None if low is None else low.T @ slope for slope, low in zip(slopes, lows, strict=True))
 
 
 _products.defvjp(_products_forward, _products_backward)
+
+
+class Down(NamedTuple):
+    """The matrix that a gated activation is multiplied by, and its adapter's, or None."""
+
+    w: Any
+    a: Float[Array, "f r"] | None
+    b: Float[Array, "r o"] | None
+
+
+def gated_mlp(
+    x: Float[Array, "b i"],
+    weights: Sequence[Any],
+    lows: Sequence[Array | None],
+    bs: Sequence[Array | None],
+    down: Down,
+    act: str,
+    largest: Float[Array, ""] | None = None,
+) -> Float[Array, "b o"]:
+    """`(act(gate) * up) @ down`, where gate and up are `products` of the first arguments, two or both side by side.
+    They alone are kept for the way back."""
+    return _gated_mlp(x, tuple(weights), tuple(lows), tuple(bs), down, largest, act)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
+def _gated_mlp(x, weights, lows, bs, down, largest, act):
+    return _gated_mlp_forward(x, weights, lows, bs, down, largest, act)[0]
+
+
+def _gated_mlp_forward(x, weights, lows, bs, down, largest, act):
+    parts = _products(x, weights, lows, bs, largest)
+    gated, rows = gating.forward(parts, act)
+    factor = rows.scale.astype(x.dtype)
+    (values,), w = jax.lax.optimization_barrier((rows.values, down.w))
+    y, low = _product(values, w, 1, x.dtype), None
+    if down.a is not None:
+        low = gated @ down.a
+        y = (low / factor) @ down.b + y
+    return y * factor, (parts, weights, lows, bs, down, low)
+
+
+def _gated_mlp_backward(act, saved, slope):
+    parts, weights, lows, bs, down, low = saved
+    # Without the barrier XLA would work out ahead, and keep, what is made of gate and up.
+    parts, slope = jax.lax.optimization_barrier((parts, slope))
+    (rows,), scale = rounded(slope)
+    w, rows = jax.lax.optimization_barrier((down.w, rows))
+    dlow = added = da = db = None
+    if low is not None:
+        dlow, db = slope @ down.b.T, low.T @ slope
+        added = dlow @ down.a.T
+    slopes, eight, gated = gating.backward(parts, _product(rows, w, 0, slope.dtype), scale, added, act)
+    if low is not None:
+        da = gated.T @ dlow
+    dx = _slope_of(eight, weights, slope.dtype)
+    return dx, None, *_slopes_of_adapters(slopes, lows, bs), Down(None, da, db), None
+
+
+_gated_mlp.defvjp(_gated_mlp_forward, _gated_mlp_backward)

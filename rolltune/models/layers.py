@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float
 
 from rolltune.models import float8
 from rolltune.models.cut import Cut, scattered, whole
+from rolltune.models.gating import ACTIVATIONS, gate_and_up, with_slope
 from rolltune.quantize import Quantized, decode
 from rolltune.sharding import CARDS
 
@@ -81,6 +82,12 @@ def products(
     All rows are one dimension here: for gradients that sum over two, XLA would write a transposed copy of x.
     """
     rows = x.reshape(-1, x.shape[-1])
+    return [y.reshape(*x.shape[:-1], -1) for y in _with_lows(rows, weights, _lows(x, weights), largest)]
+
+
+def _lows(x: Float[Array, "*b i"], weights: Sequence[Any]) -> list[Array | None]:
+    """What each adapter's `a` makes of x, as rows; None where there is no adapter."""
+    rows = x.reshape(-1, x.shape[-1])
     shared = [w for w in weights if isinstance(w, LoRA) and w.key is None]
     inner: Iterator[Array] = iter(())
     if shared:
@@ -95,7 +102,7 @@ def products(
             lows.append(None)
         else:
             lows.append(next(inner) if w.key is None else low_rank(x, w).reshape(len(rows), -1))
-    return [y.reshape(*x.shape[:-1], -1) for y in _with_lows(rows, weights, lows, largest)]
+    return lows
 
 
 def joined(weights: Sequence[Any], dtype: Any) -> list[Any]:
@@ -270,66 +277,61 @@ def layer_norm(p: dict, x: Float[Array, "*b d"], eps: float) -> Float[Array, "*b
     return (y * p["scale"].astype(jnp.float32) + p["bias"].astype(jnp.float32)).astype(x.dtype)
 
 
-def gated_product(parts: Sequence[Float[Array, "*b f"]], w: Any, act: str) -> Float[Array, "*b o"]:
-    """`(act(gate) * up) @ w` (Shazeer 2020, arXiv:2002.05202), where `parts` are gate and up, or both side by side in
-    one array [..., 2F]. Keeps them for the way back, no more.
+def gated_mlp(
+    x: Float[Array, "*b i"], weights: Sequence[Any], down: Any, act: str, largest: Float[Array, ""] | None = None
+) -> Float[Array, "*b o"]:
+    """`(act(gate) * up) @ down` (Shazeer 2020, arXiv:2002.05202), where gate and up are products of x with `weights`:
+    of two, or of one that has both side by side. Keeps them for the way back, no more; `largest` as in `products`.
 
-    The product's input is as wide as they are and costs one more pass to compute again: a third of what a layer keeps.
+    The last product's input is as wide as they are and costs one more pass to compute again: a third of what a layer
+    keeps.
     """
+    adapted = isinstance(down, LoRA)
+    bases = [w.base if isinstance(w, LoRA) else w for w in (*weights, down)]
+    if all(map(float8.serves, bases)) and not (adapted and down.key is not None):
+        *ups, last = bases
+        cast = lambda one: one.astype(x.dtype)
+        bs = [cast(w.b) if isinstance(w, LoRA) else None for w in weights]
+        end = float8.Down(last, *((cast(down.a), cast(down.b)) if adapted else (None, None)))
+        y = float8.gated_mlp(x.reshape(-1, x.shape[-1]), ups, _lows(x, weights), bs, end, act, largest)
+        return y.reshape(*x.shape[:-1], -1)
+    return gated_product(products(x, weights, largest), down, act)
+
+
+def gated_product(parts: Sequence[Float[Array, "*b f"]], w: Any, act: str) -> Float[Array, "*b o"]:
     lead, rows = parts[0].shape[:-1], [part.reshape(-1, part.shape[-1]) for part in parts]
     if isinstance(w, LoRA) and w.key is None:
-        gated, low = _gated(rows, w.a.astype(rows[0].dtype), act, float8.serves(w.base))
+        gated, low = _gated(rows, w.a.astype(rows[0].dtype), act)
         y = _with_lows(gated, [w], [low])[0]
     else:
-        y = product(_gated(rows, None, act, False)[0].reshape(*lead, -1), w)
+        y = product(_gated(rows, None, act)[0].reshape(*lead, -1), w)
     return y.reshape(*lead, -1)
 
 
-ACTIVATIONS = {"gelu": jax.nn.gelu, "silu": jax.nn.silu}  # gelu is the tanh form, as in all published Gemma models
-
-
-def _with_slope(act: str, x: Float[Array, "*b"]) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
-    """The activation and its derivative."""
-    if act == "silu":
-        sigmoid = jax.nn.sigmoid(x)
-        return x * sigmoid, sigmoid * (1 + x * (1 - sigmoid))
-    tanh = jnp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
-    slope = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x**2)
-    return 0.5 * x * (1 + tanh), 0.5 * (1 + tanh) + 0.5 * x * (1 - tanh**2) * slope
-
-
-def _gate_and_up(parts: Sequence[Float[Array, "b _"]]) -> list[Float[Array, "b f"]]:
-    return [part.astype(jnp.float32) for part in (parts if len(parts) == 2 else jnp.split(parts[0], 2, -1))]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _gated(parts, a, act, apart):
-    """`act(gate) * up`, and its product with an adapter's `a`, whose gradient needs it again.
-
-    `apart`: what `a` adds to the gradient is made apart from that of the frozen product, which is still to be scaled.
-    """
-    gate, up = _gate_and_up(parts)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _gated(parts, a, act):
+    """`act(gate) * up`, and its product with an adapter's `a`, whose gradient needs it again."""
+    gate, up = gate_and_up(parts)
     gated = (ACTIVATIONS[act](gate) * up).astype(parts[0].dtype)
     return gated, None if a is None else gated @ a
 
 
-def _gated_forward(parts, a, act, apart):
-    return _gated(parts, a, act, apart), (parts, a)
+def _gated_forward(parts, a, act):
+    return _gated(parts, a, act), (parts, a)
 
 
-def _gated_backward(act, apart, saved, slopes):
+def _gated_backward(act, saved, slopes):
     parts, a = saved
     dgated, dlow = slopes
     # Without the barrier XLA shares float32 copies of gate and up between the two ways, and keeps them.
     parts, dlow = jax.lax.optimization_barrier((parts, dgated if dlow is None else dlow))
     dtype = parts[0].dtype
-    gate, up = _gate_and_up(parts)
-    active, dactive = _with_slope(act, gate)
+    gate, up = gate_and_up(parts)
+    active, dactive = with_slope(act, gate)
     da = None
     if a is not None:
         da = (active * up).astype(dtype).T @ dlow
-        added = dlow @ a.T
-        dgated = dgated + (jax.lax.optimization_barrier(added) if apart else added)
+        dgated = dgated + dlow @ a.T
     dgated = dgated.astype(jnp.float32)
     found = [(dgated * up * dactive).astype(dtype), (dgated * active).astype(dtype)]
     return found if len(parts) == 2 else [jnp.concatenate(found, -1)], da

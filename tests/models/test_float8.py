@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rolltune.models import float8
+from rolltune.models import float8, gating
 from rolltune.models import layers as nn
 from rolltune.models.layers import LoRA
 from rolltune.quantize import decode, decode_float8, encode_float8, quantized
@@ -55,6 +55,31 @@ def test_products_and_gradients_of_several_adapted_matrices_are_near_those_in_fl
         assert 1e-4 < jnp.linalg.norm(one - other) / jnp.linalg.norm(other) < 0.06  # it does round
 
 
+@pytest.mark.parametrize(("act", "side_by_side"), [("gelu", False), ("silu", True)])
+@pytest.mark.parametrize("word", WORDS)
+def test_a_gated_mlp_and_its_gradients_are_near_those_in_float32(word, act, side_by_side):
+    x, widths = draw(0, 2, 7, 64), (256,) if side_by_side else (128, 128)
+    packed = [adapted(10 * n, quantized(draw(n, 64, width) * 0.2, word)) for n, width in enumerate(widths, 1)]
+    packed.append(adapted(50, quantized(draw(5, 128, 64) * 0.2, word)))
+    plain = [w.replace(base=decode(w.base, jnp.float32).T) for w in packed]
+
+    def run(x, trained, weights):
+        *ups, down = [w.replace(a=a, b=b) for w, (a, b) in zip(weights, trained, strict=True)]
+        return nn.gated_mlp(x, ups, down, act)
+
+    loss = lambda x, trained, weights: jnp.sum(jnp.sin(run(x, trained, weights) / 10))
+    trained = [(w.a, w.b) for w in packed]
+    own, expected = (jax.grad(loss, (0, 1))(x, trained, weights) for weights in (packed, plain))
+    for one, other in zip(jax.tree.leaves(own), jax.tree.leaves(expected), strict=True):
+        assert jnp.linalg.norm(one - other) < 0.1 * jnp.linalg.norm(other)
+    one, other = (run(x, trained, weights) for weights in (packed, plain))
+    assert 1e-3 < jnp.linalg.norm(one - other) / jnp.linalg.norm(other) < 0.1  # it does round
+    bare = [w.base for w in packed], [w.base for w in plain]
+    one, other = (jax.grad(lambda x, ws: jnp.sum(jnp.sin(nn.gated_mlp(x, ws[:-1], ws[-1], act) / 10)))(x, ws)
+                  for ws in bare)  # fmt: skip
+    assert jnp.linalg.norm(one - other) < 0.1 * jnp.linalg.norm(other)
+
+
 def test_a_row_s_result_and_gradient_depend_on_no_other_row():
     weight = adapted(3, quantized(draw(1, 64, 32), "float8"))
     x = draw(0, 8, 64) * jnp.logspace(-6, 6, 8)[:, None]  # with one scale for all the smallest would be zeros
@@ -90,8 +115,8 @@ def test_four_bits_multiplied_in_eight_are_the_decoded_ones_rounded_once():
     weight = quantized(draw(0, 128, 24) * 0.02, "nf4-float8")
     values, scale = decode_float8(weight)
     plain = decode(weight, jnp.float32)
-    assert values.dtype == float8.KIND and jnp.log2(scale) % 1 == 0
-    np.testing.assert_array_equal(values, (plain / scale).astype(float8.KIND))
+    assert values.dtype == gating.KIND and jnp.log2(scale) % 1 == 0
+    np.testing.assert_array_equal(values, (plain / scale).astype(gating.KIND))
     error = np.abs(values.astype(jnp.float32) * scale - plain)
     assert (error <= np.abs(plain) / 16 + scale * 2.0**-10).all()
 
