@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ratios import read
-from step_speed import Lengths, random_batch, random_params
+from step_speed import Lengths, paced, random_batch, random_params
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -92,19 +92,12 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     compile_s = time.perf_counter() - began
     for _ in range(2):
         found = jax.block_until_ready(compiled_program(*arguments))
-    times = []
-    for _ in range(3):  # thirds: their spread shows the noise
-        began = time.perf_counter()
-        for _ in range(max(args.steps // 3, 1)):
-            found = compiled_program(*arguments)
-        jax.block_until_ready(found)
-        times.append((time.perf_counter() - began) / max(args.steps // 3, 1))
-    seconds = sorted(times)[1]
+    seconds, spread = paced(lambda: compiled_program(*arguments), args.steps)
     stats = jax.devices()[0].memory_stats() or {}
     return {
         "rows_s": round(args.rolls * args.batch / seconds, 1),
         "call_ms": round(seconds * 1e3, 2),
-        "spread_ms": round((max(times) - min(times)) * 1e3, 2),
+        "spread_ms": round(spread * 1e3, 2),
         "compile_s": round(compile_s, 1),
         "peak_gib": round(stats.get("peak_bytes_in_use", 0) / 2**30, 2),
         "finite": bool(jnp.isfinite(found).all()),
@@ -142,7 +135,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--text", type=int, default=16, help="text tokens a row")
     parser.add_argument("--tokens", type=int, default=32, help="to write")
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--cached", action="store_true", help="image features on the device")
     parser.add_argument("--quantize", default="", choices=list(KINDS), help="the decoder's layers")
     parser.add_argument("--ratios", nargs=2, metavar=("OURS", "PEER"), help="print the ratios of one run's two files")

@@ -16,6 +16,7 @@ import dataclasses
 import json
 import re
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -23,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from capped import hold_all_but
+from capped import hold_all_but, query
 from PIL import Image
 from published import CONFIGS, PICTURES
+from step_speed import paced
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -131,6 +132,15 @@ def load(folder: Path, word: str, cards: int) -> tuple[Model, dict, Places | Non
     return model, trees.unflatten(params), places
 
 
+def used_on_card() -> float:
+    """GiB of the card that are taken, by all processes: also by what no allocator counts, as contexts and kernels."""
+    try:
+        found = subprocess.run(query("memory.used"), capture_output=True, text=True, check=True).stdout
+    except FileNotFoundError:  # no GPU here
+        return 0.0
+    return float(found.splitlines()[0]) / 1024
+
+
 def gib(size: float) -> float:
     return round(size / 2**30, 2)
 
@@ -167,6 +177,7 @@ def main() -> None:
 
 def measure(args: argparse.Namespace) -> None:
     set_up_jax()
+    before_us = used_on_card()
     config = CONFIGS.get(args.model) or json.loads(Path(args.model).read_text())
     name = args.model if args.model in CONFIGS else config["model_type"]
     size = tuple(args.size) if args.size else PICTURES.get(args.model)
@@ -183,7 +194,10 @@ def measure(args: argparse.Namespace) -> None:
     jax.block_until_ready(params)
     most = lambda key: gib(max((one.memory_stats() or {}).get(key, 0) for one in jax.devices()[: args.cards]))
     peak = lambda: most("peak_bytes_in_use")
-    record["loaded_gib"] = most("bytes_in_use"), peak()
+    on_card = lambda: round(used_on_card() - before_us, 2)
+    record["loaded_gib"] = most("bytes_in_use"), peak(), on_card()
+    tell = lambda what: print(what, file=sys.stderr, flush=True)
+    tell(f"loaded: {record['loaded_gib']} GiB held, most, taken on the card")
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     record |= {"load_s": round(time.perf_counter() - began, 1), "host_gib": gib(host), "host_before_gib": gib(before)}
     data = make_data(args.folder, size, max(8, args.batch), args.text, args.classes)
@@ -199,7 +213,8 @@ def measure(args: argparse.Namespace) -> None:
     mesh = places and places.mesh
     cached = setup.on_cards(setup.cache(model, params, plan, recipe, data, inputs, places), mesh)
     record |= {"cache_s": round(time.perf_counter() - began, 1), "tokens": len(inputs.training[0].tokens)}
-    record["cached_gib"] = most("bytes_in_use"), peak()
+    record["cached_gib"] = most("bytes_in_use"), peak(), on_card()
+    tell(f"features: {record['cached_gib']}")
     loaders = setup.loaders(recipe, cached.training, data, None)
     run, evaluator = setup.compile(model, plan, recipe, data, cached, loaders, args.rolls)
     state = new_state(run, args.rolls)
@@ -209,14 +224,21 @@ def measure(args: argparse.Namespace) -> None:
         batch, source = joint_batch([loaders(slot.draw) for slot in state.slots], [step] * args.rolls, 1, 1, cards)
         return (batch if mesh else jax.device_put(batch)), source
 
-    rolls, times, losses = state.rolls, [], []
-    for number in range(args.steps + 1):
-        batch, source = batches(number)
-        began = time.perf_counter()
+    made = iter([batches(number) for number in range(args.steps + 2)])
+    rolls, reports = state.rolls, []
+
+    def once() -> Any:
+        nonlocal rolls
+        batch, source = next(made)
         rolls, report = run.step(run.base, source, rolls, batch)
-        losses.append(float(report.loss[0]))
-        times.append(time.perf_counter() - began)
-    seconds = sorted(times[1:])[len(times[1:]) // 2]
+        reports.append(report.loss)
+        return report.loss
+
+    began = time.perf_counter()
+    jax.block_until_ready(once())
+    first = time.perf_counter() - began
+    seconds = paced(once, args.steps)[0]
+    losses = [float(loss[0]) for loss in reports]
     if args.trace:
         with jax.profiler.trace(args.trace, create_perfetto_trace=True):
             for number in range(3):
@@ -224,13 +246,14 @@ def measure(args: argparse.Namespace) -> None:
                 rolls, report = run.step(run.base, source, rolls, batch)
             jax.block_until_ready(report)
     record |= {
-        "compile_s": round(times[0] - seconds, 1),
+        "compile_s": round(first - seconds, 1),
         "step_ms": round(seconds * 1e3, 1),
         "samples_s": round(args.rolls * args.batch / seconds, 2),
         "peak_gib": peak(),
+        "card_gib": on_card(),
         "losses": [round(loss, 3) for loss in losses],
     }
-    print(f"trained: {record['samples_s']} samples/s, {record['peak_gib']} GiB", file=sys.stderr, flush=True)
+    tell(f"trained: {record['samples_s']} samples/s, {record['peak_gib']} GiB, {record['card_gib']} taken")
     for what, writes in (("score", False), ("write", True)):
         if writes and evaluator.writer is None:
             continue
@@ -246,9 +269,9 @@ def measure(args: argparse.Namespace) -> None:
         "save_s": round(time.perf_counter() - began, 2),
         "roll_mb": (args.folder / "roll.npz").stat().st_size >> 20,
     }
-    record |= {"peak_all_gib": peak(), "device": jax.devices()[0].device_kind}
+    record |= {"peak_all_gib": peak(), "card_all_gib": on_card(), "device": jax.devices()[0].device_kind}
     print(json.dumps(record), flush=True)
-    assert jnp.isfinite(report.loss).all()
+    assert np.isfinite(losses).all()
 
 
 if __name__ == "__main__":

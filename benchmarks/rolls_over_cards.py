@@ -26,7 +26,7 @@ from jax.sharding import Mesh, NamedSharding
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from step_speed import PICTURES, Lengths, random_batch, random_params
+from step_speed import PICTURES, Lengths, paced, random_batch, random_params
 
 from rolltune import adapters, optim, sharding, trees
 from rolltune.batch import Source
@@ -92,23 +92,23 @@ def timed(job: Job, cards: int, rolls: int, steps: int) -> dict[str, Any]:
     compiled = compile_step(job.config, mesh).lower(job.base, source, state, job.batch).compile()
     compiling = time.perf_counter() - began
     splits = None if mesh is None else NamedSharding(mesh, sharding.SPLIT)
-    times = []
-    for part in range(4):  # the first warms up; the spread of the others shows the noise
-        began = time.perf_counter()
-        for _ in range(steps):
-            # Sent while the step before it still runs, as the jitted program does with what comes from the host.
-            state, report = compiled(job.base, source, state, jax.device_put(job.batch, splits))
-        jax.block_until_ready(report)
-        if part:
-            times.append((time.perf_counter() - began) / steps)
-    seconds = sorted(times)[1]
+
+    def once() -> Any:
+        # Sent while the steps before it still run, as the jitted program does with what comes from the host.
+        nonlocal state, report
+        state, report = compiled(job.base, source, state, jax.device_put(job.batch, splits))
+        return report.loss
+
+    report = None
+    jax.block_until_ready(once())
+    seconds, spread = paced(once, steps)
     peaks = [(one.memory_stats() or {}).get("peak_bytes_in_use", 0) for one in here]
     return {
         "cards": cards,
         "rolls": rolls,
         "samples_s": round(job.batch.tokens[..., 0].size / seconds, 2),
         "step_ms": round(seconds * 1e3, 2),
-        "spread_ms": round((max(times) - min(times)) * 1e3, 2),
+        "spread_ms": round(spread * 1e3, 2),
         "compile_s": round(compiling, 1),
         "placing_s": round(placing, 1),
         "peak_gib": [round(peak / 2**30, 2) for peak in peaks],
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--text", type=int, default=16, help="text tokens a row")
     parser.add_argument("--answer", type=int, default=2, help="of these, tokens of the answer")
-    parser.add_argument("--steps", type=int, default=10, help="in each of three measured parts")
+    parser.add_argument("--steps", type=int, default=30, help="that are measured")
     args = parser.parse_args()
     there = len(sharding.cards_here())
     if sorted(args.cards) != args.cards or args.cards[-1] > there:
