@@ -20,7 +20,8 @@ from rolltune.quantize import LARGEST, power_of_two
 
 KIND = jnp.float8_e4m3fn
 ACTIVATIONS = {"gelu": jax.nn.gelu, "silu": jax.nn.silu}  # gelu is the tanh form, as in all published Gemma models
-CHUNK, WARPS = 2048, 16  # numbers of a row that a program has in hand at a time; its warps
+CHUNK, WARPS = 4096, 16  # numbers of a row that a program has in hand at a time; its warps
+LEAST = 1024  # that a chunk may be
 
 
 class Rows(NamedTuple):
@@ -96,7 +97,7 @@ def _width(parts: Sequence[Array]) -> int:
 def _has_kernels(width: int) -> bool:
     """Whether there is a card for the kernels; rows that are no whole chunks are left to XLA."""
     found = capability(jax.devices()[0])
-    return is_gpu() and found is not None and found >= FLOAT8_FROM and width % (CHUNK // 2) == 0
+    return is_gpu() and found is not None and found >= FLOAT8_FROM and width % LEAST == 0
 
 
 def _call(kernel: Any, rows: int, interpret: bool, **specs: Any) -> Any:
