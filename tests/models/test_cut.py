@@ -1,9 +1,11 @@
 """Which matrices lie in parts over the cards of a group."""
 
+import jax
 import numpy as np
 import pytest
 
-from rolltune.models.cut import EMBEDDING, can_be_cut
+from rolltune.models import layers as nn
+from rolltune.models.cut import EMBEDDING, Cut, can_be_cut
 from rolltune.quantize import encode_int8, encode_nf4
 
 
@@ -34,3 +36,11 @@ def plain(*shape: int) -> np.ndarray:
 )
 def test_what_can_be_cut(path, leaf, cards, expected):
     assert can_be_cut(path, leaf, cards) == expected
+
+
+def test_a_layer_that_is_cut_waits_for_its_input_where_one_token_is_written():
+    """Without that all layers would come together at once, ahead of it."""
+    made = lambda kernel: jax.make_jaxpr(nn.one_by_one)(plain(1, 1, 8), {"kernel": kernel, "scale": plain(8)})
+    (waits,) = made(Cut(plain(8, 8))).eqns
+    assert waits.primitive.name == "optimization_barrier" and len(waits.invars) == 3
+    assert not made(plain(8, 8)).eqns
