@@ -127,6 +127,11 @@ def load(folder: Path, word: str, cards: int) -> tuple[Model, dict, Places | Non
         path: [put(path, layer) for layer in leaf] if listed(path) else put(path, leaf)
         for path, leaf in stream(checkpoint.tensors, table, kind)
     }
+    if word:  # a training reads what it has packed from its file, close together: packing leaves holes
+        host = jax.tree.map(np.asarray, params)
+        for leaf in jax.tree.leaves(params):
+            leaf.delete()
+        params = jax.tree.map(jax.device_put, host)
     image = checkpoint.config.get("image_token_index", 3)
     model = Model(family, config, Numbers(min(config.text.vocab, 1000), image), Base(folder.name, "random"))
     return model, trees.unflatten(params), places

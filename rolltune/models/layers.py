@@ -55,9 +55,9 @@ def in_turn(x: Float[Array, "b t d"], p: dict) -> tuple[Array, dict]:
 
 
 def one_by_one(x: Float[Array, "b t d"], p: dict) -> tuple[Array, dict]:
-    """x and a layer's weights, as they are; but what is cut over cards comes together when x is there, not before. While
-    one token is written there is so little else to do that XLA would gather all layers at once, and hold the whole base
-    on every card."""
+    """x and a layer's weights, as they are; but what is cut over cards comes together when x is there, not before.
+    While one token is written there is so little else to do that XLA would gather all layers at once, and hold the
+    whole base on every card."""
     cut = any(isinstance(node, Cut) for node in jax.tree.leaves(p, is_leaf=lambda node: isinstance(node, Cut)))
     return jax.lax.optimization_barrier((x, p)) if cut else (x, p)
 

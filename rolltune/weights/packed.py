@@ -69,11 +69,11 @@ def read(
 
 def keep(
     said: Mapping[str, Any], shapes: Mapping[str, Any], params: Mapping[str, Any], digests: dict[str, str]
-) -> None:
-    """Writes what `read` reads. Where there is no room, or nothing can be written, that is noted and no more. Nothing
-    is kept of a base of which this host has a part."""
+) -> bool:
+    """Writes what `read` reads, and says whether it did. Where there is no room, or nothing can be written, that is
+    noted and no more. Nothing is kept of a base of which this host has a part."""
     if not all(map(is_here, jax.tree.leaves(dict(params)))):
-        return
+        return False
     folder = folder_of(said)
     size = sum(leaf.nbytes + CHECKSUM for leaf in jax.tree.leaves(dict(params)))
     try:
@@ -84,7 +84,7 @@ def keep(
                 f"the packed weights take {size / 2**30:.1f} GiB and {folder.parent} has {free / 2**30:.1f} GiB free: "
                 "they are packed anew at each start. Make room, or name another folder: ROLLTUNE_CACHE=/path"
             )
-            return
+            return False
         with atomic.folder_aside(folder, replace=True) as aside:
             with open(aside / WEIGHTS, "wb") as file:
                 for path, own in shapes.items():
@@ -95,6 +95,8 @@ def keep(
         note(
             f"{folder}: the packed weights are not kept there ({error.strerror or error}): the next start takes as long"
         )
+        return False
+    return True
 
 
 def _give(file: BinaryIO, leaf: Any, number: int) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from rolltune import base
+from rolltune.errors import UserError
 from rolltune.weights import packed
 
 RULES = [("text/layers/mlp/.*", "int8"), ("text/layers/attn/o/.*", "float8"), (".*", "keep")]
@@ -76,12 +77,26 @@ def test_what_is_damaged_is_made_again_and_said(load, tmp_path, capsys, damage):
 
 
 def test_other_files_and_a_full_disk_leave_nothing_behind(load, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(packed.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2**30})())
-    load()
+    with monkeypatch.context() as full:
+        full.setattr(packed.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2**30})())
+        _, made = load()
     assert "packed anew at each start" in capsys.readouterr().err
     assert not list((tmp_path / "cache/packed").iterdir())
+    assert same(made, load()[1]) and load.streamed == 1  # what is read from the file is what was made
     copy = tmp_path / "copy.npz"
     copy.write_bytes((base.TINY / "paligemma-tiny.npz").read_bytes())
     first = packed.made_of(copy, {}, {})
     copy.write_bytes(copy.read_bytes())
     assert packed.made_of(copy, {}, {}) != first
+
+
+def test_a_disk_that_gives_back_other_bytes_ends_the_start(load, monkeypatch):
+    def worn(said, *args, keep=packed.keep):
+        kept = keep(said, *args)
+        weights = packed.folder_of(said) / packed.WEIGHTS
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\xff\xff")
+        return kept
+
+    monkeypatch.setattr(packed, "keep", worn)
+    with pytest.raises(UserError, match="can't be read back: check the disk"):
+        load()
