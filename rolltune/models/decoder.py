@@ -204,7 +204,7 @@ def ready(layers: Any, dtype: Any) -> Any:
 
 def _ready(block: str, p: dict, dtype: Any) -> dict:
     linear = [name for name, own in p.items() if isinstance(own, dict) and "kernel" in own]
-    together = [name for name in linear if name in SHARE.get(block, ())]
+    together = [name for name in SHARE.get(block, ()) if name in linear]  # in the order that products take them
     found = dict(p)
     for names in (together, *([name] for name in linear if name not in together)):
         kernels = nn.joined([p[name]["kernel"] for name in names], dtype)

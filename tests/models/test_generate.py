@@ -4,13 +4,16 @@ import dataclasses
 import random
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_families import FAMILIES, name_of
 
 from rolltune import trees
 from rolltune.batch import NOTHING
-from rolltune.models import forward, generate
+from rolltune.models import decoder, forward, generate
+from rolltune.models import layers as nn
+from rolltune.models.layers import LoRA
 
 STEPS = 5
 PROMPTS = (("a b", [1]), ("abcdef", [2]), ("no picture", []))
@@ -121,3 +124,16 @@ def test_what_is_drawn_for_a_row_is_its_own(small):
     assert said([2, 0])[:2].tolist() == found[[2, 0]].tolist()
     alike = small.batch(*[rows[0]] * 3, size=4)
     assert len({tuple(own) for own in np.asarray(run(small.params, alike, numbers)).tolist()[:3]}) == 3
+
+
+def test_adapters_of_one_input_are_laid_side_by_side_once_whatever_order_a_tree_has_them_in():
+    draw = lambda seed, *shape: jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+    adapted = lambda n: {"kernel": LoRA(draw(n, 8, 4 * n), draw(9 * n, 8, 2), draw(5 * n, 2, 4 * n))}
+    attn = {name: adapted(n) for n, name in enumerate(("k", "o", "q", "v"), 1)}
+    (ready,) = decoder.ready([{"attn": attn}], jnp.float32)
+    run = lambda p: lambda x: nn.linears([p[name] for name in "qkv"], x)
+    x = draw(0, 2, 3, 8)
+    for found, expected in zip(run(ready["attn"])(x), run(attn)(x), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    joins = lambda p: str(jax.make_jaxpr(run(p))(x)).count("concatenate")
+    assert joins(ready["attn"]) == 0 and joins(attn) == 1
