@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="a part of a setting's name")
     args = parser.parse_args()
     jax.config.update("jax_enable_compilation_cache", False)
-    with tempfile.TemporaryDirectory() as folder, device.described_gpu():
+    with tempfile.TemporaryDirectory() as folder, device.described_gpu(gpus.find(args.card).capability):
         (Path(folder) / "config.json").write_text(json.dumps(CONFIGS[args.model]))
         for name, values in SETTINGS.items():
             if args.only not in name:

@@ -33,13 +33,14 @@ def set_up_jax() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-_DESCRIBED = contextvars.ContextVar("described", default=False)
+Capability = tuple[int, int]  # of an NVIDIA card to compute: its generation
+_DESCRIBED: contextvars.ContextVar[Capability | None] = contextvars.ContextVar("described", default=None)
 
 
 @contextlib.contextmanager
-def described_gpu() -> Iterator[None]:
-    """What is traced inside is traced for a GPU that need not be there: to compile it, never to run it."""
-    token = _DESCRIBED.set(True)
+def described_gpu(capability: Capability) -> Iterator[None]:
+    """What is traced inside is traced for such a GPU, which need not be there: to compile it, never to run it."""
+    token = _DESCRIBED.set(capability)
     try:
         yield
     finally:
@@ -50,7 +51,14 @@ def is_gpu() -> bool:
     """Whether programs are for a GPU: the one that is here, or one that is only described."""
     import jax
 
-    return _DESCRIBED.get() or jax.default_backend() == "gpu"
+    return _DESCRIBED.get() is not None or jax.default_backend() == "gpu"
+
+
+def multiplies_float8() -> bool:
+    """Whether programs are for a GPU that multiplies in eight bits."""
+    import jax
+
+    return (_DESCRIBED.get() or capability(jax.devices()[0]) or (0, 0)) >= FLOAT8_FROM
 
 
 def choose_dtype(dtype: str) -> str:
@@ -73,7 +81,7 @@ BFLOAT16_FROM = (8, 0)  # compute capability: Ampere; Volta and Turing imitate i
 FLOAT8_FROM = (8, 9)  # products of eight bits: Ada and Hopper
 
 
-def capability(device: Any) -> tuple[int, int] | None:
+def capability(device: Any) -> Capability | None:
     """An NVIDIA card's compute capability; None of another device."""
     found = re.fullmatch(r"(\d+)\.(\d+)", str(getattr(device, "compute_capability", "")))
     return None if found is None else (int(found[1]), int(found[2]))
@@ -88,7 +96,7 @@ def compiler_options() -> dict[str, Any] | None:
     """
     if not is_gpu():
         return None
-    return GPU_OPTIONS | UNTRIED if _DESCRIBED.get() else GPU_OPTIONS
+    return GPU_OPTIONS | UNTRIED if _DESCRIBED.get() is not None else GPU_OPTIONS
 
 
 GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_dot_merger_threshold_mb": 0}

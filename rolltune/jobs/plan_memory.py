@@ -74,7 +74,7 @@ class Place:
     """What programs are compiled for, and how much memory each card has."""
 
     words: str
-    described: bool = False  # it need not be here
+    described: device.Capability | None = None  # of a card that need not be here
     gpu: bool = False
     has: int | None = None  # bytes
     cards: Callable[[int], Sequence[Any]] = some_here  # so many of them
@@ -106,7 +106,7 @@ def find_place(options: Options) -> Place:
         has = round(card.gib * 2**30)
         if gpus.compiler_here():
             words = f"{card.name}, by its description (it need not be here)"
-            return Place(words, True, True, has, lambda count: gpus.described(card, count), card.float8)
+            return Place(words, card.capability, True, has, lambda count: gpus.described(card, count), card.float8)
         virtual_cards(max(options.cards or 1, MOST_CARDS))
         return Place(
             f"{card.name}, but by this CPU's compiler: the one for GPUs is not installed here, and its figures may "
@@ -119,8 +119,7 @@ def find_place(options: Options) -> Place:
     if first.platform == "gpu":
         free = memory.free_bytes()
         has = None if free is None else free + round(CONTEXT)
-        float8 = (device.capability(first) or (0, 0)) >= device.FLOAT8_FROM
-        return Place(f"{first.device_kind}, which is here", False, True, has, float8=float8)
+        return Place(f"{first.device_kind}, which is here", None, True, has, float8=device.multiplies_float8())
     return Place("this CPU: name a graphics card with --card, or how much memory there is with --budget")
 
 
@@ -135,7 +134,7 @@ def plan_memory(options: Options, recipe: Recipe, say: Say) -> int:
         # Programs for a card that is not there can be written into the cache of compiled ones, but not read from it.
         jax.config.update("jax_enable_compilation_cache", False)
     room = room_of(options, place)
-    with device.described_gpu() if place.described else nullcontext():
+    with device.described_gpu(place.described) if place.described else nullcontext():
         return _plan(options, recipe, cards, place, room, say)
 
 

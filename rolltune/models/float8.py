@@ -96,11 +96,11 @@ _products.defvjp(_products_forward, _products_backward)
 
 
 class Down(NamedTuple):
-    """The matrix that a gated activation is multiplied by, and its adapter's, or None."""
+    """The matrix that a gated activation is multiplied by, and its adapter's [F, R] and [R, O], or None."""
 
     w: Any
-    a: Float[Array, "f r"] | None
-    b: Float[Array, "r o"] | None
+    a: Any
+    b: Any
 
 
 def gated_mlp(

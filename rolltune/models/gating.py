@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rolltune.device import FLOAT8_FROM, capability, is_gpu
+from rolltune.device import multiplies_float8
 from rolltune.quantize import LARGEST, power_of_two
 
 KIND = jnp.float8_e4m3fn
@@ -96,8 +96,7 @@ def _width(parts: Sequence[Array]) -> int:
 
 def _has_kernels(width: int) -> bool:
     """Whether there is a card for the kernels; rows that are no whole chunks are left to XLA."""
-    found = capability(jax.devices()[0])
-    return is_gpu() and found is not None and found >= FLOAT8_FROM and width % LEAST == 0
+    return multiplies_float8() and width % LEAST == 0
 
 
 def _call(kernel: Any, rows: int, interpret: bool, **specs: Any) -> Any:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rolltune import device
 from rolltune.models import gating
 
 
@@ -63,3 +64,12 @@ def test_the_slope_is_that_of_the_product_of_both():
     np.testing.assert_allclose(gated, product, rtol=1e-5, atol=1e-5)
     for one, other in zip(eight.values, slopes, strict=True):
         np.testing.assert_allclose(one.astype(jnp.float32) * eight.scale, other, rtol=0.07, atol=0.03)
+
+
+def test_kernels_are_for_cards_that_multiply_in_eight_bits_and_rows_of_whole_chunks():
+    has = {}
+    for capability in ((7, 5), (8, 6), (8, 9), (9, 0)):
+        with device.described_gpu(capability):
+            has[capability] = [gating._has_kernels(width) for width in (16384, 9216, 100)]
+    assert has[7, 5] == has[8, 6] == [False, False, False]
+    assert has[8, 9] == has[9, 0] == [True, True, False]
