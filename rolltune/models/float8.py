@@ -140,13 +140,12 @@ def _gated_mlp_backward(act, saved, slope):
     parts, slope = jax.lax.optimization_barrier((parts, slope))
     (rows,), scale = rounded(slope)
     w, rows = jax.lax.optimization_barrier((down.w, rows))
-    dlow = added = da = db = None
+    dlow = added = db = None
     if low is not None:
         dlow, db = slope @ down.b.T, low.T @ slope
         added = dlow @ down.a.T
     slopes, eight, gated = gating.backward(parts, _product(rows, w, 0, slope.dtype), scale, added, act)
-    if low is not None:
-        da = gated.T @ dlow
+    da = None if dlow is None else gated.T @ dlow
     dx = _slope_of(eight, weights, slope.dtype)
     return dx, None, *_slopes_of_adapters(slopes, lows, bs), Down(None, da, db), None
 
