@@ -10,11 +10,12 @@ import jax
 import pytest
 from small_families import PHI
 
-from rolltune import memory, quantize
+from rolltune import quantize
 from rolltune.__main__ import main
 from rolltune.commands import plan_memory as command
 from rolltune.data.tiles import hd_slots
 from rolltune.errors import UserError
+from rolltune.free_memory import CONTEXT
 from rolltune.jobs import learn
 from rolltune.jobs import plan_memory as planning
 from rolltune.jobs.plan_choices import MOST_TRIED, Choice, difference, flags_of, picture_size, whole_number
@@ -123,11 +124,11 @@ def test_what_cannot_be_changed_is_not_proposed():
 
 def test_room_is_what_the_desktop_and_cuda_leave():
     place = Place("a card", False, True, 12 * GIB)
-    assert room_of(Options(desktop=GIB), place) == 11 * GIB - round(memory.CONTEXT)
-    assert room_of(Options(budget=8 * GIB), place) == 8 * GIB - round(memory.CONTEXT)
+    assert room_of(Options(desktop=GIB), place) == 11 * GIB - round(CONTEXT)
+    assert room_of(Options(budget=8 * GIB), place) == 8 * GIB - round(CONTEXT)
     assert room_of(Options(), Place("this CPU")) is None
     described = Place("a card, by the CPU's compiler", has=12 * GIB)
-    assert room_of(Options(card="h100"), described) == 12 * GIB - round(memory.CONTEXT)
+    assert room_of(Options(card="h100"), described) == 12 * GIB - round(CONTEXT)
     assert room_of(Options(budget=GIB), Place("this CPU")) == GIB  # which has no CUDA
     with pytest.raises(UserError, match="leave nothing"):
         room_of(Options(budget=GIB, desktop=GIB), place)
@@ -240,9 +241,9 @@ def test_a_card_is_planned_for_by_what_it_has(monkeypatch):
     assert find_place(Options()).has is None and "name a graphics card with --card" in find_place(Options()).words
     device = type("Device", (), {"platform": "gpu", "device_kind": "Some card"})()
     monkeypatch.setattr(planning.jax, "devices", lambda: [device])
-    monkeypatch.setattr(planning.memory, "free_bytes", lambda: 10 * GIB)
+    monkeypatch.setattr(planning, "free_bytes", lambda: 10 * GIB)
     here = find_place(Options())
-    assert here.gpu and here.has == 10 * GIB + round(memory.CONTEXT)  # which `room_of` takes off again
+    assert here.gpu and here.has == 10 * GIB + round(CONTEXT)  # which `room_of` takes off again
     assert room_of(Options(desktop=0), here) == 10 * GIB
 
 
