@@ -1,6 +1,7 @@
 """A saved roll for other programs: an adapter of PEFT, or the base with the roll worked in; read again and compared."""
 
 import dataclasses
+import functools
 import json
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ from rolltune.jobs.cards import check_trained
 from rolltune.jobs.kaggle_hub import check_kaggle, check_login, upload_kaggle
 from rolltune.jobs.model_card import model_card
 from rolltune.jobs.scorer import Bench, Saved, Scorer, load_base, read_saved
+from rolltune.tracking import note
 from rolltune.weights import catalogue
 from rolltune.weights.bitsandbytes import PackedTensor
 from rolltune.weights.checkpoint import open_checkpoint
@@ -83,8 +85,8 @@ def export(path: Path, options: Options, say: Say) -> int:
         folder = options.output.name
         text = model_card(saved.card, saved.recipe, options.to, folder, name, notes)
         (aside / "README.md").write_text(text, encoding="utf-8")
-    for note in notes:
-        say(note)
+    for line in notes:
+        say(line)
     say(f"written: {shown(options.output)}; its README.md leaves the intended use for you to write")
     if send is not None:
         send(say)
@@ -196,7 +198,8 @@ def _merged(
         merged[CLASSES] = np.asarray(trained[CLASSES]).astype(dtype)
     with tempfile.TemporaryDirectory(prefix="rolltune-") as place:
         rows = _probes(Path(place), bool(model.family.picture))
-        before, base_config = _scores(saved.base(options.model), path, roll, saved, rows)
+        once = functools.cache(note)  # the merged weights lie as the base does, and need not say so again
+        before, base_config = _scores(saved.base(options.model), path, roll, saved, rows, once)
         if options.to == HF:
             fill_hf(folder, to_file(trees.unflatten(dict(merged)), table), config)
             _copy_beside(opened, folder, recipe.num_crops)
@@ -209,7 +212,7 @@ def _merged(
         bare = RollFile({}, roll.card)
         alone = dataclasses.replace(saved, recipe=dataclasses.replace(recipe, first_layer=0, quantize="", model=""))
         given = str(target), recipe.tokenizer, recipe.dtype, (), recipe.num_crops
-        after, _ = _scores(given, Path(f"merged{ENDING}"), bare, alone, rows, base_config)
+        after, _ = _scores(given, Path(f"merged{ENDING}"), bare, alone, rows, once, base_config)
     moved = float(np.abs(before - after).max())
     kinds = {np.dtype(dtype).name, str(np.dtype(opened.kind).name)}
     bound = max(BOUNDS[kind] for kind in kinds)
@@ -334,11 +337,12 @@ def _scores(
     roll: RollFile,
     saved: Saved,
     rows: Sequence[Example],
+    say: Say,
     config: Any = None,
 ) -> tuple[np.ndarray, Any]:
     """(log-probabilities [rows, answers], the config of the model that `given` loads). With `config`, pictures are
     prepared as it says. Nothing is multiplied in float8: what that rounds is no fault of a merged weight."""
-    loaded, params, places = load_base(given, saved.recipe)
+    loaded, params, places = load_base(given, saved.recipe, say)
     params = quantize.multiplied_in_full(params)
     if config is None:
         check_base(path, roll.card, loaded.base)

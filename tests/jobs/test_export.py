@@ -93,12 +93,13 @@ def test_merged_it_is_the_same_model_with_the_change(form, make_roll, tiny, tmp_
     assert "choose another name" in capsys.readouterr().err
 
 
-def test_dequantizing_what_is_not_quantized_is_refused_or_said(make_roll, tmp_path):
+def test_what_counts_for_nothing_is_refused_or_said_once(make_roll, tmp_path, capsys):
     said: list[str] = []
     with pytest.raises(job.UserError, match="--dequantize is of a merged model"):
         export(make_roll(), Options("peft", tmp_path / "out", dequantize=True), said.append)
-    export(make_roll(), Options("hf", tmp_path / "out", dequantize=True), said.append)
+    export(make_roll(sharding="fsdp"), Options("hf", tmp_path / "out", dequantize=True), said.append)
     assert "--dequantize counts for nothing: the roll was trained on a base of full size" in said
+    assert capsys.readouterr().err.count("sharding: ") == 1  # though two bases are laid: the roll's and the merged one
 
 
 def test_shards_have_the_published_names_and_an_index(make_roll, tmp_path, monkeypatch):
@@ -425,4 +426,4 @@ def test_what_was_trained_on_other_weights_is_not_merged(tmp_path, monkeypatch):
     monkeypatch.setattr(job, "load_base", lambda *given: (other, {}, None))
     roll, saved = RollFile({}, RollCard(own, "lora", {})), types.SimpleNamespace(recipe=None)
     with pytest.raises(job.UserError, match="the same name, but other weights"):
-        job._scores(("tiny", "", "float32", (), 0), tmp_path / "a.npz", roll, saved, [])
+        job._scores(("tiny", "", "float32", (), 0), tmp_path / "a.npz", roll, saved, [], print)
