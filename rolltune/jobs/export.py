@@ -43,7 +43,8 @@ HUBS = HUGGING_FACE, KAGGLE = "huggingface", "kaggle"
 BESIDE = ("*.json", "*.model", "*.txt", "*.jinja", "*.py", "LICEN[CS]E*", "NOTICE*", "USE_POLICY*")
 # How far a log-probability may move when weights are merged and rounded, by the coarser dtype of file and run.
 BOUNDS = {"float32": 0.01, "float16": 0.1, "bfloat16": 0.5}
-PROBED = (("no", "yes"), ((224, 224), (150, 260)))  # answers of a roll that writes; sizes of pictures of noise
+NO_YES = ("no", "yes")  # what a roll that writes is scored on
+NOISE = ((224, 224), (150, 260))  # pixels of the pictures that rolls are scored on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +198,8 @@ def _merged(
     if CLASSES in trained and CLASSES not in merged:
         merged[CLASSES] = np.asarray(trained[CLASSES]).astype(dtype)
     with tempfile.TemporaryDirectory(prefix="rolltune-") as place:
-        rows = _probes(Path(place), bool(model.family.picture))
+        answers = tuple(saved.card.answers) or NO_YES
+        rows = _probes(Path(place), bool(model.family.picture), answers[0])
         once = functools.cache(note)  # the merged weights lie as the base does, and need not say so again
         before, base_config = _scores(saved.base(options.model), path, roll, saved, rows, once)
         if options.to == HF:
@@ -317,16 +319,16 @@ def _tokenizer_name(opened: Opened) -> str:
     return own.name if own.name in names else next((one for one in names if Path(one).suffix == own.suffix), own.name)
 
 
-def _probes(folder: Path, pictures: bool) -> list[Example]:
-    """Rows to score before and after: pictures of noise, where the model sees any."""
+def _probes(folder: Path, pictures: bool, answer: str) -> list[Example]:
+    """Rows to score before and after: pictures of noise, where the model sees any. Their answer is one of those that
+    are scored; which one does not matter."""
     draw, rows = np.random.default_rng(0), []
-    answers, sizes = PROBED
-    for number, size in enumerate(sizes):
+    for number, size in enumerate(NOISE):
         images = ()
         if pictures:
             images = (folder / f"{number}.png",)
             Image.fromarray(draw.integers(0, 256, (*size, 3)).astype(np.uint8)).save(images[0])
-        turns = (Turn("user", "is it so" + "?" * (number + 1)), Turn("assistant", answers[0]))
+        turns = (Turn("user", "is it so" + "?" * (number + 1)), Turn("assistant", answer))
         rows.append(Example(str(number), images, turns, f"probe:{number}"))
     return rows
 
@@ -350,7 +352,6 @@ def _scores(
         loaded = dataclasses.replace(loaded, config=config)
     recipe, card = saved.recipe, roll.card
     if recipe.task == WRITE:
-        recipe, card = dataclasses.replace(recipe, task=CHOOSE), dataclasses.replace(card, answers=list(PROBED[0]))
-    rows = [dataclasses.replace(row, turns=(row.turns[0], Turn("assistant", card.answers[0]))) for row in rows]
+        recipe, card = dataclasses.replace(recipe, task=CHOOSE), dataclasses.replace(card, answers=list(NO_YES))
     scorer = Scorer(Bench(loaded, params, places), path, RollFile(roll.tree, card), recipe)
     return np.asarray(scorer.predict(rows).log_probs), loaded.config
