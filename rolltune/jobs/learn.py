@@ -191,8 +191,10 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
                     out.drop_steps(recipe.keep_last, number)
 
             stop = lambda: hosts.stop(interrupts.asked())
-            ways = (stop, keeping.at_a_stop, keeping.passing, snapshot)
-            finished, spent = train(ready.run, state, judge, log.step, log.say, *ways)
+            finished, spent = train(
+                ready.run, state, judge, log.step, log.say,
+                stop=stop, save=keeping.at_a_stop, passing=keeping.passing, snapshot=snapshot,
+            )  # fmt: skip
         interrupts.say = say
         if not finished:
             say(keeping.stopped(state))
