@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from rolltune import quantize, sharding, trees
+from rolltune.base import Opened
 from rolltune.data.batches import Encoded
 from rolltune.device import is_gpu
 from rolltune.evaluation.compiled import ROWS
@@ -28,6 +29,7 @@ from rolltune.training import outline
 from rolltune.training.loop import Run
 from rolltune.training.outline import Outline, Shaped
 from rolltune.training.step import lying_as
+from rolltune.weights.bitsandbytes import is_packed
 
 LEAST_DEPTH = 4  # layers: from there on a program's memory grows evenly with their number
 EXACT_DEPTH = 16  # up to which all layers are compiled
@@ -259,26 +261,30 @@ def states_of(made: Outline) -> Wanted | None:
 
 def encoding_of(made: Outline) -> Wanted | None:
     """What quantizes the largest of the matrices that are quantized while they are loaded."""
-    opened = made.opened
-    sizes = {row.path: row.shape for row in opened.table if opened.words.get(row.path, quantize.KEEP) != quantize.KEEP}
-    leaves = opened.shapes()
-    own = [path for path in sizes if isinstance(leaves[path], quantize.Quantized)]
-    if not own:
+    opened, words = made.opened, packed_here(made.opened)
+    sizes = {row.path: row.shape for row in opened.table if row.path in words}
+    if not sizes:
         return None
-    path = max(own, key=lambda path: math.prod(sizes[path]))
-    matrix = Shaped(sizes[path], opened.kind)
-    word = opened.words[path]
+    path = max(sizes, key=lambda path: math.prod(sizes[path]))
+    matrix, word = Shaped(sizes[path], opened.kind), words[path]
     return Wanted(jax.jit(lambda kernel: quantize.encoded(kernel, word)), (matrix,), size_of(matrix))
+
+
+def packed_here(opened: Opened) -> dict[str, str]:
+    """path -> the word, of what is quantized while it is loaded: nothing that the file has in four bits."""
+    there = opened.checkpoint.tensors
+    words = {row.path: opened.words.get(row.path, quantize.KEEP) for row in opened.table if not is_packed(there, row)}
+    return {path: word for path, word in words.items() if word != quantize.KEEP}
 
 
 def loading_peak(made: Outline, encoding: Program | None) -> int:
     """The most that lies on the device while the weights come: of what is quantized, its last matrix as it was, too."""
     opened, leaves, whole = made.opened, trees.flatten(made.params), made.opened.shapes()
-    held = most = 0
+    words, held, most = packed_here(opened), 0, 0
     for row in opened.table:
         size = size_of(leaves[row.path])
         now = size
-        if encoding and opened.words.get(row.path, quantize.KEEP) != quantize.KEEP:  # all of it on the first card
+        if encoding and row.path in words:  # all of it on the first card
             matrix = math.prod(row.shape) * opened.kind.itemsize
             now = size_of(whole[row.path]) + matrix + encoding.temporary
         most = max(most, held + now)

@@ -224,6 +224,23 @@ def test_float8_is_offered_where_a_card_multiplies_in_it_and_taken_where_nothing
     assert lines[1:] == ["  --config.quantize=nf4: 6.00 GiB, fits", "  --config.remat=True: 9.00 GiB, fits"]
 
 
+def test_float8_is_of_four_bits_where_the_file_has_them_and_of_shared_bases_too():
+    matrix = jax.ShapeDtypeStruct((2, 64, 32), "float32")
+    nf4 = quantize.quantized_shapes(matrix, "nf4")
+    few = lambda **more: SimpleNamespace(shapes=lambda: {"text/layers/a/kernel": nf4, "vision/kernel": matrix} | more)
+    words = lambda own, opened, float8=True: {
+        one.words: one.recipe.quantize for one in planning.changes(own, opened, float8) if one.recipe.quantize
+    }
+    assert words(OWN, few()) == {"float8": "nf4-float8", "float8, remat": "nf4-float8"}
+    assert not words(OWN, few(), float8=False)
+    assert not words(OWN, few(**{"text/layers/b/kernel": matrix}))  # it would be packed as well
+    shared = dataclasses.replace(OWN, recipe=Recipe(sharding="fsdp"), cards=2)
+    assert words(shared, few())["float8, whole base on each card"] == "nf4-float8"
+    assert words(shared, OPENED)["float8, whole base on each card"] == "float8"
+    whole = next(one for one in planning.changes(shared, OPENED, True) if one.words.startswith("float8, whole"))
+    assert whole.recipe.sharding == "rolls" and not whole.shares
+
+
 def test_as_many_rolls_as_fit_are_counted_from_those_that_were_planned():
     """3 GiB for all, and 2 for each roll."""
     made = lambda choice: planned(choice, 3 + 2 * choice.rolls)
