@@ -8,13 +8,15 @@ than the first write their name, and watches: JAX ends a process whose partner i
 
 import argparse
 import collections
+import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO
 
 from rolltune.errors import UserError
@@ -34,14 +36,15 @@ def launch(command: list[str], place: Place, environment: Mapping[str, str]) -> 
     handed = {"ROLLTUNE_HOSTS": str(place.hosts), "ROLLTUNE_HOST": str(place.host)}
     first, began = place.host == 0, time.time()
     piped = not (first and sys.stderr.isatty())  # a progress bar needs the terminal itself
-    process = subprocess.Popen(
-        command,
-        env={**environment, **handed},
-        stdout=None if first else subprocess.DEVNULL,
-        stderr=subprocess.PIPE if piped else None,
-        text=True,
-        errors="backslashreplace",
-    )
+    with starting(command[0]):
+        process = subprocess.Popen(
+            command,
+            env={**environment, **handed},
+            stdout=None if first else subprocess.DEVNULL,
+            stderr=subprocess.PIPE if piped else None,
+            text=True,
+            errors="backslashreplace",
+        )
     # A scheduler stops who it started: that is handed on. A terminal's Ctrl-C comes to all that run in it.
     signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
     for number in LEFT_TO_THE_COMMAND:
@@ -62,6 +65,19 @@ def launch(command: list[str], place: Place, environment: Mapping[str, str]) -> 
 # Windows knows neither SIGHUP nor SIGKILL, which is 9 wherever there is one.
 LEFT_TO_THE_COMMAND = [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
 HINTS: Mapping[int, str] = {9: ": by a person, the scheduler, or for want of the host's memory"}
+
+
+@contextlib.contextmanager
+def starting(name: str) -> Iterator[None]:
+    """Raises UserError where a command of this name cannot be started, and says what is missing: the command, or, of a
+    script, the program that is to run it."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError) as error:
+        why = f"({error.strerror}): is it there, and may it be run?"
+        if shutil.which(name):  # then the system means another file
+            why = f"({error.strerror}): it is there; is the program that its first line (#!) names?"
+        raise UserError(f"{name}: cannot be started {why}") from error
 
 
 def copy(stream: IO[str], lines: collections.deque[str], name: str) -> None:
@@ -108,18 +124,16 @@ def main(argv: list[str]) -> int:
     if not argv:
         raise UserError("name the command to run: python3 -m rolltune.launch ./03-do_learn.py -d set1 -w best-set1")
     place = find_place(os.environ)
-    try:
-        if place.hosts > 1:
-            return launch(argv, place, os.environ)
+    if place.hosts > 1:
+        return launch(argv, place, os.environ)
+    with starting(argv[0]):
         if os.name != "posix":  # what stands in for another process there is waited for by nobody
             return subprocess.call(argv)
         os.execvp(argv[0], argv)
-    except (FileNotFoundError, PermissionError) as error:
-        raise UserError(f"{argv[0]}: cannot be started ({error.strerror}): is it there, and may it be run?") from error
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
-    except UserError as error:
+    except (UserError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -1,18 +1,13 @@
-"""What a run needs of a device's memory, part by part, from the compiler's own analysis of its programs.
+"""What a run needs of a device's memory, part by part, and so how many rolls fit.
 
 Weights, adapters and states are counted from shapes; what lies beside them while a program runs is what the compiler
-says it sets aside. All of it works on shapes alone (see `training.outline`): it can be asked before anything is loaded.
+says it sets aside (`programs`). All of it works on shapes alone (`training.outline`): it can be asked before anything
+is loaded.
 """
 
-import contextvars
 import dataclasses
-import hashlib
 import math
-import os
-import re
-import subprocess
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -20,93 +15,24 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from rolltune import quantize, sharding, trees
+from rolltune.base import Opened
 from rolltune.data.batches import Encoded
 from rolltune.device import is_gpu
-from rolltune.errors import UserError
 from rolltune.evaluation.compiled import ROWS
+from rolltune.free_memory import HEADROOM, free_bytes, gib
 from rolltune.inputs import features, rows, states
 from rolltune.inputs.feeds import DiskFeed, TableFeed, TileFeed
 from rolltune.models.cut import mesh_in, specs_of
+from rolltune.programs import Program, at_once, deepened, measure
 from rolltune.sharding import WHOLE
 from rolltune.training import outline
 from rolltune.training.loop import Run
 from rolltune.training.outline import Outline, Shaped
 from rolltune.training.step import lying_as
+from rolltune.weights.bitsandbytes import is_packed
 
-HEADROOM = 0.92  # of the free memory: the allocator's own rounding, and what else the desktop opens
-CONTEXT = 0.5 * 2**30  # what CUDA and its libraries take of a card beside all arrays; no allocator counts it
 LEAST_DEPTH = 4  # layers: from there on a program's memory grows evenly with their number
 EXACT_DEPTH = 16  # up to which all layers are compiled
-
-
-def gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"
-
-
-UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-
-
-def parse_size(text: str, name: str) -> int:
-    """Bytes of "12GiB", "0.8 GiB", "800MB". Raises UserError, which names the flag, for what is no size above 0."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if match is None or match[2].lower() not in UNITS or not match[2]:
-        raise UserError(f"{name} {text!r}: expected a size with its unit, such as 12GiB or 800MiB")
-    size = round(float(match[1]) * UNITS[match[2].lower()])
-    if not size:
-        raise UserError(f"{name} {text!r}: expected more than nothing, such as 12GiB")
-    return size
-
-
-class Program(NamedTuple):
-    """What a compiled program sets aside while it runs, beside its inputs. Bytes."""
-
-    temporary: int  # of all kinds but workspace
-    workspace: int  # that cuBLAS asks for
-    output: int  # beside what replaces an input
-    activations: int = 0  # of the temporaries, what every layer keeps; known where two depths were compiled
-
-    @property
-    def total(self) -> int:
-        return sum(self)
-
-
-def measure(jitted: Any, args: tuple, place: Any = None, known: dict[bytes, Program] | None = None) -> Program:
-    """Compiles a program for arguments that may be shapes: for the device that is here, or where they lie, or where
-    `place` says of those that lie nowhere yet. Of a program for several cards it is what each sets aside.
-
-    Of several choices' programs many are the same: those in `known`, by their text, are not compiled again.
-    """
-    if place is not None:
-        lies = lambda leaf: getattr(leaf, "sharding", None) or place
-        args = jax.tree.map(lambda leaf: Shaped(leaf.shape, leaf.dtype, sharding=lies(leaf)), args)
-    lowered, known = jitted.lower(*args), {} if known is None else known
-    name = hashlib.sha256(lowered.as_text().encode()).digest()
-    if name not in known:
-        known[name] = _analysis(lowered.compile(), place)
-    return known[name]
-
-
-def _analysis(compiled: Any, place: Any) -> Program:
-    found = compiled.memory_analysis()
-    output = found.output_size_in_bytes - found.alias_size_in_bytes
-    on_gpu = place is not None or jax.default_backend() == "gpu"
-    workspace = min(workspace_of(compiled.as_text()) if on_gpu else 0, found.temp_size_in_bytes)
-    return Program(found.temp_size_in_bytes - workspace, workspace, output)
-
-
-def workspace_of(program: str) -> int:
-    """The largest workspace of a product: the one the others use again. Bytes."""
-    return max((int(size) for size in re.findall(r"[su]8\[(\d+)\]\S* custom-call", program)), default=0)
-
-
-def deepened(short: Program, long: Program, depths: tuple[int, int], depth: int) -> Program:
-    """The program of `depth` layers by those of two smaller (or one smaller, one equal) numbers of layers."""
-    each = (long.temporary - short.temporary) / (depths[1] - depths[0])
-    whole = round(long.temporary + each * (depth - depths[1]))
-    activations = min(max(round(each * depth), 0), whole)
-    grow = lambda a, b: round(b + (b - a) / (depths[1] - depths[0]) * (depth - depths[1]))
-    output = grow(short.output, long.output)
-    return Program(whole - activations, long.workspace, output, activations)
 
 
 def depths_for(made: Outline) -> tuple[int, int]:
@@ -295,14 +221,6 @@ def needs_of(
     return needs
 
 
-def at_once(jobs: Sequence[Callable[[], Program]]) -> list[Program]:
-    """Compiles on a few threads: XLA works outside Python's lock."""
-    with ThreadPoolExecutor(max(1, min(4, (os.cpu_count() or 1) // 2))) as pool:
-        # Each in a copy of the context, which says whether the card is only described.
-        futures = [pool.submit(contextvars.copy_context().run, job) for job in jobs]
-        return [future.result() for future in futures]
-
-
 def tables_of(made: Outline) -> int:
     """Bytes of all tables that stay on the device, each once."""
     feeds = [data.feed for data in (made.cached.training, made.cached.scoring, made.cached.prompts) if data]
@@ -343,26 +261,30 @@ def states_of(made: Outline) -> Wanted | None:
 
 def encoding_of(made: Outline) -> Wanted | None:
     """What quantizes the largest of the matrices that are quantized while they are loaded."""
-    opened = made.opened
-    sizes = {row.path: row.shape for row in opened.table if opened.words.get(row.path, quantize.KEEP) != quantize.KEEP}
-    leaves = opened.shapes()
-    own = [path for path in sizes if isinstance(leaves[path], quantize.Quantized)]
-    if not own:
+    opened, words = made.opened, packed_here(made.opened)
+    sizes = {row.path: row.shape for row in opened.table if row.path in words}
+    if not sizes:
         return None
-    path = max(own, key=lambda path: math.prod(sizes[path]))
-    matrix = Shaped(sizes[path], opened.kind)
-    word = opened.words[path]
+    path = max(sizes, key=lambda path: math.prod(sizes[path]))
+    matrix, word = Shaped(sizes[path], opened.kind), words[path]
     return Wanted(jax.jit(lambda kernel: quantize.encoded(kernel, word)), (matrix,), size_of(matrix))
+
+
+def packed_here(opened: Opened) -> dict[str, str]:
+    """path -> the word, of what is quantized while it is loaded: nothing that the file has in four bits."""
+    there = opened.checkpoint.tensors
+    words = {row.path: opened.words.get(row.path, quantize.KEEP) for row in opened.table if not is_packed(there, row)}
+    return {path: word for path, word in words.items() if word != quantize.KEEP}
 
 
 def loading_peak(made: Outline, encoding: Program | None) -> int:
     """The most that lies on the device while the weights come: of what is quantized, its last matrix as it was, too."""
     opened, leaves, whole = made.opened, trees.flatten(made.params), made.opened.shapes()
-    held = most = 0
+    words, held, most = packed_here(opened), 0, 0
     for row in opened.table:
         size = size_of(leaves[row.path])
         now = size
-        if encoding and opened.words.get(row.path, quantize.KEEP) != quantize.KEEP:  # all of it on the first card
+        if encoding and row.path in words:  # all of it on the first card
             matrix = math.prod(row.shape) * opened.kind.itemsize
             now = size_of(whole[row.path]) + matrix + encoding.temporary
         most = max(most, held + now)
@@ -388,26 +310,6 @@ def step_bytes(run: Run, slots: int) -> int:
     loader = run.loader(run.lottery.draw(0, fold=None if run.folds is None else 0))
     args = step_args(run, loader.data, slots, loader.batch // run.accumulate)
     return measure(run.step, args).total + size_of(args[2]) + _fresh(args[3], args[1], loader.data)
-
-
-def free_bytes() -> int | None:
-    """What the device has left, of several the fullest one; None where nobody says (a CPU)."""
-    stats = [one.memory_stats() for one in sharding.cards_here()]
-    if not all(stats):
-        return None
-    if all(one.get("bytes_limit") for one in stats):
-        return min(one["bytes_limit"] - one["bytes_in_use"] for one in stats)
-    return free_on_card()  # CUDA's own allocator states no limit, and gives back what was freed
-
-
-def free_on_card() -> int | None:
-    """What no process has taken, by the driver; of several cards, the fullest one's. None without an answer."""
-    query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
-    try:
-        printed = subprocess.run(query, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return min((int(line) << 20 for line in printed.split() if line.isdecimal()), default=None)
 
 
 def fit_rolls(run: Run, most: int = 64) -> tuple[int, str]:

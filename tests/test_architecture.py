@@ -29,6 +29,8 @@ FLOORS = [
         "sharding",
         "hosts",
         "device",
+        "free_memory",
+        "programs",
         "event_files",
         "tracking",
         "atomic",

@@ -62,8 +62,24 @@ def test_help_is_shown_and_a_command_that_is_not_there_is_advice(capfd, monkeypa
     assert main(["--help"]) == 0 and "python3 -m rolltune.launch ./03-do_learn.py" in capfd.readouterr().out
     for name in ("ROLLTUNE_HOSTS", "ROLLTUNE_HOST"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UserError, match=r"nothing-here: cannot be started \(No such file"):
+    with pytest.raises(UserError, match=r"nothing-here: cannot be started \(No such file.*is it there, and may"):
         main(["./nothing-here"])
+
+
+def test_only_a_command_that_cannot_be_started_is_said_to_be_so(run, tmp_path, monkeypatch):
+    """The system gives one error for a script that is missing, and for one whose interpreter is."""
+    (script := tmp_path / "script.py").write_text("#!/nothing/here\n")
+    script.chmod(0o755)
+    with pytest.raises(UserError, match=r"script.py: cannot be started .*: it is there; is the program"):
+        launch([str(script)], Place(1, 2), dict(os.environ))
+
+    def gone(command, began):
+        raise FileNotFoundError(2, "No such file", "another")
+
+    monkeypatch.setattr("rolltune.launch.left_by", gone)
+    monkeypatch.setattr("rolltune.launch.find_place", lambda environment: Place(1, 2))
+    with pytest.raises(FileNotFoundError, match="another"):
+        main([sys.executable, "-S", "-c", "import os; os.abort()"])
 
 
 def test_it_is_imported_where_signals_are_those_of_windows():

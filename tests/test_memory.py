@@ -2,16 +2,15 @@
 
 import json
 import shutil
-import types
 
-import jax
 import pytest
 
 from rolltune import base, memory
 from rolltune.data.batches import joint_batch
-from rolltune.errors import UserError
+from rolltune.free_memory import HEADROOM, free_bytes
 from rolltune.jobs.learn import Asked, prepare
-from rolltune.memory import Need, Program
+from rolltune.memory import Need
+from rolltune.programs import Program
 from rolltune.recipe import Recipe
 from rolltune.training import setup
 from rolltune.training.dataset import Wanted, read_data
@@ -30,60 +29,17 @@ def test_rolls_fill_the_free_memory_and_no_more(drawn_ads, tmp_path, monkeypatch
     run = prepare(recipe, data, Asked(1)).run
     one, two = memory.step_bytes(run, 1), memory.step_bytes(run, 2)
     assert one < two < 3 * one
-    assert 0.8 < memory.HEADROOM < 1
-    room = (one + 4.5 * (two - one)) / memory.HEADROOM
+    assert 0.8 < HEADROOM < 1
+    room = (one + 4.5 * (two - one)) / HEADROOM
     monkeypatch.setattr(memory, "free_bytes", lambda: room)
     assert memory.fit_rolls(run)[0] == 5
     monkeypatch.setattr(memory, "free_bytes", lambda: one // 2)
     assert memory.fit_rolls(run)[0] == 1  # one is always tried: the device's own message is clearer than ours
 
 
-GIB = 2**30
-
-
-@pytest.mark.parametrize(
-    "stats, on_card, free",
-    [
-        (None, 8 * GIB, None),  # a CPU
-        ({"bytes_limit": 10 * GIB, "bytes_in_use": 4 * GIB}, 8 * GIB, 6 * GIB),
-        ({"bytes_limit": 0, "bytes_in_use": 4 * GIB}, 3 * GIB, 3 * GIB),  # CUDA's own
-        ({"bytes_limit": 0, "bytes_in_use": 4 * GIB}, None, None),
-    ],
-)
-def test_what_is_free_by_each_allocator(monkeypatch, stats, on_card, free):
-    """Of several cards the fullest one counts; a display's small card is none of them."""
-    emptier = stats and stats | {"bytes_in_use": 0}
-    card = lambda kind, own: types.SimpleNamespace(device_kind=kind, memory_stats=lambda: own)
-    cards = [card("large", emptier), card("large", stats), card("small", {"bytes_limit": 1, "bytes_in_use": 0})]
-    monkeypatch.setattr(jax, "local_devices", lambda: cards)
-    monkeypatch.setattr(memory, "free_on_card", lambda: on_card)
-    assert memory.free_bytes() == free
-
-
-def test_the_driver_is_asked_for_the_fullest_card(monkeypatch, tmp_path):
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\nprintf '9000\\n[N/A]\\n8000\\n'\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert memory.free_on_card() == 8000 << 20
-    program.write_text("#!/bin/sh\nexit 9\n")
-    assert memory.free_on_card() is None
-
-
-@pytest.mark.skipif(memory.free_bytes() is not None, reason="this device says how much memory it has")
+@pytest.mark.skipif(free_bytes() is not None, reason="this device says how much memory it has")
 def test_a_device_that_does_not_say_gets_four():
     assert memory.fit_rolls(None)[0] == 4
-
-
-@pytest.mark.parametrize("text, size", [("12GiB", 12 * GIB), ("0.8 GiB", round(0.8 * GIB)), ("800MB", 800_000_000)])
-def test_sizes_have_units(text, size):
-    assert memory.parse_size(text, "--budget") == size
-
-
-@pytest.mark.parametrize("text", ["0", "-3", "12 apples", "12", "", "0GiB", "nan GiB", "1e3GiB"])
-def test_what_is_no_size_is_refused_by_its_name(text):
-    with pytest.raises(UserError, match=r"--budget.*such as 12GiB"):
-        memory.parse_size(text, "--budget")
 
 
 def made_of(folder, layers: int):
@@ -119,12 +75,6 @@ def test_a_model_of_few_layers_is_compiled_whole(tmp_path):
     assert [need.total for need in one] == [need.total for need in memory.needs_of(made, 1, exact=True)]
     grown = {need.part for need, more in zip(one, two, strict=True) if more.total > need.total}
     assert grown == {"training step", "evaluation"}
-
-
-def test_a_programs_part_of_each_layer_is_what_it_grows_by():
-    found = memory.deepened(Program(140, 5, 20), Program(180, 7, 24), (4, 8), 18)
-    assert found == Program(temporary=100, workspace=7, output=34, activations=180)
-    assert memory.deepened(Program(90, 0, 0), Program(80, 0, 0), (4, 8), 8) == Program(80, 0, 0, 0)
 
 
 def test_rolls_are_as_many_as_the_tightest_part_allows():
@@ -182,32 +132,10 @@ def test_each_part_of_a_run_holds_what_its_trees_weigh(recipe, parts, monkeypatc
     assert memory.needs_of(made, 3, exact=True) == [Need(*part) for part in parts]
 
 
-def test_what_a_compiled_program_says_of_itself_is_told_apart():
-    """Outputs that replace inputs are none; a workspace is part of the temporaries, and a GPU's alone."""
-    said = lambda temporary: types.SimpleNamespace(
-        output_size_in_bytes=100, alias_size_in_bytes=30, temp_size_in_bytes=temporary
-    )
-    program = lambda temporary: types.SimpleNamespace(
-        memory_analysis=lambda: said(temporary), as_text=lambda: "%b = s8[20]{0} custom-call(%x)"
-    )
-    assert memory._analysis(program(50), "a card") == Program(30, 20, 70)
-    assert memory._analysis(program(10), "a card") == Program(0, 10, 70)
-    if jax.default_backend() != "gpu":
-        assert memory._analysis(program(50), None) == Program(50, 0, 70)
-    assert Program(1, 2, 4, 8).total == 15 and Need("", 1, 2, 4, 8, 16, 32, 64).total == 127
-    assert Need("", 1, 2, 4, 8, 16, 32, 64).beside(Program(100, 200, 300, 400), 5) == Need(
-        "", 1, 2, 4, 8, 416, 437, 264
-    )
-
-
-def test_the_largest_workspace_counts_once():
-    text = """
-  %a = (bf16[8]{0}, s8[4194304]{0}) custom-call(%x), custom_call_target="__cublas$gemm"
-  %b = s8[33554432]{0} custom-call(%x)
-  %c = s8[99999999]{0} fusion(%x)
-"""
-    assert memory.workspace_of(text) == 33554432
-    assert memory.workspace_of("  %a = (bf16[8,2]{1,0}, s8[4194304]{0}) custom-call(%x)") == 4194304
+def test_what_a_program_sets_aside_is_added_to_what_lies_there():
+    need = Need("", 1, 2, 4, 8, 16, 32, 64)
+    assert need.total == 127
+    assert need.beside(Program(100, 200, 300, 400), 5) == Need("", 1, 2, 4, 8, 416, 437, 264)
 
 
 def test_the_steps_that_are_planned_are_those_that_run(drawn_ads, tmp_path, monkeypatch):

@@ -59,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from rolltune.device import set_up_jax
 
     set_up_jax()
+    from rolltune.free_memory import parse_size
     from rolltune.jobs.plan_choices import picture_size, whole_number
     from rolltune.jobs.plan_memory import Options, plan_memory
-    from rolltune.memory import parse_size
     from rolltune.training.outline import Stated
 
     said = [flag for flag in ("tokens", "answer", "picture", "rows") if getattr(args, flag) is not None]

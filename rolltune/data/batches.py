@@ -245,27 +245,13 @@ def joint_batch(
     return Batch(*map(laid, zip(*(some for some, _ in parts), strict=True))), source
 
 
-def over_cards(batch: Batch, cards: int, axis: int) -> Batch:
-    """The batch with rows, along this axis, that so many cards divide: the last one is repeated, and counts nothing."""
-    more = -batch.valid.shape[axis] % cards
-    if not more:
-        return batch
-
-    def filled(leaf: np.ndarray) -> np.ndarray:
-        last = np.take(leaf, [-1], axis)
-        return np.concatenate([leaf, np.repeat(last, more, axis)], axis)
-
-    full = Batch(*map(filled, batch))
-    rows = np.arange(full.valid.shape[axis]) < batch.valid.shape[axis]
-    real = lambda leaf: leaf * rows.reshape(-1, *[1] * (leaf.ndim - axis - 1)).astype(leaf.dtype)
-    return full._replace(weights=real(full.weights), valid=real(full.valid))
-
-
-def evaluation_batches(data: Encoded, batch: int) -> Iterator[tuple[np.ndarray, Batch, Source]]:
+def evaluation_batches(data: Encoded, batch: int, cards: int = 1) -> Iterator[tuple[np.ndarray, Batch, Source]]:
     """(places in `rows`, batch, source) until every row came once: rows of one shape together, the last filled up.
 
-    The places are as many as the batch's valid rows, which come first in it.
+    The places are as many as the batch's valid rows, which come first in it. Where several cards have its rows between
+    them, as many each, all batches are filled up to what they divide.
     """
+    size = -(-batch // cards) * cards
     by_shape = collections.defaultdict(list)
     for place, row in enumerate(data.rows):
         by_shape[data.shape_for([row])].append(place)
@@ -277,7 +263,7 @@ def evaluation_batches(data: Encoded, batch: int) -> Iterator[tuple[np.ndarray, 
 
     def make(part: tuple[Shape, list[int]]) -> tuple[np.ndarray, Batch, Source]:
         shape, places = part
-        return np.array(places), *data.feed.make([data.rows[place] for place in places], shape, batch)
+        return np.array(places), *data.feed.make([data.rows[place] for place in places], shape, size)
 
     return prefetch(make, parts, size_of=bytes_of)
 

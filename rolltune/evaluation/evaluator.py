@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from rolltune.data.batches import Encoded, evaluation_batches, over_cards
+from rolltune.data.batches import Encoded, evaluation_batches
 from rolltune.data.examples import Example
 from rolltune.evaluation.compiled import ROWS, picked
 from rolltune.evaluation.metrics import Prediction
@@ -78,8 +78,7 @@ class Evaluator:
         """The answers to all rows of rolls that write side by side: leaves [R, ...], scales [R]."""
         assert self.writer
         texts = [[""] * len(self.examples) for _ in range(len(scales))]
-        for places, some, source in evaluation_batches(self.writer.prompts, self.batch):
-            some = over_cards(some, cards_in_group(self.mesh), 0)
+        for places, some, source in evaluation_batches(self.writer.prompts, self.batch, cards_in_group(self.mesh)):
             numbers = np.zeros(len(some.label), np.uint32)  # of rows, for what is drawn: by their names, in any company
             numbers[: len(places)] = [zlib.crc32(self.examples[place].id.encode()) for place in places]
             asked = sent((some, numbers), self.mesh, ROWS)

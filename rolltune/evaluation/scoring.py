@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from rolltune.data.batches import Encoded, evaluation_batches, over_cards
+from rolltune.data.batches import Encoded, evaluation_batches
 from rolltune.evaluation.compiled import ROWS
 from rolltune.evaluation.metrics import Prediction
 from rolltune.sharding import cards_in_group, fetched, sent
@@ -36,9 +36,8 @@ def score_rows(
         places, scores = pending.pop(0)
         found[:, places] = fetched(scores)[:, : len(places)]
 
-    for places, some, source in evaluation_batches(encoded, batch):
-        some = sent(over_cards(some, cards_in_group(mesh), 0), mesh, ROWS)
-        pending.append((places, score(base, source, trainables, scales, some)))
+    for places, some, source in evaluation_batches(encoded, batch, cards_in_group(mesh)):
+        pending.append((places, score(base, source, trainables, scales, sent(some, mesh, ROWS))))
         if len(pending) > 2:  # the device works on the next batches meanwhile
             collect()
     while pending:

@@ -48,19 +48,19 @@ def row_maker(model: Model, pictures: Pictures, asking: Asking, purpose: str) ->
             for key in keys_of(example)
             for places in (pictures.places[key],)
         ]
+        own = task.label(example)
+        label = own if purpose == SCORE else 0
         if task.kind == CLASSIFY:
             limit = asking.max_tokens if asking.truncate else None
-            label, training = task.label(example), purpose == TRAIN
+            classes = range(len(task.answers)) if purpose == SCORE else [own]
             return encode.classify_row(
-                family.classifier, tokenizer, family.learned_count, turns, shown, len(task.answers), label, training,
-                limit=limit,
-            )  # fmt: skip
+                family.classifier, tokenizer, family.learned_count, turns, classes, shown, label, limit=limit
+            )
         answers: Sequence[str] = ()
         if purpose == TRAIN:
             answers = [example.answer]
         elif purpose == SCORE:
             answers = task.candidates(example)
-        label = task.label(example) if purpose == SCORE else 0
         row = encode.encode(
             family.template, tokenizer, family.learned_count, turns, answers, shown, label, all_turns=purpose == TRAIN
         )

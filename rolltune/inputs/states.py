@@ -11,7 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from rolltune.base import Model
 from rolltune.batch import Row, Source
-from rolltune.data.batches import Encoded, evaluation_batches, over_cards
+from rolltune.data.batches import Encoded, evaluation_batches
 from rolltune.data.shapes import shapes_for
 from rolltune.inputs import disk, features
 from rolltune.inputs.disk import Files
@@ -48,13 +48,12 @@ def keep(
     lengths = {name: len(row.tokens) for name, row in zip(names, encoded.rows, strict=True)}
     place_of = {name: place for place, name in enumerate(names)}
     mesh = mesh_in(base)
-    run, cards = program(net, mesh), cards_in_group(mesh)
+    run = program(net, mesh)
 
     def compute(missing: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
         some = dataclasses.replace(encoded, rows=[encoded.rows[place_of[name]] for name in missing], labels=())
-        for numbers, inputs, source in evaluation_batches(some, batch):
-            inputs = sent(over_cards(inputs, cards, 0), mesh, PartitionSpec(CARDS))
-            states = fetched(run(base, inputs, source))
+        for numbers, inputs, source in evaluation_batches(some, batch, cards_in_group(mesh)):
+            states = fetched(run(base, sent(inputs, mesh, PartitionSpec(CARDS)), source))
             for number, own in zip(numbers, states, strict=False):  # more states than numbers: the batch was filled up
                 yield missing[number], own[: lengths[missing[number]]]
 

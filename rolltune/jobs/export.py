@@ -1,6 +1,7 @@
 """A saved roll for other programs: an adapter of PEFT, or the base with the roll worked in; read again and compared."""
 
 import dataclasses
+import functools
 import json
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ from rolltune.jobs.cards import check_trained
 from rolltune.jobs.kaggle_hub import check_kaggle, check_login, upload_kaggle
 from rolltune.jobs.model_card import model_card
 from rolltune.jobs.scorer import Bench, Saved, Scorer, load_base, read_saved
+from rolltune.tracking import note
 from rolltune.weights import catalogue
 from rolltune.weights.bitsandbytes import PackedTensor
 from rolltune.weights.checkpoint import open_checkpoint
@@ -41,7 +43,8 @@ HUBS = HUGGING_FACE, KAGGLE = "huggingface", "kaggle"
 BESIDE = ("*.json", "*.model", "*.txt", "*.jinja", "*.py", "LICEN[CS]E*", "NOTICE*", "USE_POLICY*")
 # How far a log-probability may move when weights are merged and rounded, by the coarser dtype of file and run.
 BOUNDS = {"float32": 0.01, "float16": 0.1, "bfloat16": 0.5}
-PROBED = (("no", "yes"), ((224, 224), (150, 260)))  # answers of a roll that writes; sizes of pictures of noise
+NO_YES = ("no", "yes")  # what a roll that writes is scored on
+NOISE = ((224, 224), (150, 260))  # pixels of the pictures that rolls are scored on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +86,8 @@ def export(path: Path, options: Options, say: Say) -> int:
         folder = options.output.name
         text = model_card(saved.card, saved.recipe, options.to, folder, name, notes)
         (aside / "README.md").write_text(text, encoding="utf-8")
-    for note in notes:
-        say(note)
+    for line in notes:
+        say(line)
     say(f"written: {shown(options.output)}; its README.md leaves the intended use for you to write")
     if send is not None:
         send(say)
@@ -195,8 +198,10 @@ def _merged(
     if CLASSES in trained and CLASSES not in merged:
         merged[CLASSES] = np.asarray(trained[CLASSES]).astype(dtype)
     with tempfile.TemporaryDirectory(prefix="rolltune-") as place:
-        rows = _probes(Path(place), bool(model.family.picture))
-        before, base_config = _scores(saved.base(options.model), path, roll, saved, rows)
+        answers = tuple(saved.card.answers) or NO_YES
+        rows = _probes(Path(place), bool(model.family.picture), answers[0])
+        once = functools.cache(note)  # the merged weights lie as the base does, and need not say so again
+        before, base_config = _scores(saved.base(options.model), path, roll, saved, rows, once)
         if options.to == HF:
             fill_hf(folder, to_file(trees.unflatten(dict(merged)), table), config)
             _copy_beside(opened, folder, recipe.num_crops)
@@ -209,7 +214,7 @@ def _merged(
         bare = RollFile({}, roll.card)
         alone = dataclasses.replace(saved, recipe=dataclasses.replace(recipe, first_layer=0, quantize="", model=""))
         given = str(target), recipe.tokenizer, recipe.dtype, (), recipe.num_crops
-        after, _ = _scores(given, Path(f"merged{ENDING}"), bare, alone, rows, base_config)
+        after, _ = _scores(given, Path(f"merged{ENDING}"), bare, alone, rows, once, base_config)
     moved = float(np.abs(before - after).max())
     kinds = {np.dtype(dtype).name, str(np.dtype(opened.kind).name)}
     bound = max(BOUNDS[kind] for kind in kinds)
@@ -314,16 +319,16 @@ def _tokenizer_name(opened: Opened) -> str:
     return own.name if own.name in names else next((one for one in names if Path(one).suffix == own.suffix), own.name)
 
 
-def _probes(folder: Path, pictures: bool) -> list[Example]:
-    """Rows to score before and after: pictures of noise, where the model sees any."""
+def _probes(folder: Path, pictures: bool, answer: str) -> list[Example]:
+    """Rows to score before and after: pictures of noise, where the model sees any. Their answer is one of those that
+    are scored; which one does not matter."""
     draw, rows = np.random.default_rng(0), []
-    answers, sizes = PROBED
-    for number, size in enumerate(sizes):
+    for number, size in enumerate(NOISE):
         images = ()
         if pictures:
             images = (folder / f"{number}.png",)
             Image.fromarray(draw.integers(0, 256, (*size, 3)).astype(np.uint8)).save(images[0])
-        turns = (Turn("user", "is it so" + "?" * (number + 1)), Turn("assistant", answers[0]))
+        turns = (Turn("user", "is it so" + "?" * (number + 1)), Turn("assistant", answer))
         rows.append(Example(str(number), images, turns, f"probe:{number}"))
     return rows
 
@@ -334,11 +339,12 @@ def _scores(
     roll: RollFile,
     saved: Saved,
     rows: Sequence[Example],
+    say: Say,
     config: Any = None,
 ) -> tuple[np.ndarray, Any]:
     """(log-probabilities [rows, answers], the config of the model that `given` loads). With `config`, pictures are
     prepared as it says. Nothing is multiplied in float8: what that rounds is no fault of a merged weight."""
-    loaded, params, places = load_base(given, saved.recipe)
+    loaded, params, places = load_base(given, saved.recipe, say)
     params = quantize.multiplied_in_full(params)
     if config is None:
         check_base(path, roll.card, loaded.base)
@@ -346,7 +352,6 @@ def _scores(
         loaded = dataclasses.replace(loaded, config=config)
     recipe, card = saved.recipe, roll.card
     if recipe.task == WRITE:
-        recipe, card = dataclasses.replace(recipe, task=CHOOSE), dataclasses.replace(card, answers=list(PROBED[0]))
-    rows = [dataclasses.replace(row, turns=(row.turns[0], Turn("assistant", card.answers[0]))) for row in rows]
+        recipe, card = dataclasses.replace(recipe, task=CHOOSE), dataclasses.replace(card, answers=list(NO_YES))
     scorer = Scorer(Bench(loaded, params, places), path, RollFile(roll.tree, card), recipe)
     return np.asarray(scorer.predict(rows).log_probs), loaded.config

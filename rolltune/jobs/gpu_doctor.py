@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rolltune.data.findings import ERROR, NOTE, WARNING, Finding
 from rolltune.device import cache_folder
-from rolltune.memory import gib
+from rolltune.free_memory import gib
 
 DRIVERS = {"cuda12": 525, "cuda13": 580}  # the oldest that each plugin's CUDA runs on
 CAPABILITIES = {"cuda12": 5.2, "cuda13": 7.5}

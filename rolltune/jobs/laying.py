@@ -12,7 +12,8 @@ from rolltune import recipe as recipes
 from rolltune import sharding
 from rolltune.base import Opened
 from rolltune.errors import UserError
-from rolltune.memory import HEADROOM, free_bytes, gib, needs_of, peak, size_of
+from rolltune.free_memory import HEADROOM, free_bytes, gib
+from rolltune.memory import needs_of, peak, size_of
 from rolltune.models import cut
 from rolltune.models.cut import Places
 from rolltune.recipe import Recipe

@@ -22,6 +22,7 @@ from rolltune.evaluation.evaluator import Evaluator
 from rolltune.evaluation.figures import check_boxes, check_name, default_metric
 from rolltune.evaluation.leaderboard import keep_count
 from rolltune.evaluation.tasks import CLASSIFY, accepted
+from rolltune.free_memory import free_bytes
 from rolltune.hosts import ONE, Hosts
 from rolltune.jobs import laying, together
 from rolltune.jobs.cards import decided_by
@@ -36,7 +37,7 @@ from rolltune.jobs.origin import Origin, run_facts
 from rolltune.jobs.outputs import Outputs
 from rolltune.jobs.plan_memory import check_room
 from rolltune.jobs.second_pass import Earlier, second_pass
-from rolltune.memory import fit_rolls, free_bytes
+from rolltune.memory import fit_rolls
 from rolltune.recipe import Recipe
 from rolltune.tracking import note
 from rolltune.training import checkpoints, savings, setup
@@ -190,8 +191,10 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
                     out.drop_steps(recipe.keep_last, number)
 
             stop = lambda: hosts.stop(interrupts.asked())
-            ways = (stop, keeping.at_a_stop, keeping.passing, snapshot)
-            finished, spent = train(ready.run, state, judge, log.step, log.say, *ways)
+            finished, spent = train(
+                ready.run, state, judge, log.step, log.say,
+                stop=stop, save=keeping.at_a_stop, passing=keeping.passing, snapshot=snapshot,
+            )  # fmt: skip
         interrupts.say = say
         if not finished:
             say(keeping.stopped(state))

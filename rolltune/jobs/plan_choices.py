@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ from rolltune import sharding
 from rolltune.base import Opened
 from rolltune.errors import UserError
 from rolltune.jobs.laying import AUTO, ENTRIES
-from rolltune.quantize import Quantized
+from rolltune.quantize import DECODER, NF4, Quantized
 from rolltune.recipe import Recipe
 from rolltune.training.outline import Stated
 
@@ -97,15 +98,17 @@ ABOUT_FLOAT8 = (
 
 def changes(own: Choice, opened: Opened, float8: bool = False) -> list[Choice]:
     """What can be changed without another result, to rounding: fastest first. Four bits change the numbers, too, and
-    so does float8, which is for cards that multiply in it."""
+    so does float8, which is for cards that multiply in it: of a file in four bits, its own."""
     recipe = own.recipe
     pieces = recipe.batch > 1
     small = lambda r: dataclasses.replace(r, batch=1, accumulate=recipe.accumulate * recipe.batch)
     remat = lambda r: dataclasses.replace(r, remat=True)
     widest = lambda r: dataclasses.replace(r, remat="attention")
     packed = lambda r: dataclasses.replace(r, quantize="nf4")
-    eight = lambda r: dataclasses.replace(r, quantize="float8")
-    can_pack = not recipe.packing and recipe.method == "lora" and not is_packed(opened)
+    adapters = not recipe.packing and recipe.method == "lora"
+    can_pack = adapters and not is_packed(opened)
+    eight = lambda r: dataclasses.replace(r, quantize="float8" if can_pack else "nf4-float8")
+    can_multiply = float8 and (can_pack or (adapters and in_four_bits(opened)))
     found: list[Choice] = []
 
     def add(words: str, effort: tuple[int, ...], made: Recipe) -> None:
@@ -124,7 +127,7 @@ def changes(own: Choice, opened: Opened, float8: bool = False) -> list[Choice]:
         add("remat", (1, 0, 1), remat(recipe))
         if pieces:
             add("remat, row by row", (1, 1), small(remat(recipe)))
-    if can_pack and float8:
+    if can_multiply:
         add("float8", (1, 0, 1, 1), eight(recipe))
         add("float8, remat", (1, 0, 1, 2), remat(eight(recipe)))
     if can_pack:
@@ -134,6 +137,8 @@ def changes(own: Choice, opened: Opened, float8: bool = False) -> list[Choice]:
             add("four bits, remat, row by row", (2, 1), small(remat(packed(recipe))))
     if own.shares:
         add("whole base on each card", (-1,), on_each(recipe))
+        if can_multiply:
+            add("float8, whole base on each card", (1, 0, 0, 1), on_each(eight(recipe)))
         if can_pack:
             add("four bits, whole base on each card", (1, 0, 1), on_each(packed(recipe)))
         if own.rolls > 1 and own.group == own.cards >= 4 and own.cards % 2 == 0:
@@ -170,6 +175,12 @@ def more_cards(own: Choice) -> list[Choice]:
 def is_packed(opened: Opened) -> bool:
     """Whether the file itself has its matrices in few bits."""
     return any(isinstance(leaf, Quantized) for leaf in opened.shapes().values())
+
+
+def in_four_bits(opened: Opened) -> bool:
+    """Whether the file has all of the decoder's matrices so: a word for them packs none that it has left whole."""
+    decoder = [leaf for path, leaf in opened.shapes().items() if re.fullmatch(DECODER, path)]
+    return bool(decoder) and all(isinstance(leaf, NF4) for leaf in decoder)
 
 
 def tried(own: Choice, tries: Mapping[str, tuple[str, ...]]) -> list[Choice]:

@@ -9,10 +9,11 @@ import jax
 from rich import box
 from rich.table import Table
 
-from rolltune import base, device, gpus, memory, sharding
+from rolltune import base, device, gpus, sharding
 from rolltune.base import Opened
 from rolltune.data.sets import find_dataset
 from rolltune.errors import UserError
+from rolltune.free_memory import CONTEXT, HEADROOM, free_bytes, gib
 from rolltune.jobs.laying import AUTO, groups_for, told
 from rolltune.jobs.plan_choices import (
     ABOUT_FLOAT8,
@@ -26,8 +27,9 @@ from rolltune.jobs.plan_choices import (
     over_cards,
     tried,
 )
-from rolltune.memory import CONTEXT, Need, gib, most_rolls, needs_of, peak
+from rolltune.memory import Need, depths_for, most_rolls, needs_of, peak
 from rolltune.models.cut import Places
+from rolltune.programs import Program
 from rolltune.quantize import FLOAT8
 from rolltune.recipe import Recipe
 from rolltune.tracking import note, print_table
@@ -117,7 +119,7 @@ def find_place(options: Options) -> Place:
     some_here(options.cards or 1)
     first = jax.devices()[0]
     if first.platform == "gpu":
-        free = memory.free_bytes()
+        free = free_bytes()
         has = None if free is None else free + round(CONTEXT)
         return Place(f"{first.device_kind}, which is here", None, True, has, float8=device.multiplies_float8())
     return Place("this CPU: name a graphics card with --card, or how much memory there is with --budget")
@@ -159,7 +161,7 @@ def room_of(options: Options, place: Place) -> int | None:
 
 
 def _plan(options: Options, recipe: Recipe, cards: int, place: Place, room: int | None, say: Say) -> int:
-    known: dict[bytes, memory.Program] = {}
+    known: dict[bytes, Program] = {}
     inputs = Rows(options, say)
 
     def planned(choice: Choice) -> Planned:
@@ -186,7 +188,7 @@ def _plan(options: Options, recipe: Recipe, cards: int, place: Place, room: int 
             say(told(places, opened.shapes()))
     print_table(parts_table(first))
     made = inputs.outline(own)
-    depths = memory.depths_for(made)
+    depths = depths_for(made)
     if not options.exact and depths[1] < made.depth:
         say(
             f"compiled with {depths[0]} and {depths[1]} of the {made.depth} layers; what all of them need grows evenly "
@@ -366,13 +368,13 @@ def check_room(made: Outline, rolls: int, free: int, say: Say) -> None:
     choice = Choice("this run", recipe, rolls, cards=len(cards))
     own = Planned(choice, needs_of(made, choice.each, exact=True))
     most = peak(own.needs)
-    if most.total <= free * memory.HEADROOM:
+    if most.total <= free * HEADROOM:
         say(f"memory: {gib(most.total)} at most ({most.part}), {gib(free)} are free")
         return
     if most.total <= free:
         say(f"memory: {gib(most.total)} at most ({most.part}) of {gib(free)} that are free: it may just fit")
         return
-    known: dict[bytes, memory.Program] = {}
+    known: dict[bytes, Program] = {}
     others = []
     for one in changes(choice, made.opened):
         if len(difference(one, choice)) == 1:

@@ -5,7 +5,7 @@ batch has the recipe's size whether it is full or not.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +102,12 @@ def bench_of(saved: Saved, model: str | None) -> "Bench":
 
 
 def load_base(
-    given: tuple[str, str, str, tuple[tuple[str, str], ...], int], recipe: Recipe
+    given: tuple[str, str, str, tuple[tuple[str, str], ...], int], recipe: Recipe, say: Callable[[str], None] = note
 ) -> tuple[Model, dict, Places | None]:
     """(the model, its parameters, where they lie if on several cards) of what `Saved.base` gives. Each card is sent its
     own part alone."""
     opened = base.open_model(*given)
-    places = laying.scoring_groups(recipe, opened, note)
+    places = laying.scoring_groups(recipe, opened, say)
     loaded = base.load_opened(opened) if places is None else base.load_opened(opened, put=places.put)
     return *loaded, places
 

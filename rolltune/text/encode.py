@@ -92,21 +92,18 @@ def classify_row(
     tokenizer: Tokenizer,
     learned: int,
     turns: Sequence[Turn],
+    classes: Sequence[int],
     pictures: Sequence[Picture],
-    classes: int,
-    label: int,
-    training: bool,
+    label: int = 0,
     *,
     limit: int | None = None,
 ) -> tuple[Row, int]:
     """(row, tokens cut): a text whose last token is asked for its class; the targets are classes, not tokens.
 
-    Training has one target, the label; scoring has all of them, each a candidate. Over `limit` tokens the text is cut
-    on its right and keeps the template's end, as a tokenizer's `max_length` does. Raises UserError where that would
-    cut into a picture.
+    `classes` are what answers are to `encode`: training has the right one alone, scoring has all, each a candidate.
+    Over `limit` tokens the text is cut on its right and keeps the template's end, as a tokenizer's `max_length` does.
+    Raises UserError where that would cut into a picture.
     """
-    if not 0 <= label < classes:
-        raise ValueError(f"label {label} of {classes} classes")
     pieces = render(template, turns, len(pictures), reply=False)
     prompt = _lay(template, tokenizer, pieces, pictures)
     end = [token for piece in template.row_end for token in _ids(tokenizer, piece)]
@@ -122,9 +119,7 @@ def classify_row(
     tokens = prompt.tokens[:kept] + end
     positions = np.arange(len(tokens))
     zeros = np.zeros_like(positions)
-    wanted = [label] if training else list(range(classes))
-    last = [len(tokens) - 1] * len(wanted)
-    asked = Asked(last, wanted, [0], 0) if training else Asked(last, wanted, wanted, label)
+    asked = Asked([len(tokens) - 1] * len(classes), list(classes), list(range(len(classes))), label)
     order = Order(positions, zeros if template.prefix_lm else positions, zeros)
     return _row(prompt, pictures, learned, tokens, order, asked), cut
 

@@ -145,6 +145,7 @@ def train(
     judge: Callable[[Roll, Sequence[int], bool], dict[int, Evaluation]],
     log: Callable[[State, Any], None],
     say: Callable[[str], None],
+    *,
     stop: Callable[[], bool] = lambda: False,
     save: Callable[[State], object] | None = None,
     passing: Callable[[State], None] = lambda state: None,

@@ -94,6 +94,11 @@ def _packed_parts(lazy: Mapping[str, Lazy], row: TensorMap) -> list[PackedTensor
     return found if len(found) == len(parts) else []
 
 
+def is_packed(lazy: Mapping[str, Lazy], row: TensorMap) -> bool:
+    """Whether the file has our matrix in four bits: then it stays as it is."""
+    return bool(_packed_parts(lazy, row))
+
+
 def packed_shapes(lazy: Mapping[str, Lazy], row: TensorMap) -> NF4 | None:
     """The shapes of what `packed` gives. One layer is read for it: how long its scales are stands with them."""
     parts = _packed_parts(lazy, row)

@@ -178,6 +178,15 @@ def test_evaluation_has_every_row_once():
     assert sorted(seen) == list(range(21))
 
 
+def test_several_cards_have_as_many_rows_of_an_evaluation_each():
+    rows = rows_of(7)
+    for places, batch, _ in evaluation_batches(rows, 3, cards=2):
+        assert batch.label.shape == (4,) and len(places) <= 3
+        assert batch.valid.tolist() == [place < len(places) for place in range(4)]
+        assert set(batch.tokens[len(places) :, 0].tolist()) == {places[-1]}  # no row of padding alone
+        assert not batch.weights[len(places) :].any()
+
+
 def test_a_batch_that_waits_is_as_large_as_its_arrays_on_the_host():
     ((_, batch, source),) = evaluation_batches(rows_of(1), 1)
     own = sum(leaf.nbytes for leaf in batch)

@@ -167,7 +167,7 @@ def test_a_classifier_s_row_ends_with_eos_even_where_it_is_cut(model):
     opened = tokenizer.load(model / "tokenizer.model")
     for limit in (None, 8):
         turns = [Turn("user", LONG)]
-        row, cut = classify_row(gemma2.FAMILY.classifier, opened, 0, turns, [], 3, 1, True, limit=limit)
+        row, cut = classify_row(gemma2.FAMILY.classifier, opened, 0, turns, [1], [], limit=limit)
         assert (row.tokens[0], row.tokens[-1], row.predict.tolist()) == (2, 1, [len(row.tokens) - 1])
         assert (cut > 0, len(row.tokens) == 8) == (limit == 8, limit == 8)
 

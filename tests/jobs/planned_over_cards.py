@@ -10,6 +10,7 @@ import pytest
 from rolltune import base, memory, sharding
 from rolltune.data.batches import joint_batch
 from rolltune.errors import UserError
+from rolltune.free_memory import CONTEXT, HEADROOM
 from rolltune.jobs import laying, learn
 from rolltune.jobs import plan_memory as planning
 from rolltune.jobs.laying import groups_for
@@ -105,7 +106,7 @@ def test_as_many_rolls_as_fit_on_each_card_or_group(few, monkeypatch, word, size
     assert dict(run.mesh.shape) == mesh
     one, two = memory.step_bytes(run, 1), memory.step_bytes(run, 2)
     assert one < two < 3 * one
-    monkeypatch.setattr(memory, "free_bytes", lambda: (one + 2.5 * (two - one)) / memory.HEADROOM)
+    monkeypatch.setattr(memory, "free_bytes", lambda: (one + 2.5 * (two - one)) / HEADROOM)
     count, why = memory.fit_rolls(run)
     assert count == fit and told in why
 
@@ -155,7 +156,7 @@ def test_a_plan_for_several_cards_offers_to_cut_and_more_cards(capsys, tmp_path,
     def plan(cards, share, rolls=1, **changed):
         said.clear()
         recipe = Recipe(model=str(tmp_path), batch=4, dtype="float32", **changed)
-        budget = round(memory.size_of(size) * share + memory.CONTEXT)
+        budget = round(memory.size_of(size) * share + CONTEXT)
         stated = Stated(32, 8, rows=4)
         status = planning.plan_memory(
             planning.Options(stated=stated, card="h100", cards=cards, budget=budget, rolls=rolls), recipe, said.append

@@ -48,8 +48,8 @@ def make_roll(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model, params = tiny
 
-    def make(prompt=f"is it? {ODD}", **more):
-        recipe = Recipe(task="choose", rank=2, alpha=3.0, first_layer=1, dtype="float32", evaluate_batch=2, **more)
+    def make(prompt=f"is it? {ODD}", task="choose", **more):
+        recipe = Recipe(task=task, rank=2, alpha=3.0, first_layer=1, dtype="float32", evaluate_batch=2, **more)
         draw, tree = np.random.default_rng(0), {}
         shapes = trees.shapes(params)
         for path, word in adapters.trainability(adapters.METHODS["lora"], list(shapes)).items():
@@ -58,16 +58,17 @@ def make_roll(tiny, tmp_path, monkeypatch):
                 tree[f"{path}/a"] = draw.standard_normal((layers - 1, i, 2)).astype(np.float32) * 0.1
                 tree[f"{path}/b"] = draw.standard_normal((layers - 1, 2, o)).astype(np.float32) * 0.1
         loaded = base.load("tiny", "", "float32", recipe.packing)[0] if more else model
-        card = RollCard(loaded.base, "lora", dataclasses.asdict(recipe), prompt, ["no", "yes"], METRICS)
+        answers = [] if task == "write" else ["no", "yes"]
+        card = RollCard(loaded.base, "lora", dataclasses.asdict(recipe), prompt, answers, METRICS)
         save_roll("checkpoints/made.npz", trees.unflatten(tree), card)
         return tmp_path / "checkpoints/made.npz"
 
     return make
 
 
-@pytest.mark.parametrize("form", ["hf", "npz"])
-def test_merged_it_is_the_same_model_with_the_change(form, make_roll, tiny, tmp_path, capsys):
-    path = make_roll()
+@pytest.mark.parametrize(("form", "task"), [("hf", "choose"), ("npz", "write")])
+def test_merged_it_is_the_same_model_with_the_change(form, task, make_roll, tiny, tmp_path, capsys):
+    path = make_roll(task=task)
     assert main(["export", "-m", "made", "--to", form]) == 0
     told = capsys.readouterr().out
     assert "largest difference of a weight" in told and "largest difference of a log-probability" in told
@@ -93,12 +94,13 @@ def test_merged_it_is_the_same_model_with_the_change(form, make_roll, tiny, tmp_
     assert "choose another name" in capsys.readouterr().err
 
 
-def test_dequantizing_what_is_not_quantized_is_refused_or_said(make_roll, tmp_path):
+def test_what_counts_for_nothing_is_refused_or_said_once(make_roll, tmp_path, capsys):
     said: list[str] = []
     with pytest.raises(job.UserError, match="--dequantize is of a merged model"):
         export(make_roll(), Options("peft", tmp_path / "out", dequantize=True), said.append)
-    export(make_roll(), Options("hf", tmp_path / "out", dequantize=True), said.append)
+    export(make_roll(sharding="fsdp"), Options("hf", tmp_path / "out", dequantize=True), said.append)
     assert "--dequantize counts for nothing: the roll was trained on a base of full size" in said
+    assert capsys.readouterr().err.count("sharding: ") == 1  # though two bases are laid: the roll's and the merged one
 
 
 def test_shards_have_the_published_names_and_an_index(make_roll, tmp_path, monkeypatch):
@@ -425,4 +427,4 @@ def test_what_was_trained_on_other_weights_is_not_merged(tmp_path, monkeypatch):
     monkeypatch.setattr(job, "load_base", lambda *given: (other, {}, None))
     roll, saved = RollFile({}, RollCard(own, "lora", {})), types.SimpleNamespace(recipe=None)
     with pytest.raises(job.UserError, match="the same name, but other weights"):
-        job._scores(("tiny", "", "float32", (), 0), tmp_path / "a.npz", roll, saved, [])
+        job._scores(("tiny", "", "float32", (), 0), tmp_path / "a.npz", roll, saved, [], print)

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: who is asked, who is ended, and when."""
 
+import gc
 import os
 import signal
 import time
@@ -7,6 +8,15 @@ import time
 import pytest
 
 from rolltune.jobs.interrupts import EVALUATING, SIGNALS, TRAINING, Interrupts
+
+
+@pytest.fixture(autouse=True)
+def no_collection():
+    """Hooks of the garbage collector are Python (JAX has one, hypothesis another): what a handler raises within one is
+    lost. And a collection of all that a whole run of tests has made is longer than the times here."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def busy(seconds: float) -> None:

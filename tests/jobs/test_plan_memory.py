@@ -10,11 +10,12 @@ import jax
 import pytest
 from small_families import PHI
 
-from rolltune import memory, quantize
+from rolltune import quantize
 from rolltune.__main__ import main
 from rolltune.commands import plan_memory as command
 from rolltune.data.tiles import hd_slots
 from rolltune.errors import UserError
+from rolltune.free_memory import CONTEXT
 from rolltune.jobs import learn
 from rolltune.jobs import plan_memory as planning
 from rolltune.jobs.plan_choices import MOST_TRIED, Choice, difference, flags_of, picture_size, whole_number
@@ -123,11 +124,11 @@ def test_what_cannot_be_changed_is_not_proposed():
 
 def test_room_is_what_the_desktop_and_cuda_leave():
     place = Place("a card", False, True, 12 * GIB)
-    assert room_of(Options(desktop=GIB), place) == 11 * GIB - round(memory.CONTEXT)
-    assert room_of(Options(budget=8 * GIB), place) == 8 * GIB - round(memory.CONTEXT)
+    assert room_of(Options(desktop=GIB), place) == 11 * GIB - round(CONTEXT)
+    assert room_of(Options(budget=8 * GIB), place) == 8 * GIB - round(CONTEXT)
     assert room_of(Options(), Place("this CPU")) is None
     described = Place("a card, by the CPU's compiler", has=12 * GIB)
-    assert room_of(Options(card="h100"), described) == 12 * GIB - round(memory.CONTEXT)
+    assert room_of(Options(card="h100"), described) == 12 * GIB - round(CONTEXT)
     assert room_of(Options(budget=GIB), Place("this CPU")) == GIB  # which has no CUDA
     with pytest.raises(UserError, match="leave nothing"):
         room_of(Options(budget=GIB, desktop=GIB), place)
@@ -223,6 +224,23 @@ def test_float8_is_offered_where_a_card_multiplies_in_it_and_taken_where_nothing
     assert lines[1:] == ["  --config.quantize=nf4: 6.00 GiB, fits", "  --config.remat=True: 9.00 GiB, fits"]
 
 
+def test_float8_is_of_four_bits_where_the_file_has_them_and_of_shared_bases_too():
+    matrix = jax.ShapeDtypeStruct((2, 64, 32), "float32")
+    nf4 = quantize.quantized_shapes(matrix, "nf4")
+    few = lambda **more: SimpleNamespace(shapes=lambda: {"text/layers/a/kernel": nf4, "vision/kernel": matrix} | more)
+    words = lambda own, opened, float8=True: {
+        one.words: one.recipe.quantize for one in planning.changes(own, opened, float8) if one.recipe.quantize
+    }
+    assert words(OWN, few()) == {"float8": "nf4-float8", "float8, remat": "nf4-float8"}
+    assert not words(OWN, few(), float8=False)
+    assert not words(OWN, few(**{"text/layers/b/kernel": matrix}))  # it would be packed as well
+    shared = dataclasses.replace(OWN, recipe=Recipe(sharding="fsdp"), cards=2)
+    assert words(shared, few())["float8, whole base on each card"] == "nf4-float8"
+    assert words(shared, OPENED)["float8, whole base on each card"] == "float8"
+    whole = next(one for one in planning.changes(shared, OPENED, True) if one.words.startswith("float8, whole"))
+    assert whole.recipe.sharding == "rolls" and not whole.shares
+
+
 def test_as_many_rolls_as_fit_are_counted_from_those_that_were_planned():
     """3 GiB for all, and 2 for each roll."""
     made = lambda choice: planned(choice, 3 + 2 * choice.rolls)
@@ -240,9 +258,9 @@ def test_a_card_is_planned_for_by_what_it_has(monkeypatch):
     assert find_place(Options()).has is None and "name a graphics card with --card" in find_place(Options()).words
     device = type("Device", (), {"platform": "gpu", "device_kind": "Some card"})()
     monkeypatch.setattr(planning.jax, "devices", lambda: [device])
-    monkeypatch.setattr(planning.memory, "free_bytes", lambda: 10 * GIB)
+    monkeypatch.setattr(planning, "free_bytes", lambda: 10 * GIB)
     here = find_place(Options())
-    assert here.gpu and here.has == 10 * GIB + round(memory.CONTEXT)  # which `room_of` takes off again
+    assert here.gpu and here.has == 10 * GIB + round(CONTEXT)  # which `room_of` takes off again
     assert room_of(Options(desktop=0), here) == 10 * GIB
 
 

@@ -144,7 +144,8 @@ def test_text_sees_the_last_pictures_that_stand_side_by_side():
 def test_a_classifiers_row_asks_its_last_token(training):
     turns, ended = [Turn("user", "is it red")], dataclasses.replace(templates.BARE_TEXT, row_end=(templates.EOS,))
     for template, end in ((templates.BARE_TEXT, []), (ended, [TINY.eos])):
-        row, cut = classify_row(template, TINY, 0, turns, [], 3, 2, training)
+        classes, label = ([2], 0) if training else (range(3), 2)
+        row, cut = classify_row(template, TINY, 0, turns, classes, [], label)
         assert row.tokens.tolist() == [TINY.bos, *ids("is it red"), *end] and cut == 0
         last = len(row.tokens) - 1
         asked = [row.predict.tolist(), row.targets.tolist(), row.candidates.tolist(), row.label]
@@ -163,14 +164,14 @@ def test_a_classifiers_text_is_cut_as_a_tokenizer_would(shared):
     for limit in (whole + 1, whole, whole - 1, 10):
         theirs.enable_truncation(limit)
         expected = theirs.encode(text).ids
-        row, cut = classify_row(ended, ours, 0, [Turn("user", text)], [], 3, 0, True, limit=limit)
+        row, cut = classify_row(ended, ours, 0, [Turn("user", text)], [0], [], limit=limit)
         assert row.tokens.tolist() == expected and cut == whole - len(expected)
         assert row.predict.tolist() == [len(expected) - 1]
 
 
 def test_a_picture_is_never_cut():
     template = dataclasses.replace(templates.BARE_TEXT, row_end=(templates.EOS,))
-    make = lambda limit: classify_row(template, TINY, 0, [Turn("user", "red")], [picture(4)], 2, 0, True, limit=limit)
+    make = lambda limit: classify_row(template, TINY, 0, [Turn("user", "red")], [0], [picture(4)], limit=limit)
     row, cut = make(5)
     assert row.slots.tolist() == [0, 1, 2, 3, -1] and cut == 1 + len(ids("red"))
     with pytest.raises(UserError, match="can't be cut to 4: 5 of them are pictures"):

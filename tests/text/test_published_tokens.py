@@ -70,9 +70,8 @@ def test_paligemma(stored, published):
 def test_gemma(stored, published):
     (_, plain), = stored("gemma2")  # fmt: skip
     (_, chat), = stored("gemma2-it")  # fmt: skip
-    row, cut = classify_row(
-        templates.BARE_TEXT, published("gemma"), 0, [Turn("user", "The movie was great.")], [], 3, 1, True
-    )
+    turns = [Turn("user", "The movie was great.")]
+    row, cut = classify_row(templates.BARE_TEXT, published("gemma"), 0, turns, [1], [])
     assert (row.tokens.tolist(), cut) == (plain["input_ids"], 0)
     row = encode(templates.TURN_CHAT, published("gemma"), 0, [Turn("user", "Hello")], [], [])
     assert row.tokens.tolist() == chat["input_ids"]

@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import jax
 import ml_dtypes
@@ -10,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 from small_model import Letters
 
-from rolltune import base, trees
+from rolltune import base, memory, trees
 from rolltune.errors import UserError
 from rolltune.families import gemma2
 from rolltune.quantize import DECODER, NF4, DoubleScales, decode, encode_nf4
@@ -78,6 +79,7 @@ def test_of_a_file_in_four_bits_a_word_says_how_it_is_multiplied_and_another_is_
     folder = write(tmp_path / "made", tensors)
     for word in ("nf4-float8", "nf4-float8", "nf4", "int8"):  # the second time out of the cache
         opened = base.open_model(str(folder), "letters", "float32", [(DECODER, word), (".*", "keep")])
+        assert memory.encoding_of(SimpleNamespace(opened=opened)) is None  # nothing is packed that was not
         _, params = base.load_opened(opened)
         found = [leaf for leaf in jax.tree.leaves(params, is_leaf=is_packed) if is_packed(leaf)]
         assert len(found) == 7 and {leaf.float8 for leaf in found} == {word == "nf4-float8"}
