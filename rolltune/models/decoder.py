@@ -262,7 +262,7 @@ def run(
             if "cross" in p and context.keys is None and own is None:
                 x, kv = x if asked is None else places(x, asked), None
             else:
-                x, kv = block(*nn.in_turn(x, p), sliding[i], own, asked)
+                x, kv = block(*nn.in_turn(x, nn.in_dtype(p, x.dtype)), sliding[i], own, asked)
             kept.append(kv)
         return x, kept if keep_kv else None
     x, kept = jax.lax.scan(lambda x, each: block(x, *each), x, (layers, sliding, past))
