@@ -345,7 +345,7 @@ def _in_chunks(config, of_rows, given):
 
 def _log_probs_forward(config, p, y, low, wanted):
     def with_slopes(y, low, wanted):
-        found, back = jax.vjp(lambda *rows: _chunk_log_probs(config, p, *rows, wanted), y, low)
+        found, back = jax.vjp(lambda y, low: _chunk_log_probs(config, p, y, low, wanted), y, low)
         return found, back(jnp.ones_like(found))
 
     found, slopes = _in_chunks(config, with_slopes, (y, low, wanted))
