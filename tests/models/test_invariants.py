@@ -14,6 +14,7 @@ from rolltune import trees
 from rolltune.batch import NOTHING
 from rolltune.models import decoder, forward
 from rolltune.models import layers as nn
+from rolltune.quantize import quantize_tree
 
 near = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
 
@@ -118,6 +119,17 @@ def test_bfloat16_stays_near_float32(small):
     found = log_probs(net, half, batch, NOTHING)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, log_probs(small.net, small.ready, batch, NOTHING), atol=0.15)
+
+
+def test_a_tower_in_eight_bits_sees_nearly_the_same(small):
+    if not small.family.towers:
+        pytest.skip("reads text only")
+    batch, rules = small.batch(small.row("a b", "abc", shown=[1])), [(r".*layers/.*/kernel", "int8"), (".*", "keep")]
+    part = {name: small.ready[name] for name in small.family.towers}
+    packed = small.ready | quantize_tree(jax.tree.map(lambda leaf: leaf, part), rules)
+    exact = log_probs(small.net, small.ready, batch, NOTHING)
+    off = np.abs(log_probs(small.net, packed, batch, NOTHING) - exact).max()
+    assert 0 < off < 0.05 * np.abs(exact).max()
 
 
 def test_chunks_of_targets_equal_all_at_once(monkeypatch):
