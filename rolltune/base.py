@@ -40,6 +40,7 @@ class Model:
     tokenizer: Tokenizer
     base: Base
     exact: str = ""  # in a float32 run, the hash of what is below the bfloat16 that the base's hash is of
+    quantized: Mapping[str, str] = dataclasses.field(default_factory=dict)  # path -> word, of what was while loading
 
     @property
     def stacks(self) -> trees.Stacks:
@@ -143,7 +144,9 @@ def open_model(
     if family.npz is not None:
         config = dataclasses.replace(config, text=dataclasses.replace(config.text, vocab=opened.size))
     name = "tiny" if path == "tiny" else checkpoint.name
-    return Opened(Model(family, config, opened, Base(name, "")), checkpoint, table, words, dtype)
+    packed_here = {path: word for path, word in words.items() if word != packing.KEEP}
+    model = Model(family, config, opened, Base(name, ""), quantized=packed_here)
+    return Opened(model, checkpoint, table, words, dtype)
 
 
 def load_opened(

@@ -7,7 +7,7 @@ is loaded.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -184,11 +184,19 @@ def needs_of(
     if largest := encoding_of(made):
         asked["loading", 0] = lambda: measure(*largest[:2], place, known)
     found = dict(zip(asked, at_once(list(asked.values())), strict=True))
+    pair = both = depths[0], depths[-1]
+    # A layer keeps its input at least. Where two depths differ by less, what they need most is not the layers' (logits,
+    # say), and hides what more of them will need.
+    while pair[1] < depth and _growth(found, pair) < input_bytes(made, slots):
+        pair = pair[1], min(2 * pair[1], depth)
+        deeper = made if pair[1] == depth else outline.cut_depth(made, pair[1])
+        found["training step", pair[1]] = measure(*step_of(deeper, slots)[:2], everywhere, known)
 
     def program(part: str) -> Program:
         if len(depths) == 1:
             return found[part, depth]
-        return deepened(found[part, depths[0]], found[part, depths[1]], depths, depth)
+        own = pair if part == "training step" else both
+        return deepened(found[part, own[0]], found[part, own[1]], own, depth)
 
     run, _ = outline.programs(made)
     rolls = outline.rolls_of(run, slots * sharding.size_of(mesh))
@@ -219,6 +227,19 @@ def needs_of(
         fresh = of_part[part](made, slots).fresh
         needs.append(dataclasses.replace(standing, part=part).beside(program(part), fresh))
     return needs
+
+
+def _growth(found: Mapping[tuple[str, int], Program], pair: Sequence[int]) -> float:
+    """Bytes that one more layer adds to the step's temporaries, between two depths."""
+    short, long = (found["training step", count].temporary for count in pair)
+    return (long - short) / (pair[1] - pair[0])
+
+
+def input_bytes(made: Outline, slots: int) -> float:
+    """What a layer of the step is given on a card, of all rolls there, but for what padding of an array may hide."""
+    tokens, config = step_of(made, slots).args[3].tokens, made.model.config
+    count = size_of(tokens) / tokens.dtype.itemsize / made.recipe.accumulate
+    return 0.9 * count * config.text.width * np.dtype(config.dtype).itemsize
 
 
 def tables_of(made: Outline) -> int:

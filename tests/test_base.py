@@ -14,6 +14,7 @@ from rolltune.errors import UserError
 from rolltune.families import paligemma
 from rolltune.families.paligemma_names import npz_rows
 from rolltune.models.forward import Network
+from rolltune.quantize import NF4, Int8Rows
 from rolltune.training import setup
 from rolltune.training.plan import plan_of
 from rolltune.weights.names import to_file
@@ -111,3 +112,18 @@ def test_layers_loaded_in_lists_are_those_of_the_stacks(tmp_path, monkeypatch):
     for one, other in (started, arranged):
         assert jax.tree.structure(one) == jax.tree.structure(other)
         assert all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
+
+
+def test_a_tower_is_quantized_by_rules_and_sees_nearly_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROLLTUNE_CACHE", str(tmp_path))
+    model, plain = base.load("tiny", dtype="float32")
+    rules = [("vision/layers/mlp/down/kernel", "int8"), ("vision/layers/.*/kernel", "nf4-double"), (".*", "keep")]
+    made, read = (base.load("tiny", dtype="float32", quantize=rules) for _ in range(2))  # then out of the kept copy
+    assert made[0].base == read[0].base == model.base and len(made[0].quantized) == 6 and not model.quantized
+    assert all(map(np.array_equal, jax.tree.leaves(made[1]), jax.tree.leaves(read[1])))
+    layers = made[1]["vision"]["layers"]
+    assert isinstance(layers["attn"]["q"]["kernel"], NF4) and isinstance(layers["mlp"]["down"]["kernel"], Int8Rows)
+    tiles = np.random.default_rng(0).standard_normal((2, 1, 112, 112, 3)).astype(np.float32)
+    seen = jax.jit(lambda params: model.family.features(model.config, params, tiles, None))
+    off = np.abs(seen(made[1]) - seen(plain)).mean()
+    assert 0 < off < 0.1 * np.abs(seen(plain)).mean()

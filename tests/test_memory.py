@@ -68,6 +68,22 @@ def test_few_layers_say_what_all_of_them_need(tmp_path, monkeypatch, listed):
     assert step.activations > 0 and step.trained > 0 and step.optimizer > step.trained
 
 
+def test_what_few_layers_hide_is_looked_for_in_more(tmp_path, monkeypatch):
+    """Logits that need more than a few layers' inputs do, and less than those of all."""
+    monkeypatch.setattr("rolltune.training.outline.is_gpu", lambda: True)
+    made, compiled = made_of(tmp_path, 40), []
+    one = memory.input_bytes(made, 1) / 0.9
+
+    def measure(jitted, args, *more):
+        compiled.append(len(args[0]["text"]["layers"]))
+        return Program(round(max(20, 5 + compiled[-1]) * one), 0, 0)
+
+    monkeypatch.setattr(memory, "measure", measure)
+    monkeypatch.setattr(memory, "at_once", lambda jobs: [job() for job in jobs])
+    step = {need.part: need for need in memory.needs_of(made, 1)}["training step"]
+    assert step.activations + step.temporary >= 45 * one and max(compiled) == 32
+
+
 def test_a_model_of_few_layers_is_compiled_whole(tmp_path):
     made = made_of(tmp_path, 3)
     assert memory.depths_for(made) == (1, 3)

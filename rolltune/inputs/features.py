@@ -145,10 +145,13 @@ def width_of(model: Model, projected: bool) -> int:
 
 def made_by(model: Model, projected: bool) -> dict[str, Any]:
     """All that decides what comes out for a picture. The hash is of all weights, tower and projector among them; a
-    float32 run feels what the hash, which is of their bfloat16 values, does not: it has files of its own."""
+    float32 run feels what the hash, which is of their bfloat16 values, does not: it has files of its own, and so has a
+    tower that was quantized while it was loaded."""
     config = dataclasses.asdict(model.config)
     config.pop("text")
-    return {"version": VERSION, "weights": model.base.hash, "exact": model.exact, "projected": projected} | config
+    words = {path: word for path, word in model.quantized.items() if not path.startswith("text/")}
+    said = {"version": VERSION, "weights": model.base.hash, "exact": model.exact, "projected": projected}
+    return said | config | ({"quantized": words} if words else {})
 
 
 def content(keys: Sequence[Key]) -> dict[Key, str]:

@@ -67,6 +67,7 @@ def keep(
         feed = TableFeed(learned, Source(on_all(values, mesh)), starts)
     else:
         made_by = features.made_by(model, net.projected) | {"text": repr(model.config.text), "first_layer": first}
+        made_by |= {"quantized": dict(model.quantized)} if model.quantized else {}
         about = disk.About("states", "states of lower layers", model.base.name, made_by)
         on_some = lambda flags: anywhere(flags, mesh)
         files = disk.keep(about, {name: name for name in lengths}, lengths, width, dtype, compute, on_some)

@@ -7,6 +7,7 @@ time. Layers of two kinds are always a list; the kind is seen from a layer's key
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -262,6 +263,7 @@ def run(
             if "cross" in p and context.keys is None and own is None:
                 x, kv = x if asked is None else places(x, asked), None
             else:
+                p = nn.in_dtype(p, x.dtype)
                 x, p = nn.in_turn(x, p) if cache is None else nn.one_by_one(x, p)
                 x, kv = block(x, p, sliding[i], own, asked)
             kept.append(kv)
@@ -293,34 +295,73 @@ def _logits(config: Config, p: dict, y: Float[Array, "*b d"], low: Float[Array, 
     return config.final_softcap * jnp.tanh(out / config.final_softcap) if config.final_softcap else out
 
 
-# Float32 logits [*, V] held at a time: 512 MiB, 522 rows at V = 257,152. Batch 4 of PaliGemma-3B with answers of 512
-# tokens needs 1.5 GiB beside two layers so, 2.5 with twice as many rows, 4.4 with all; each further part reads the
-# table of words three times more.
-HEAD_LOGITS_AT_ONCE = 2**27
+# Float32 logits [*, V] held at a time: 256 MiB, 260 rows at V = 257,152. Batch 4 of PaliGemma-3B with answers of 512
+# tokens needs 0.8 GiB beside two layers so, 1.2 with twice as many rows, 3.4 with all; each further part reads the
+# table of words twice more.
+HEAD_LOGITS_AT_ONCE = 2**26
 
 
 def target_log_probs(
     config: Config, p: dict, states: Float[Array, "b m d"], targets: Int[Either, "b m"]
 ) -> Float[Array, "b m"]:
     """Log-probability of each target given the state that predicts it, in float32. Logits come a chunk at a time."""
-    y, head = _norm(config, p["norm"], states), p.get("head", {}).get("kernel")
+    y, own = _norm(config, p["norm"], states), {name: p[name] for name in OUTPUTS if name in p}
+    head = own.get("head", {}).get("kernel")
     # An adapter's dropout goes by row and place, which are not to be told any more once the rows are one after another.
     low = nn.low_rank(y, head) if isinstance(head, nn.LoRA) else None
-
-    def some(y, low, wanted):
-        out = _logits(config, p, y, low)
-        return jnp.take_along_axis(out, wanted[:, None], -1)[:, 0] - jax.nn.logsumexp(out, -1)
-
     flat = lambda x: x.reshape(-1, *x.shape[2:])
-    given = jax.tree.map(flat, (y, low, targets))
-    count, at_once = targets.size, max(1, HEAD_LOGITS_AT_ONCE // config.vocab)
+    return _log_probs(config, own, *jax.tree.map(flat, (y, low, jnp.asarray(targets)))).reshape(targets.shape)
+
+
+OUTPUTS = ("classes", "head", "embed")  # what logits are made by, of parameters
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _log_probs(config, p, y, low, wanted):
+    """[N] of states [N, D]. The slope of a row is its own times what comes back for it: it is worked out while its
+    logits are there, so that they are neither kept nor made again."""
+    return _in_chunks(config, lambda *rows: _chunk_log_probs(config, p, *rows), (y, low, wanted))
+
+
+def _chunk_log_probs(config, p, y, low, wanted):
+    out = _logits(config, p, y, low)
+    # Compared, not taken: the slope is then one pass over the logits, where an index would scatter into zeros.
+    own = jnp.where(jnp.arange(out.shape[-1]) == wanted[:, None], out, 0)
+    return jnp.sum(own, -1) - jax.nn.logsumexp(out, -1)
+
+
+def _in_chunks(config, of_rows, given):
+    """`of_rows` of all rows [N, ...], for some of them at a time."""
+    count, at_once = len(given[-1]), max(1, HEAD_LOGITS_AT_ONCE // config.vocab)
     if count <= at_once:
-        return some(*given).reshape(targets.shape)
+        return of_rows(*given)
     chunks = -(-count // at_once)
     size = -(-count // chunks)
 
     def cut(x):
         return jnp.pad(x, ((0, chunks * size - count), *[(0, 0)] * (x.ndim - 1))).reshape(chunks, size, *x.shape[1:])
 
-    found = jax.lax.map(lambda each: jax.checkpoint(some)(*each), jax.tree.map(cut, given))
-    return found.reshape(-1)[:count].reshape(targets.shape)
+    found = jax.lax.map(lambda each: of_rows(*each), jax.tree.map(cut, given))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)
+
+
+def _log_probs_forward(config, p, y, low, wanted):
+    def with_slopes(y, low, wanted):
+        found, back = jax.vjp(lambda y, low: _chunk_log_probs(config, p, y, low, wanted), y, low)
+        return found, back(jnp.ones_like(found))
+
+    found, slopes = _in_chunks(config, with_slopes, (y, low, wanted))
+    return found, (p, y, low, wanted, slopes)
+
+
+def _log_probs_backward(config, saved, dy):
+    p, y, low, wanted, slopes = saved
+    again = jax.checkpoint(lambda p, *rows: _chunk_log_probs(config, p, *rows))
+    whole = lambda p: _in_chunks(config, lambda *rows: again(p, *rows), (y, low, wanted))
+    # Logits are made again where they are trained; else this is used by nobody, and left out when compiled.
+    of_p = jax.vjp(whole, p)[1](dy)[0]
+    dy, dlow = jax.tree.map(lambda slope: (dy[:, None] * slope).astype(slope.dtype), slopes)
+    return of_p, dy, dlow, None
+
+
+_log_probs.defvjp(_log_probs_forward, _log_probs_backward)

@@ -62,6 +62,14 @@ def one_by_one(x: Float[Array, "b t d"], p: dict) -> tuple[Array, dict]:
     return jax.lax.optimization_barrier((x, p)) if cut else (x, p)
 
 
+def in_dtype(p: dict, dtype: Any) -> dict:
+    """A layer's weights with adapters in the dtype of products: what a checkpoint keeps of them is half as wide, and
+    going back doesn't make them again."""
+    is_lora = lambda node: isinstance(node, LoRA)
+    cast = lambda w: dataclasses.replace(w, a=w.a.astype(dtype), b=w.b.astype(dtype)) if is_lora(w) else w
+    return jax.tree.map(cast, p, is_leaf=is_lora)
+
+
 def _trained_of(node: Any) -> dict[str, Array]:
     if isinstance(node, LoRA):
         return {"a": node.a, "b": node.b}
@@ -369,7 +377,11 @@ def _logits_dtype(x: Array, table: Array) -> Any:
 def tied_logits(x: Float[Array, "*b d"], table: Float[Array, "v d"]) -> Float[Array, "*b v"]:
     """Float32 `x @ table.T`. Going back, the gradient takes x's dtype first: a float32 product would copy the table."""
     dtype = _logits_dtype(x, table)
-    return jnp.einsum("...d,vd->...v", x.astype(dtype), table.astype(dtype), preferred_element_type=jnp.float32)
+    rows = x.reshape(-1, x.shape[-1])
+    if len(rows) == 1:  # cuBLAS has no float32 product of one vector in bfloat16: XLA would copy the table to float32
+        rows = jnp.pad(rows, ((0, 1), (0, 0)))
+    out = jnp.einsum("nd,vd->nv", rows.astype(dtype), table.astype(dtype), preferred_element_type=jnp.float32)
+    return out[: math.prod(x.shape[:-1])].reshape(*x.shape[:-1], -1)
 
 
 def _tied_logits_forward(x, table):

@@ -117,6 +117,8 @@ def test_another_picture_or_setting_never_meets_an_older_entry(paligemma, exampl
     other_sizes = dataclasses.replace(CONFIG.vision, image_size=42)
     assert features.made_by(model_of(paligemma, vision=other_sizes)[0], False) != made_by
     assert features.made_by(dataclasses.replace(model, exact="below bfloat16"), False) != made_by
+    packed = lambda path: features.made_by(dataclasses.replace(model, quantized={path: "nf4"}), False)
+    assert packed("vision/layers/mlp/up/kernel") != made_by == packed("text/layers/mlp/up/kernel")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())  # now what a.png is
     files = on_disk()
     assert counts[-1] == 0

@@ -51,9 +51,9 @@ def keep(tmp_path, monkeypatch, examples):
     """`keep(small, limit)`: rows of the examples, states kept below FIRST, by the limit on the device or the disk."""
     monkeypatch.setenv("ROLLTUNE_CACHE", str(tmp_path / "cache"))
 
-    def run(small, limit, feed_limit=1.0, some=examples, first=FIRST, listed=False, hash="weights", dtype="float32"):
+    def run(small, limit, feed_limit=1.0, some=examples, first=FIRST, listed=False, dtype="float32", **of_model):
         config = dataclasses.replace(small.config, dtype=dtype)
-        model = dataclasses.replace(small.model, config=config, base=Base(small.name, hash))
+        model = dataclasses.replace(small.model, **{"config": config, "base": Base(small.name, "weights")} | of_model)
         params = jax.tree.map(lambda leaf: leaf.astype(dtype), small.params)
         pictures = read_pictures(model.family, config, some)
         feed = features.feed(model, params, pictures, True, False, feed_limit)
@@ -132,13 +132,15 @@ def test_a_row_finds_its_own_states_and_no_others(keep, examples, tmp_path, kept
         dataclasses.replace(one, turns=(dataclasses.replace(one.turns[0], text="or so?"), one.turns[1]))
         for one in examples
     ]
-    changes = (dict(some=asked), dict(first=1), dict(hash="others"), dict(dtype="bfloat16"))
+    packed = {"text/layers/mlp/up/kernel": "nf4"}
+    changes = (dict(some=asked), dict(first=1), dict(base=Base("others", "others")), dict(dtype="bfloat16"))
+    changes += (dict(quantized=packed),)
     for number, change in enumerate(changes, 2):
         keep(PALIGEMMA, 0.0, **change)
         assert len(kept_files("states")) == number * len(examples), change
     (tmp_path / "a.png").write_bytes((tmp_path / "b.png").read_bytes())
     keep(PALIGEMMA, 0.0)
-    assert len(kept_files("states")) == 5 * len(examples) + 1  # b, b is new; b alone is known
+    assert len(kept_files("states")) == 6 * len(examples) + 1  # b, b is new; b alone is known
 
 
 def test_without_room_the_layers_stay_and_it_is_said(keep, monkeypatch, capsys, kept_files):

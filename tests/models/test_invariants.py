@@ -13,6 +13,8 @@ from small_model import CONFIG, NET, make_batch, make_params, make_row
 from rolltune import trees
 from rolltune.batch import NOTHING
 from rolltune.models import decoder, forward
+from rolltune.models import layers as nn
+from rolltune.quantize import quantize_tree
 
 near = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
 
@@ -119,6 +121,17 @@ def test_bfloat16_stays_near_float32(small):
     np.testing.assert_allclose(found, log_probs(small.net, small.ready, batch, NOTHING), atol=0.15)
 
 
+def test_a_tower_in_eight_bits_sees_nearly_the_same(small):
+    if not small.family.towers:
+        pytest.skip("reads text only")
+    batch, rules = small.batch(small.row("a b", "abc", shown=[1])), [(r".*layers/.*/kernel", "int8"), (".*", "keep")]
+    part = {name: small.ready[name] for name in small.family.towers}
+    packed = small.ready | quantize_tree(jax.tree.map(lambda leaf: leaf, part), rules)
+    exact = log_probs(small.net, small.ready, batch, NOTHING)
+    off = np.abs(log_probs(small.net, packed, batch, NOTHING) - exact).max()
+    assert 0 < off < 0.05 * np.abs(exact).max()
+
+
 def test_chunks_of_targets_equal_all_at_once(monkeypatch):
     params, x = make_params(), jax.random.normal(jax.random.key(0), (3, 9, 32))
     draw = np.random.default_rng(0)
@@ -140,6 +153,41 @@ def test_chunks_of_targets_equal_all_at_once(monkeypatch):
     logits = decoder.logits(CONFIG.text, params["text"], x)
     expected = jax.nn.log_softmax(logits)[np.arange(3)[:, None], places, targets]
     near(whole, expected)
+
+
+def test_logits_are_made_once_where_their_table_is_frozen(monkeypatch):
+    monkeypatch.setattr(decoder, "HEAD_LOGITS_AT_ONCE", 4 * CONFIG.text.vocab)
+    text, targets = make_params()["text"], np.zeros((3, 7), int)
+
+    def loss(x, head):
+        return jnp.sum(decoder.target_log_probs(CONFIG.text, text | {"embed": {"embedding": head}}, x, targets))
+
+    x, head = jnp.ones((3, 7, 32)), text["embed"]["embedding"]
+    loops = lambda of: jax.jit(jax.grad(loss, of)).lower(x, head).compile().as_text().count(" while(")
+    assert loops(0) == 1  # over the chunks, whose slopes are made with them
+    assert loops((0, 1)) > 1
+
+
+def equations(jaxpr):
+    for one in jaxpr.eqns:
+        yield one
+        for inner in one.params.values():
+            if (own := getattr(inner, "jaxpr", inner)) is not inner or hasattr(inner, "eqns"):
+                yield from equations(own)
+
+
+def test_a_checkpoint_keeps_adapters_in_the_dtype_of_products():
+    text, rank = dataclasses.replace(CONFIG.text, layers=decoder.LAST + 1), 3
+    config = dataclasses.replace(CONFIG, text=text)
+    layers = trees.arrange(make_params(config), NET.family.stacks(config), listed=True)["text"]["layers"]
+    lora = lambda w: nn.LoRA(w, jnp.ones((w.shape[0], rank)), jnp.ones((rank, w.shape[1])))
+    layers = jax.tree.map(lambda w: lora(w) if w.ndim == 2 else w, layers)
+    here = decoder.context(text, *[np.zeros((1, 5), int)] * 3)
+    x = jnp.ones((1, 5, text.width), jnp.bfloat16)
+    run = lambda layers: jnp.sum(decoder.run(text, layers, x, here, remat=True)[0].astype(jnp.float32))
+    found = [one for one in equations(jax.make_jaxpr(jax.grad(run))(layers).jaxpr) if "remat" in one.primitive.name]
+    kinds = {one.aval.dtype for each in found for one in each.invars if rank in one.aval.shape}
+    assert kinds == {jnp.dtype(jnp.bfloat16)}
 
 
 def test_a_layer_of_a_list_is_traced_once_for_all(monkeypatch):

@@ -88,6 +88,14 @@ def test_a_table_in_float16_is_not_copied_and_its_small_gradients_are_not_lost()
     assert not any("float32[400,64]" in one for one in wide)
 
 
+def test_one_row_of_logits_is_no_vector():
+    """Of a bfloat16 vector's float32 product XLA makes a float32 copy of the table on a GPU."""
+    x, table = draw(0, 1, 1, 8), draw(1, 11, 8)
+    np.testing.assert_allclose(nn.tied_logits(x, table), x @ table.T, rtol=1e-5, atol=1e-5)
+    products = [e for e in jax.make_jaxpr(nn.tied_logits.fun)(x, table).eqns if e.primitive.name == "dot_general"]
+    assert [one.outvars[0].aval.shape for one in products] == [(2, 11)]
+
+
 def test_gradients_take_the_dtype_of_what_they_belong_to():
     x, scale = draw(0, 2, 8).astype(jnp.bfloat16), draw(1, 8)
     gated = lambda x, s: gelu_gated(x, x, s[:, None])
