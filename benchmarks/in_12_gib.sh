@@ -28,7 +28,7 @@ row() {
   case $1 in
     paligemma)
       ours paligemma-3b --batch 2 --text 16 --rolls 4
-      ours paligemma-3b --batch 2 --text 128 --quantize nf4
+      ours paligemma-3b --batch 2 --text 128 --quantize nf4-double --quantize-tower nf4-double --remat
       peer --model paligemma-3b --method lora --batch 2 --seq 16 --compile 2 --compile-mode reduce-overhead --warmup 6
       peer --model paligemma-3b --method qlora --batch 2 --remat 1 --compile 1
       ;;
@@ -44,11 +44,12 @@ row() {
       peer --model llama32-11b-vision --method qlora --batch 1 --remat 1 --steps 6 --warmup 2
       ;;
     llava)
-      ours llava-v1.6-mistral-7b --batch 1 --text 128 --quantize nf4 --remat
+      ours llava-v1.6-mistral-7b --batch 1 --text 128 --quantize nf4-double --remat
       peer --model llava16-mistral-7b --method qlora --batch 1 --remat 1 --compile 1 --steps 6 --warmup 2
       ;;
     phi)
-      ours phi-3.5-vision --batch 1 --text 256 --size 1344 1344 --quantize nf4 --remat
+      ours phi-3.5-vision --batch 1 --text 256 --size 1344 1344 --crops 16 --quantize nf4-double --remat
+      ours phi-3.5-vision --batch 1 --text 256 --pictures 2 --quantize nf4-double --remat
       ours phi-3.5-vision --batch 1 --text 256 --remat
       peer --model phi35-vision --method lora --batch 1 --remat 1 --compile 1 --steps 6 --warmup 2
       ;;
