@@ -150,13 +150,17 @@ def open_model(
 
 
 def load_opened(
-    opened: Opened, listed: bool = False, put: Callable[[str, Any], Any] = lambda path, leaf: jax.device_put(leaf)
+    opened: Opened,
+    listed: bool = False,
+    put: Callable[[str, Any], Any] = lambda path, leaf: jax.device_put(leaf),
+    *,
+    keep: bool = True,
 ) -> tuple[Model, dict]:
     """Puts an opened checkpoint on the device leaf by leaf: `put(path, leaf)`, of a list layer by layer.
 
-    The weights are digested while they are read: whoever saves a roll later knows what it belongs to. What is quantized
-    here is kept on the disk for the next time. `listed`: the decoder's layers come as lists of their own arrays, not
-    stacked (see `trees`).
+    The weights are digested while they are read: whoever saves a roll later knows what it belongs to. With `keep`, what
+    is quantized here is kept on the disk for the next time. `listed`: the decoder's layers come as lists of their own
+    arrays, not stacked (see `trees`).
 
     Raises UserError for weights that are damaged or not those that were said.
     """
@@ -197,15 +201,14 @@ def load_opened(
             params[leaf] = put(leaf, made(array if rows[leaf] is None else array[: rows[leaf]]))
     digests = {"hash": digest.hexdigest(), "exact": digest.exact()}
     identified = _identified(opened, digests)
-    if quantizes and packed.keep(said, shapes, {path: uncut(leaf) for path, leaf in params.items()}, digests):
+    if quantizes and keep and packed.keep(said, shapes, {path: uncut(leaf) for path, leaf in params.items()}, digests):
         # Packing leaves holes between what stays on the device: 1.3 to 2 GiB of Gemma 2's and Llama's 12 on a GPU. What
         # is read from the file, as at every later start, lies close together.
         params.clear()
         if (kept := packed.read(said, shapes, on_device)) is None:
-            raise UserError(
-                f"{packed.folder_of(said)}: what was written there just now can't be read back: check the disk, or "
-                "name another folder: ROLLTUNE_CACHE=/path"
-            )
+            # Another start puts its own in the place of ours, and for a moment no folder has the name: that is read,
+            # then. Or the disk gives back other bytes, which was said: the weights are made again, and stay.
+            return load_opened(opened, listed, put, keep=False)
         params = kept[1]
     return identified, trees.unflatten(params)
 

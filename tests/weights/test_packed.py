@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from rolltune import base
-from rolltune.errors import UserError
 from rolltune.weights import packed
 
 RULES = [("text/layers/mlp/.*", "int8"), ("text/layers/attn/o/.*", "float8"), (".*", "keep")]
@@ -90,13 +89,41 @@ def test_other_files_and_a_full_disk_leave_nothing_behind(load, tmp_path, monkey
     assert packed.made_of(copy, {}, {}) != first
 
 
-def test_a_disk_that_gives_back_other_bytes_ends_the_start(load, monkeypatch):
-    def worn(said, *args, keep=packed.keep):
-        kept = keep(said, *args)
-        weights = packed.folder_of(said) / packed.WEIGHTS
-        weights.write_bytes(weights.read_bytes()[:-1] + b"\xff\xff")
-        return kept
+def after_keeping(monkeypatch, happens):
+    """What happens to the folder between writing and reading it back."""
 
-    monkeypatch.setattr(packed, "keep", worn)
-    with pytest.raises(UserError, match="can't be read back: check the disk"):
-        load()
+    def kept(said, *args, keep=packed.keep):
+        done = keep(said, *args)
+        happens(packed.folder_of(said))
+        return done
+
+    monkeypatch.setattr(packed, "keep", kept)
+
+
+def test_a_disk_that_gives_back_other_bytes_is_told_of_and_gone_without(load, monkeypatch, capsys):
+    def wear(folder):
+        weights = folder / packed.WEIGHTS
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\xff\xff")
+
+    after_keeping(monkeypatch, wear)
+    model, made = load()
+    assert load.streamed == 2 and "damaged" in capsys.readouterr().err
+    monkeypatch.undo()
+    plain, expected = base.load("tiny", dtype="float32", quantize=RULES)
+    assert same(made, expected) and model.base == plain.base
+
+
+def test_a_start_goes_on_while_another_one_puts_its_own_in_the_place(load, monkeypatch):
+    """No file system swaps two folders in one step: for a moment there is none."""
+    away = lambda folder: folder.with_name("moved")
+    after_keeping(monkeypatch, lambda folder: folder.rename(away(folder)))
+
+    def read(said, *args, read=packed.read):
+        found = read(said, *args)
+        if away(folder := packed.folder_of(said)).exists():
+            away(folder).rename(folder)
+        return found
+
+    monkeypatch.setattr(packed, "read", read)
+    _, made = load()
+    assert load.streamed == 1 and made
