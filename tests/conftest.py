@@ -1,5 +1,6 @@
 """Fixtures: where the optional folder of real data sets, tokenizers and reference outputs is. And the time budget."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -28,6 +29,20 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROLLTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+MAPPED = 10_000  # of a process; each program that XLA compiled for a CPU has some
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Lets go of the programs of files before, where a process has very many of them: they take gigabytes, and such a
+    process once died while XLA wrote a program down."""
+    yield
+    mapped = Path("/proc/self/maps")
+    if "jax" in sys.modules and mapped.exists() and mapped.read_bytes().count(b"\n") > MAPPED:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
