@@ -6,9 +6,11 @@ weights that they were made of. Files are told apart by path, size and time: who
 goes on with the packed ones, which carry the hash of what they are. Any of it may be deleted between runs.
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +27,7 @@ from rolltune.tracking import note
 VERSION = 1  # to be raised when the same rules give other numbers, or the file another order
 SPARE = 2**30  # bytes of the disk that are left to others
 CHECKSUM = 4  # bytes
+ABANDONED = 24 * 3600  # seconds
 ABOUT, WEIGHTS = "about.json", "weights.bin"
 
 
@@ -78,6 +81,7 @@ def keep(
     size = sum(leaf.nbytes + CHECKSUM for leaf in jax.tree.leaves(dict(params)))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _clear(folder.parent)
         free = shutil.disk_usage(folder.parent).free
         if size + SPARE > free:
             note(
@@ -97,6 +101,16 @@ def keep(
         )
         return False
     return True
+
+
+def _clear(folder: Path) -> None:
+    """Removes what starts left that were killed while they wrote: gigabytes that nobody reads. One that still writes
+    has written within the day."""
+    for left in folder.glob(".*.part*"):
+        with contextlib.suppress(FileNotFoundError):  # its own start has just given it its name
+            written = max(path.stat().st_mtime for path in (left, *left.rglob("*")))
+            if time.time() - written > ABANDONED:
+                shutil.rmtree(left)
 
 
 def _give(file: BinaryIO, leaf: Any, number: int) -> None:

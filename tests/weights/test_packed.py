@@ -1,5 +1,8 @@
 """A quantized base is packed once: then what was kept is read, unless it is damaged or made of something else."""
 
+import os
+import time
+
 import jax
 import numpy as np
 import pytest
@@ -127,3 +130,14 @@ def test_a_start_goes_on_while_another_one_puts_its_own_in_the_place(load, monke
     monkeypatch.setattr(packed, "read", read)
     _, made = load()
     assert load.streamed == 1 and made
+
+
+def test_what_a_killed_start_left_is_removed_when_it_is_a_day_old(load, tmp_path):
+    folder = tmp_path / "cache/packed"
+    for name, age in ((".a.1f.part", 2), (".b.2f.part.old", 2), (".c.3f.part", 0)):
+        (folder / name).mkdir(parents=True)
+        (folder / name / packed.WEIGHTS).write_bytes(b"half")
+        for path in (folder / name / packed.WEIGHTS, folder / name):
+            os.utime(path, (time.time() - age * packed.ABANDONED,) * 2)
+    load()
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == [".c.3f.part"]
