@@ -54,6 +54,14 @@ def is_cut(leaf: Any) -> bool:
     return isinstance(leaf, Cut)
 
 
+def one_by_one(x: Float[Array, "b t d"], p: dict) -> tuple[Array, dict]:
+    """x and a layer's weights, as they are; but what is cut over cards comes together when x is there, not before.
+    While one token is written there is so little else to do that XLA would gather all layers at once, and hold the
+    whole base on every card."""
+    cut = any(map(is_cut, jax.tree.leaves(p, is_leaf=is_cut)))
+    return jax.lax.optimization_barrier((x, p)) if cut else (x, p)
+
+
 def axes_of(values: Any) -> Any:
     """The axis along which each array of a matrix is cut, counted from its end; 0: it is whole on every card."""
     like: Callable[..., Any] = type(values)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from rolltune.models import attention
 from rolltune.models import layers as nn
 from rolltune.models.attention import Rope
-from rolltune.models.cut import held, lookup, whole
+from rolltune.models.cut import held, lookup, one_by_one, whole
 from rolltune.trees import Either
 
 PLAIN = Rope()
@@ -264,7 +264,7 @@ def run(
                 x, kv = x if asked is None else places(x, asked), None
             else:
                 p = nn.in_dtype(p, x.dtype)
-                x, p = nn.in_turn(x, p) if cache is None else nn.one_by_one(x, p)
+                x, p = nn.in_turn(x, p) if cache is None else one_by_one(x, p)
                 x, kv = block(x, p, sliding[i], own, asked)
             kept.append(kv)
         return x, kept if keep_kv else None

@@ -54,14 +54,6 @@ def in_turn(x: Float[Array, "b t d"], p: dict) -> tuple[Array, dict]:
     return x, jax.tree.unflatten(tree, list(map(own, nodes, trained)))
 
 
-def one_by_one(x: Float[Array, "b t d"], p: dict) -> tuple[Array, dict]:
-    """x and a layer's weights, as they are; but what is cut over cards comes together when x is there, not before.
-    While one token is written there is so little else to do that XLA would gather all layers at once, and hold the
-    whole base on every card."""
-    cut = any(isinstance(node, Cut) for node in jax.tree.leaves(p, is_leaf=lambda node: isinstance(node, Cut)))
-    return jax.lax.optimization_barrier((x, p)) if cut else (x, p)
-
-
 def in_dtype(p: dict, dtype: Any) -> dict:
     """A layer's weights with adapters in the dtype of products: what a checkpoint keeps of them is half as wide, and
     going back doesn't make them again."""

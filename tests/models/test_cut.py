@@ -1,12 +1,16 @@
 """Which matrices lie in parts over the cards of a group."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_families import PALIGEMMA
 
-from rolltune.models import layers as nn
+from rolltune import trees
+from rolltune.models import attention, decoder
 from rolltune.models.cut import EMBEDDING, Cut, can_be_cut
 from rolltune.quantize import encode_int8, encode_nf4
+from rolltune.sharding import CARDS
 
 
 def plain(*shape: int) -> np.ndarray:
@@ -38,9 +42,23 @@ def test_what_can_be_cut(path, leaf, cards, expected):
     assert can_be_cut(path, leaf, cards) == expected
 
 
-def test_a_layer_that_is_cut_waits_for_its_input_where_one_token_is_written():
+def test_each_layer_that_is_cut_waits_for_its_input_where_one_token_is_written():
     """Without that all layers would come together at once, ahead of it."""
-    made = lambda kernel: jax.make_jaxpr(nn.one_by_one)(plain(1, 1, 8), {"kernel": kernel, "scale": plain(8)})
-    (waits,) = made(Cut(plain(8, 8))).eqns
-    assert waits.primitive.name == "optimization_barrier" and len(waits.invars) == 3
-    assert not made(plain(8, 8)).eqns
+    config, params = PALIGEMMA.model.config.text, trees.unflatten(trees.flatten(PALIGEMMA.params))
+    layers = trees.arrange(params, PALIGEMMA.model.stacks, listed=True)["text"]["layers"]
+    in_parts = [
+        trees.unflatten(
+            {path: Cut(leaf) if path.endswith("kernel") else leaf for path, leaf in trees.flatten(p).items()}
+        )
+        for p in layers
+    ]
+    kv = [(jnp.zeros((1, 4, config.kv_heads, config.head_dim)),) * 2] * len(layers)
+    angles = attention.rope_angles(config.rope, jnp.zeros((1, 1), int), config.head_dim, jnp.ones(1, int))
+    now = decoder.Context(angles, jnp.ones((1, 1, 4), bool), None)
+
+    def waits(layers):
+        write = lambda x: decoder.run(config, layers, x, now, cache=(kv, jnp.asarray(3)))[0]
+        traced = jax.make_jaxpr(jax.vmap(write, axis_name=CARDS))(jnp.zeros((1, 1, 1, config.width)))
+        return str(traced).count("= optimization_barrier")
+
+    assert waits(in_parts) - waits(layers) == len(layers) > 1
