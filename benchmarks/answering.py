@@ -73,7 +73,8 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         del params["vision"]
         rows = jax.random.normal(jax.random.key(1), (86 * lengths.images, config.vision.width), dtype)
         source = Source(rows)
-    shapes = {path: tuple(leaf.shape) for path, leaf in trees.flatten(params).items() if words[path] == "lora"}
+    adapted = [] if args.merged else [path for path, word in words.items() if word == "lora"]
+    shapes = {path: tuple(leaf.shape) for path, leaf in trees.flatten(params).items() if path in adapted}
     base = trees.arrange(params, stacks, 0, jax.default_backend() == "gpu")
     step = StepConfig(net, stacks, optim.Schedule("cosine", 1, 0), optim.Optimizer("sgd", stacks=tuple(stacks)))
     lottery = Lottery(0, (1e-4,), (2.0 * args.rank,), (0.0,), args.rank)
@@ -93,6 +94,9 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     for _ in range(2):
         found = jax.block_until_ready(compiled_program(*arguments))
     seconds, spread = paced(lambda: compiled_program(*arguments), args.steps)
+    if args.trace:
+        with jax.profiler.trace(args.trace, create_perfetto_trace=True):
+            jax.block_until_ready(compiled_program(*arguments))
     stats = jax.devices()[0].memory_stats() or {}
     return {
         "rows_s": round(args.rolls * args.batch / seconds, 1),
@@ -138,6 +142,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--cached", action="store_true", help="image features on the device")
     parser.add_argument("--quantize", default="", choices=list(KINDS), help="the decoder's layers")
+    parser.add_argument("--merged", action="store_true", help="no adapter beside the base: it was merged by 08-export")
+    parser.add_argument("--trace", help="folder for a profiler's trace of one call")
     parser.add_argument("--ratios", nargs=2, metavar=("OURS", "PEER"), help="print the ratios of one run's two files")
     args = parser.parse_args()
     if args.ratios:

@@ -99,5 +99,13 @@ def compiler_options() -> dict[str, Any] | None:
     return GPU_OPTIONS | UNTRIED if _DESCRIBED.get() is not None else GPU_OPTIONS
 
 
+def options_of_loops() -> dict[str, Any] | None:
+    """The same for a program that is a loop of short steps: its steps are one CUDA graph with the question whether
+    another one comes. Else the host asks after each. Where CUDA knows no such graphs, XLA leaves the loop as it is."""
+    options = compiler_options()
+    return None if options is None else options | {"xla_gpu_enable_command_buffer": ",".join((*GRAPHS, "WHILE"))}
+
+
+GRAPHS = ("FUSION", "CUBLAS", "CUBLASLT", "CUSTOM_CALL", "CUDNN")  # what XLA's own choice has on all cards
 GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_dot_merger_threshold_mb": 0}
 UNTRIED = {"xla_gpu_autotune_level": 0}  # kernels are chosen by trial on the card, and there is none

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from rolltune import adapters
-from rolltune.device import compiler_options
+from rolltune.device import compiler_options, options_of_loops
 from rolltune.models import forward, generate
 from rolltune.models.cut import specs_of, trained_specs
 from rolltune.models.forward import Network
@@ -82,7 +82,9 @@ def compile_write(
         return generate.generate(net, params, batch, source, tokens, stops, WRITERS, sampling, numbers)
 
     rolls = jax.vmap(one, in_axes=(None, None, 0, 0, None), axis_name=WRITERS)
-    return by_rolls(rolls, mesh, SPECS, _in_groups(net), ROWS, compiler_options=compiler_options())
+    # Not of a group of cards, which speak with each other in every step.
+    options = options_of_loops() if net.cut is None else compiler_options()
+    return by_rolls(rolls, mesh, SPECS, _in_groups(net), ROWS, compiler_options=options)
 
 
 @functools.cache

@@ -65,6 +65,24 @@ def rotate(x: Float[Array, "b t n h"], angles: tuple[Array, Array]) -> Float[Arr
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1).astype(x.dtype)
 
 
+@jax.custom_batching.custom_vmap
+def put(
+    cache: Float[Array, "*r b s k h"], new: Float[Array, "*r b t k h"], slot: Int[Array, ""]
+) -> Float[Array, "*r b s k h"]:
+    """The cache with these rows from `slot` on."""
+    return jax.lax.dynamic_update_slice_in_dim(cache, new, slot, -3)
+
+
+@put.def_vmap
+def _put_of_rolls(count, mapped, cache, new, slot):
+    """One update for all rolls, which write at the same place: JAX's own rule makes a scatter of it, which asks first
+    whether it stays inside and reads what is there, by two more kernels a layer and token."""
+    if mapped[2]:
+        raise ValueError("rows of a cache are put at one place for all")
+    whole = lambda x, own: x if own else jnp.broadcast_to(x, (count, *x.shape))
+    return put(whole(cache, mapped[0]), whole(new, mapped[1]), slot), True
+
+
 ATTENTION = "attention"  # the name of what attention makes, for whoever says what is kept for the way back
 FUSED_FROM, FUSED_HEAD = 1024 * 1024, 128  # T * S, and the width of a head
 LOGITS_AT_ONCE = 2**28  # float32 logits [B, N, T, S]: 1 GiB

@@ -166,8 +166,7 @@ def layer(config: Config, p: dict, x: Float[Array, "b t d"], angles, mask, past=
     q, k, v = map(kept, (attention.rotate(q, asked), attention.rotate(k, angles), v))
     if past is not None:
         keys, values, slot = past
-        k = jax.lax.dynamic_update_slice_in_dim(keys, k.astype(keys.dtype), slot, 1)
-        v = jax.lax.dynamic_update_slice_in_dim(values, v.astype(values.dtype), slot, 1)
+        k, v = attention.put(keys, k.astype(keys.dtype), slot), attention.put(values, v.astype(values.dtype), slot)
     y = kept(attention.attend(q, k, v, mask, config.attn_scale, config.attn_softcap, causal and at is None))
     y = kept(nn.linear(p["attn"]["o"], y.reshape(*y.shape[:2], -1)))
     x = x + (_norm(config, p["post_attn_norm"], y) if config.post_norms else y)
@@ -207,9 +206,14 @@ def _ready(block: str, p: dict, dtype: Any) -> dict:
     linear = [name for name, own in p.items() if isinstance(own, dict) and "kernel" in own]
     together = [name for name in SHARE.get(block, ()) if name in linear]  # in the order that products take them
     found = dict(p)
+    if block == "attn" and len(together) == 3 and not any("bias" in p[name] for name in together):
+        fused = nn.side_by_side([p[name]["kernel"] for name in together], dtype)
+        if fused is not None:
+            found = {name: own for name, own in p.items() if name not in together} | {"qkv": {"kernel": fused}}
+            linear, together = [name for name in linear if name not in together], []
     for names in (together, *([name] for name in linear if name not in together)):
-        kernels = nn.joined([p[name]["kernel"] for name in names], dtype)
-        found |= {name: p[name] | {"kernel": kernel} for name, kernel in zip(names, kernels, strict=True)}
+        kernels = nn.joined([found[name]["kernel"] for name in names], dtype)
+        found |= {name: found[name] | {"kernel": kernel} for name, kernel in zip(names, kernels, strict=True)}
     return found
 
 

@@ -125,6 +125,30 @@ def joined(weights: Sequence[Any], dtype: Any) -> list[Any]:
     return found
 
 
+# Of matrices so small, a kernel's start and end are as long as what it reads: PaliGemma-3B's q, k and v of 10 MiB.
+SMALL = 2**24
+
+
+def side_by_side(weights: Sequence[Any], dtype: Any) -> Any:
+    """One matrix that gives what several of the same input give, one beside the other; None where it would not be small,
+    or their values are packed or cut. Their adapters become one, whose `b` has theirs as blocks."""
+    bases = [w.base if isinstance(w, LoRA) else w for w in weights]
+    plain = all(isinstance(base, Array) for base in bases)
+    if not plain or sum(math.prod(base.shape[-2:]) * base.dtype.itemsize for base in bases) > SMALL:
+        return None
+    if any(isinstance(w, LoRA) and w.key is not None for w in weights):
+        return None
+    whole, begin, downs, ups = jnp.concatenate(bases, -1), 0, [], []
+    for w, base in zip(weights, bases, strict=True):
+        end = begin + base.shape[-1]
+        if isinstance(w, LoRA):
+            around = [(0, 0)] * (w.b.ndim - 1) + [(begin, whole.shape[-1] - end)]
+            downs.append(w.a.astype(dtype))
+            ups.append(jnp.pad(w.b.astype(dtype), around))
+        begin = end
+    return LoRA(whole, jnp.concatenate(downs, -1), jnp.concatenate(ups, -2)) if downs else whole
+
+
 def _with_lows(
     rows: Float[Array, "b i"], weights: Sequence[Any], lows: Sequence[Array | None], largest: Array | None = None
 ) -> list[Array]:

@@ -131,6 +131,26 @@ def test_adapters_made_ready_for_many_products_give_the_same():
     }
 
 
+@pytest.mark.parametrize("lead", [(), (3,)], ids=["a layer", "stacked"])
+def test_small_matrices_side_by_side_give_what_each_gives(lead):
+    more = lambda w: jax.tree.map(lambda x: jnp.stack([x, 2 * x, -x]) if lead else x, w)
+    weights, x = [more(lora(1, 8, 4)), more(draw(2, 8, 3)), more(lora(3, 8, 5))], draw(0, 2, 3, 8)
+    found = nn.side_by_side(weights, jnp.float32)
+    assert found.base.shape == (*lead, 8, 19) and found.a.shape == (*lead, 8, weights[0].a.shape[-1] * 2 + 1)
+    of = lambda w, n: jax.tree.map(lambda leaf: leaf[n], w) if lead else w
+    for n in range(3 if lead else 1):
+        expected = jnp.concatenate(nn.products(x, [of(w, n) for w in weights]), -1)
+        np.testing.assert_allclose(nn.product(x, of(found, n)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_matrices_that_are_large_packed_or_drop_inputs_stay_apart():
+    small, large = draw(2, 8, 3), jax.ShapeDtypeStruct((4096, 4096), jnp.bfloat16)
+    side = lambda *weights: nn.side_by_side(weights, jnp.float32)
+    assert side(small, small).shape == (8, 6) and jax.eval_shape(side, small, large) is None
+    assert side(small, lora(4, 8, 4).replace(key=jax.random.key(0), dropout=0.5)) is None
+    assert side(small, quantized(draw(5, 64, 64), "nf4")) is None
+
+
 def test_gate_and_up_side_by_side_give_what_they_give_as_two():
     both, w = draw(0, 3, 5, 16), lora(1, 8, 4)
 
