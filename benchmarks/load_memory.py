@@ -22,6 +22,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from rolltune.families.paligemma_names import npz_rows, rows_for, sizes_from_npz
 from rolltune.weights.identity import TreeDigest
 from rolltune.weights.names import CHUNK, DTYPES, Pieces, Shape, TensorMap, stream

@@ -16,16 +16,17 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
 from capped import hold_all_but
 
-ROOT = Path(__file__).resolve().parents[1]
 ROWS, STEPS, ANSWERS = 96, 256, 2
 COMPILING = 3  # the peer's steps that are no measure: the first compiles, the second warms up, the third records
 
@@ -34,13 +35,25 @@ def prepare(folder: Path) -> None:
     """The files of the job: weights, tokenizer, a shuffled data set."""
     if (folder / "dataset/set1/train.jsonl").exists():
         return
-    from load_memory import random_file
+    from load_memory import TEXT, random_file
 
     folder.mkdir(parents=True, exist_ok=True)
     random_file(folder / "random.npz", "bfloat16", None)
-    shutil.copy(ROOT / "rolltune/tiny/tokenizer.model", folder)
+    write_tokenizer(folder / "tokenizer.model", TEXT["vocab"])
     for command in (["sample-ads", "dataset"], ["shuffle", "-v", "10", "-n", "set1", "--seed", "1"]):
         subprocess.run([sys.executable, "-m", "rolltune", *command], cwd=folder, env=environment(), check=True)
+
+
+def write_tokenizer(path: Path, size: int) -> None:
+    """The built-in model's tokenizer with pieces that no text has, up to the size of the real one."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString((ROOT / "rolltune/tiny/tokenizer.model").read_bytes())
+    for number in range(len(model.pieces), size):
+        model.pieces.add(piece=f"<unused{number}>", score=-float(number), type=model.SentencePiece.UNUSED)
+    model.trainer_spec.vocab_size = size
+    path.write_bytes(model.SerializeToString())
 
 
 def environment() -> dict[str, str]:

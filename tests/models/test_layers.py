@@ -198,6 +198,22 @@ def test_what_drops_out_is_a_row_s_and_a_place_s_own_whatever_they_are_padded_to
     assert len({tuple(row) for row in rows.tolist()}) > 15  # no two places alike but by chance
 
 
+def test_what_drops_out_says_nothing_of_its_neighbours():
+    """Of rows, places, entries and keys that follow each other the fates are no more alike than those of coins."""
+    keys = [jax.random.key(3), *jax.random.split(jax.random.key(3), 15)]
+    kept = np.stack([nn._kept_entries(key, 0.5, (8, 64, 96)) for key in keys])
+    coins = np.where(kept, 1.0, -1.0)
+    for axis in range(coins.ndim):
+        for far in (1, 2, 4):
+            along = np.moveaxis(coins, axis, 0)
+            first, second = along[far:], along[:-far]
+            assert abs(np.mean(first * second)) < 4 / np.sqrt(first.size)
+    for axes in ((1, 2, 3), (3,), (0, 1, 2), (0, 2)):
+        sums = coins.sum(axes) / np.sqrt(np.prod([coins.shape[axis] for axis in axes]))
+        assert abs(np.mean(sums**2) - 1) < 6 / np.sqrt(sums.size)
+    assert abs(nn._kept_entries(keys[0], 0.05, (8, 64, 96)).mean() - 0.95) < 4 * np.sqrt(0.05 * 0.95 / 8 / 64 / 96)
+
+
 def test_an_adapter_on_a_quantized_output_matrix_adds_to_what_its_bits_stand_for():
     x, w = draw(0, 3, 64), nn.LoRA(quantized(draw(1, 64, 11), "nf4-double"), draw(2, 64, 2), draw(3, 2, 11))
     expected = x @ (decode(w.base, jnp.float32).T + w.a @ w.b)
