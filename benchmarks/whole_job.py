@@ -22,11 +22,9 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
 from capped import hold_all_but
 
+ROOT = Path(__file__).resolve().parents[1]
 ROWS, STEPS, ANSWERS = 96, 256, 2
 COMPILING = 3  # the peer's steps that are no measure: the first compiles, the second warms up, the third records
 

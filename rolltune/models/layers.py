@@ -130,8 +130,8 @@ SMALL = 2**24
 
 
 def side_by_side(weights: Sequence[Any], dtype: Any) -> Any:
-    """One matrix that gives what several of the same input give, one beside the other; None where it would not be small,
-    or their values are packed or cut. Their adapters become one, whose `b` has theirs as blocks."""
+    """One matrix that gives what several of the same input give, side by side; None where it would not be small, or
+    their values are packed or cut. Their adapters become one, whose `b` has theirs as blocks."""
     bases = [w.base if isinstance(w, LoRA) else w for w in weights]
     plain = all(isinstance(base, Array) for base in bases)
     if not plain or sum(math.prod(base.shape[-2:]) * base.dtype.itemsize for base in bases) > SMALL:
