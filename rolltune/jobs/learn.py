@@ -89,13 +89,7 @@ def learn(
 
 
 def _learn(
-    options: Options,
-    recipe: Recipe,
-    interrupts: Interrupts,
-    out: Outputs,
-    began: float,
-    hosts: Hosts,
-    ahead: Ahead,
+    options: Options, recipe: Recipe, interrupts: Interrupts, out: Outputs, began: float, hosts: Hosts, ahead: Ahead
 ) -> int:
     if not hosts.writes:
         interrupts.say = lambda text: None

@@ -1,8 +1,10 @@
 """Programs of all shapes that a training calls come ahead of it, out of the compiler's cache, and train the same."""
 
+import functools
 import json
 import logging
 import re
+import time
 from pathlib import Path
 
 import jax
@@ -48,7 +50,11 @@ def train(tmp_path, monkeypatch, caplog):
     use_cache(*before)
 
 
-def test_no_program_of_rolls_is_compiled_where_it_is_called(train):
+def test_no_program_of_rolls_is_compiled_where_it_is_called(train, monkeypatch):
+    smaller = learning.smaller
+    late = lambda job: (time.sleep(0.5), job())  # a card's programs take longer than all else here
+    jobs = lambda *given: ((part, functools.partial(late, job)) for part, job in smaller(*given))
+    monkeypatch.setattr(learning, "smaller", jobs)
     trained, asked = train("ahead", 1 << 40)
     compiled = {key for here, key, found in asked if not here and not found}
     assert len(compiled) == 3 * 2  # evaluation, answers and step, each in both shapes
