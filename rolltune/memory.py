@@ -108,7 +108,8 @@ def scored_batch(made: Outline, data: Encoded, shape: Shape | None = None) -> tu
     """(batch, source) of an evaluation, in this shape, or in the largest of the data."""
     mesh, size = made.cached.mesh, filled(made.recipe.evaluate_batch, made.cached.mesh)
     batch, source = outline.batch_of(data.feed, shape or data.shapes[-1], (size,))
-    return outline.lying(batch, ROWS, mesh), outline.lying(source, WHOLE, mesh)
+    rows = ROWS if sharding.cards_in_group(mesh) > 1 else WHOLE
+    return outline.lying(batch, rows, mesh), outline.lying(source, WHOLE, mesh)
 
 
 class Wanted(NamedTuple):
@@ -142,7 +143,7 @@ def write_of(made: Outline, slots: int, shape: Shape | None = None) -> Wanted:
     some = (rolls.trainable, rolls.scale)
     copied = size_of(some) if count < slots else 0
     batch, source = scored_batch(made, data, shape)
-    numbers = outline.lying(Shaped(batch.valid.shape, np.dtype("uint32")), ROWS, run.mesh)
+    numbers = Shaped(batch.valid.shape, np.dtype("uint32"), sharding=batch.valid.sharding)
     args = (run.base, source, *some, (batch, numbers))
     return Wanted(evaluator.writer.write, args, _fresh(batch, source, data) + copied)
 
@@ -154,24 +155,26 @@ OF_PART: dict[str, Callable[..., Wanted]] = {  # programs that come in several s
 }
 
 
-def smaller(made: Outline, slots: int, draws: int) -> Iterator[tuple[str, Callable[[], object]]]:
-    """(part of the run, what compiles a program of it) in the shapes that `needs_of` leaves out: all but the largest.
-    Of the step, whose joint batches are seldom small, those that so many rolls in all are expected to come to."""
-    recipe, cached = made.recipe, made.cached
-    at_once = slots * sharding.size_of(cached.mesh)
+def unchecked(made: Outline, mesh: Mesh | None, rolls: int, draws: int) -> Iterator[tuple[str, Callable[[], object]]]:
+    """(part of the run, what compiles a program of it) of what `needs_of` leaves out, for so many rolls at once on the
+    cards of a mesh, `draws` in all: the smaller shapes. Of the step, whose joint batches are seldom small, those that
+    are expected to come at all."""
+    recipe, cached, cards = made.recipe, made.cached, sharding.size_of(mesh)
+    laid = dataclasses.replace(made, cached=dataclasses.replace(cached, mesh=mesh))
+    rows = sharding.places_for(rolls, cards) * recipe.batch * recipe.accumulate
     needed = list(map(cached.training.feed.shape, cached.training.rows))
-    rows, batches = at_once * recipe.batch * recipe.accumulate, recipe.steps * -(-draws // at_once)
-    shapes = {
-        "evaluation": cached.scoring.shapes[:-1],
-        "writing answers": cached.prompts.shapes[:-1] if cached.prompts else (),
-        "training step": likely(cached.training.shapes, needed, rows, batches),
-    }
+    step = likely(cached.training.shapes, needed, rows, recipe.steps * -(-draws // rolls))
 
     def compile_one(part: str, shape: Shape) -> None:
-        jitted, args, _ = OF_PART[part](made, slots, shape)
+        jitted, args, _ = OF_PART[part](laid, -(-rolls // cards), shape)
         jitted.lower(*args).compile()
 
-    return ((part, functools.partial(compile_one, part, shape)) for part in OF_PART for shape in shapes[part])
+    for part, data in zip(OF_PART, (cached.scoring, cached.prompts, cached.training), strict=True):
+        if data:
+            below = step if part == "training step" else data.shapes[:-1]
+            # Where each card has a whole base, what was checked is the program of one card alone, which is not run.
+            largest = data.shapes[-1:] if cached.mesh != mesh else ()
+            yield from ((part, functools.partial(compile_one, part, shape)) for shape in (*below, *largest))
 
 
 def _fresh(batch: Any, source: Any, data: Encoded) -> int:

@@ -159,7 +159,7 @@ def test_a_step_s_shapes_are_looked_for_in_all_rows_of_a_joint_batch(tmp_path, m
     made, asked = made_of(tmp_path, 1), []
     recipe = dataclasses.replace(made.recipe, steps=10, batch=4, accumulate=3)
     monkeypatch.setattr(memory, "likely", lambda shapes, needed, rows, batches: asked.append((rows, batches)) or shapes)
-    found = [part for part, _ in memory.smaller(dataclasses.replace(made, recipe=recipe), 2, draws=5)]
+    found = [part for part, _ in memory.unchecked(dataclasses.replace(made, recipe=recipe), None, 2, draws=5)]
     assert asked == [(2 * 4 * 3, 3 * 10)]  # five draws fill two slots thrice
     assert found == ["training step"]  # of one shape, the largest, of which nothing else is left
 

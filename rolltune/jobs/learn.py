@@ -37,7 +37,7 @@ from rolltune.jobs.origin import Origin, run_facts
 from rolltune.jobs.outputs import Outputs
 from rolltune.jobs.plan_memory import check_room
 from rolltune.jobs.second_pass import Earlier, second_pass
-from rolltune.memory import fit_rolls, smaller
+from rolltune.memory import fit_rolls, unchecked
 from rolltune.programs import Ahead
 from rolltune.recipe import Recipe
 from rolltune.tracking import note
@@ -305,9 +305,8 @@ def prepare(
     if slots and free is not None:
         made = outline(opened, recipe, data, inputs, places)
         check_room(made, slots, free, say)
-        # An outline is of one card, or of cards that share a base.
-        if ahead and not asked.fill and made.cached.mesh is mesh:
-            ahead.begin(smaller(made, -(-slots // sharding.size_of(mesh)), asked.draws))
+        if ahead and not asked.fill:
+            ahead.begin(unchecked(made, mesh, slots, asked.draws))
     model, params = load_opened(opened, is_gpu(), *([places.put] if places else []))
     if hosts.place.hosts > 1:
         hosts.check({"weights": f"{model.base.name} {model.base.hash}"}, together.SAME_WEIGHTS)

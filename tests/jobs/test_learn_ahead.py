@@ -51,10 +51,10 @@ def train(tmp_path, monkeypatch, caplog):
 
 
 def test_no_program_of_rolls_is_compiled_where_it_is_called(train, monkeypatch):
-    smaller = learning.smaller
+    unchecked = learning.unchecked
     late = lambda job: (time.sleep(0.5), job())  # a card's programs take longer than all else here
-    jobs = lambda *given: ((part, functools.partial(late, job)) for part, job in smaller(*given))
-    monkeypatch.setattr(learning, "smaller", jobs)
+    jobs = lambda *given: ((part, functools.partial(late, job)) for part, job in unchecked(*given))
+    monkeypatch.setattr(learning, "unchecked", jobs)
     trained, asked = train("ahead", 1 << 40)
     compiled = {key for here, key, found in asked if not here and not found}
     assert len(compiled) == 3 * 2  # evaluation, answers and step, each in both shapes
