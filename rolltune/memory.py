@@ -6,8 +6,9 @@ is loaded.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from rolltune import quantize, sharding, trees
 from rolltune.base import Opened
 from rolltune.data.batches import Encoded
+from rolltune.data.shapes import Shape, likely
 from rolltune.device import is_gpu
 from rolltune.evaluation.compiled import ROWS
 from rolltune.free_memory import HEADROOM, free_bytes, gib
@@ -85,11 +87,11 @@ def size_of(tree: Any) -> int:
     return sum(math.prod(own(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def step_args(run: Run, data: Encoded, slots: int, each: int) -> tuple:
+def step_args(run: Run, data: Encoded, slots: int, each: int, shape: Shape | None = None) -> tuple:
     """What the step of so many rolls on each card, or group of cards, is called with, `each` rows in a micro-batch, in
-    the largest shape of the data."""
+    this shape, or in the largest of the data."""
     mesh, rolls = run.mesh, slots * sharding.size_of(run.mesh)
-    batch, source = outline.batch_of(data.feed, data.shapes[-1], (rolls, run.accumulate, filled(each, mesh)))
+    batch, source = outline.batch_of(data.feed, shape or data.shapes[-1], (rolls, run.accumulate, filled(each, mesh)))
     made, split = lying_as(mesh)
     batch = outline.lying(batch, split, mesh)
     source = outline.lying(source, made if isinstance(data.feed, DiskFeed) else WHOLE, mesh)
@@ -102,11 +104,12 @@ def filled(rows: int, mesh: Mesh | None) -> int:
     return -(-rows // cards) * cards
 
 
-def scored_batch(made: Outline, data: Encoded) -> tuple[Any, Any]:
-    """(batch, source) of an evaluation."""
-    mesh = made.cached.mesh
-    batch, source = outline.batch_of(data.feed, data.shapes[-1], (filled(made.recipe.evaluate_batch, mesh),))
-    return outline.lying(batch, ROWS, mesh), outline.lying(source, WHOLE, mesh)
+def scored_batch(made: Outline, data: Encoded, shape: Shape | None = None) -> tuple[Any, Any]:
+    """(batch, source) of an evaluation, in this shape, or in the largest of the data."""
+    mesh, size = made.cached.mesh, filled(made.recipe.evaluate_batch, made.cached.mesh)
+    batch, source = outline.batch_of(data.feed, shape or data.shapes[-1], (size,))
+    rows = ROWS if sharding.cards_in_group(mesh) > 1 else WHOLE
+    return outline.lying(batch, rows, mesh), outline.lying(source, WHOLE, mesh)
 
 
 class Wanted(NamedTuple):
@@ -117,20 +120,20 @@ class Wanted(NamedTuple):
     fresh: int
 
 
-def step_of(made: Outline, slots: int) -> Wanted:
+def step_of(made: Outline, slots: int, shape: Shape | None = None) -> Wanted:
     run, _ = outline.programs(made)
-    args = step_args(run, made.cached.training, slots, made.recipe.batch)
+    args = step_args(run, made.cached.training, slots, made.recipe.batch, shape)
     return Wanted(run.step, args, _fresh(args[3], args[1], made.cached.training))
 
 
-def score_of(made: Outline, slots: int) -> Wanted:
+def score_of(made: Outline, slots: int, shape: Shape | None = None) -> Wanted:
     run, evaluator = outline.programs(made)
     rolls, data = outline.rolls_of(run, slots * sharding.size_of(run.mesh)), made.cached.scoring
-    batch, source = scored_batch(made, data)
+    batch, source = scored_batch(made, data, shape)
     return Wanted(evaluator.score, (run.base, source, rolls.trainable, rolls.scale, batch), _fresh(batch, source, data))
 
 
-def write_of(made: Outline, slots: int) -> Wanted:
+def write_of(made: Outline, slots: int, shape: Shape | None = None) -> Wanted:
     """Rolls write side by side, as many as may; where these are not all, a copy of their adapters is made for it."""
     run, evaluator = outline.programs(made)
     data = made.cached.prompts
@@ -139,10 +142,39 @@ def write_of(made: Outline, slots: int) -> Wanted:
     rolls = outline.rolls_of(run, count * sharding.size_of(run.mesh))
     some = (rolls.trainable, rolls.scale)
     copied = size_of(some) if count < slots else 0
-    batch, source = scored_batch(made, data)
-    numbers = outline.lying(Shaped(batch.valid.shape, np.dtype("uint32")), ROWS, run.mesh)
+    batch, source = scored_batch(made, data, shape)
+    numbers = Shaped(batch.valid.shape, np.dtype("uint32"), sharding=batch.valid.sharding)
     args = (run.base, source, *some, (batch, numbers))
     return Wanted(evaluator.writer.write, args, _fresh(batch, source, data) + copied)
+
+
+OF_PART: dict[str, Callable[..., Wanted]] = {  # programs that come in several shapes, in the order of their first call
+    "evaluation": score_of,
+    "writing answers": write_of,
+    "training step": step_of,
+}
+
+
+def unchecked(made: Outline, mesh: Mesh | None, rolls: int, draws: int) -> Iterator[tuple[str, Callable[[], object]]]:
+    """(part of the run, what compiles a program of it) of what `needs_of` leaves out, for so many rolls at once on the
+    cards of a mesh, `draws` in all: the smaller shapes. Of the step, whose joint batches are seldom small, those that
+    are expected to come at all."""
+    recipe, cached, cards = made.recipe, made.cached, sharding.size_of(mesh)
+    laid = dataclasses.replace(made, cached=dataclasses.replace(cached, mesh=mesh))
+    rows = sharding.places_for(rolls, cards) * recipe.batch * recipe.accumulate
+    needed = list(map(cached.training.feed.shape, cached.training.rows))
+    step = likely(cached.training.shapes, needed, rows, recipe.steps * -(-draws // rolls))
+
+    def compile_one(part: str, shape: Shape) -> None:
+        jitted, args, _ = OF_PART[part](laid, -(-rolls // cards), shape)
+        jitted.lower(*args).compile()
+
+    for part, data in zip(OF_PART, (cached.scoring, cached.prompts, cached.training), strict=True):
+        if data:
+            below = step if part == "training step" else data.shapes[:-1]
+            # Where each card has a whole base, what was checked is the program of one card alone, which is not run.
+            largest = data.shapes[-1:] if cached.mesh != mesh else ()
+            yield from ((part, functools.partial(compile_one, part, shape)) for shape in (*below, *largest))
 
 
 def _fresh(batch: Any, source: Any, data: Encoded) -> int:
@@ -222,9 +254,8 @@ def needs_of(
         trained=start + size_of(rolls.trainable),
         optimizer=size_of(rolls) - size_of(rolls.trainable),
     )
-    of_part = {"training step": step_of, "evaluation": score_of, "writing answers": write_of}
-    for part in dict.fromkeys(part for part, _ in asked if part in of_part):
-        fresh = of_part[part](made, slots).fresh
+    for part in dict.fromkeys(part for part, _ in asked if part in OF_PART):
+        fresh = OF_PART[part](made, slots).fresh
         needs.append(dataclasses.replace(standing, part=part).beside(program(part), fresh))
     return needs
 

@@ -4,8 +4,9 @@ import contextvars
 import hashlib
 import os
 import re
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent import futures
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -65,7 +66,42 @@ def deepened(short: Program, long: Program, depths: tuple[int, int], depth: int)
 
 def at_once(jobs: Sequence[Callable[[], Program]]) -> list[Program]:
     """Compiles on a few threads: XLA works outside Python's lock."""
-    with ThreadPoolExecutor(max(1, min(4, (os.cpu_count() or 1) // 2))) as pool:
+    with _few_threads() as pool:
         # Each in a copy of the context, which says whether the card is only described.
-        futures = [pool.submit(contextvars.copy_context().run, job) for job in jobs]
-        return [future.result() for future in futures]
+        found = [pool.submit(contextvars.copy_context().run, job) for job in jobs]
+        return [future.result() for future in found]
+
+
+def _few_threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, min(4, (os.cpu_count() or 1) // 2)), "compiling")
+
+
+class Ahead:
+    """Programs that are compiled beside other work, for the compiler's cache to have them when they are called.
+
+    At the end of the `with` what has not begun is left off. What has can't be stopped, as anywhere.
+    """
+
+    def __enter__(self) -> "Ahead":
+        self._pool, self._begun = _few_threads(), list[tuple[str, Future]]()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def begin(self, jobs: Iterable[tuple[str, Callable[[], object]]]) -> None:
+        """(part of the run, what compiles a program of it), in the order in which they are needed. Nothing is done
+        where it would be lost for want of a cache; nor with several processes, which have to compile in step."""
+        if jax.process_count() == 1 and jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+            self._begun += [(part, self._pool.submit(contextvars.copy_context().run, job)) for part, job in jobs]
+
+    def wait(self, stop: Callable[[], bool], but: str = "") -> None:
+        """Until all are done, or those of all parts but one; `stop()` leaves off. What is called while it is still
+        being compiled here would be compiled twice.
+
+        What failed is not told: its call compiles it again, and fails with a message of its own, from where a person
+        expects it; or does not, where only several at once were too much for the card, which tries kernels out.
+        """
+        left = {future for part, future in self._begun if part != but}
+        while left and not stop():
+            left = futures.wait(left, timeout=0.2).not_done

@@ -1,5 +1,6 @@
 """What a run needs, by the compiler; how many rolls fit: never more than the free memory holds."""
 
+import dataclasses
 import json
 import shutil
 
@@ -152,6 +153,15 @@ def test_what_a_program_sets_aside_is_added_to_what_lies_there():
     need = Need("", 1, 2, 4, 8, 16, 32, 64)
     assert need.total == 127
     assert need.beside(Program(100, 200, 300, 400), 5) == Need("", 1, 2, 4, 8, 416, 437, 264)
+
+
+def test_a_step_s_shapes_are_looked_for_in_all_rows_of_a_joint_batch(tmp_path, monkeypatch):
+    made, asked = made_of(tmp_path, 1), []
+    recipe = dataclasses.replace(made.recipe, steps=10, batch=4, accumulate=3)
+    monkeypatch.setattr(memory, "likely", lambda shapes, needed, rows, batches: asked.append((rows, batches)) or shapes)
+    found = [part for part, _ in memory.unchecked(dataclasses.replace(made, recipe=recipe), None, 2, draws=5)]
+    assert asked == [(2 * 4 * 3, 3 * 10)]  # five draws fill two slots thrice
+    assert found == ["training step"]  # of one shape, the largest, of which nothing else is left
 
 
 def test_the_steps_that_are_planned_are_those_that_run(drawn_ads, tmp_path, monkeypatch):

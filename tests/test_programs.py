@@ -1,8 +1,10 @@
 """What a compiled program sets aside, by what its compiler says."""
 
+import threading
 import types
 
 import jax
+import pytest
 
 from rolltune import programs
 from rolltune.programs import Program
@@ -37,3 +39,48 @@ def test_the_largest_workspace_counts_once():
 """
     assert programs.workspace_of(text) == 33554432
     assert programs.workspace_of("  %a = (bf16[8,2]{1,0}, s8[4194304]{0}) custom-call(%x)") == 4194304
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """`kept(folder)`: programs are kept there, or nowhere; one is compiled at a time."""
+    monkeypatch.setattr(programs.os, "cpu_count", lambda: 1)
+
+    def keep(folder):
+        config = types.SimpleNamespace(jax_compilation_cache_dir=folder)
+        monkeypatch.setattr(programs, "jax", types.SimpleNamespace(process_count=lambda: 1, config=config))
+
+    return keep
+
+
+def test_what_is_compiled_ahead_is_waited_for_by_part_and_never_fails_there(kept):
+    kept("here")
+    done, go = [], threading.Event()
+    jobs = [("score", lambda: 1 / 0), ("score", lambda: done.append("score")), ("step", go.wait)]
+    never = lambda: False
+    with programs.Ahead() as ahead:
+        ahead.begin([*jobs, ("step", lambda: done.append("step"))])
+        ahead.wait(never, but="step")
+        assert done == ["score"]
+        go.set()
+        ahead.wait(never)
+        assert done == ["score", "step"]
+
+
+def test_a_stop_leaves_off_what_has_not_begun(kept):
+    kept("here")
+    done, begun, go = [], threading.Event(), threading.Event()
+    with programs.Ahead() as ahead:
+        ahead.begin([("step", lambda: (begun.set(), go.wait())), ("step", lambda: done.append("step"))])
+        begun.wait()
+        ahead.wait(lambda: True)
+    go.set()
+    ahead._pool.shutdown(wait=True)
+    assert not done
+
+
+def test_nothing_is_compiled_ahead_that_no_cache_would_keep(kept):
+    kept(None)
+    with programs.Ahead() as ahead:
+        ahead.begin([("step", lambda: pytest.fail("compiled"))])
+        assert not ahead._begun

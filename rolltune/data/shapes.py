@@ -101,6 +101,18 @@ def fixed_shapes(needed: Iterable[Shape]) -> tuple[Shape, ...]:
     return tuple(sorted(set(map(fixed_shape, needed))))
 
 
+def likely(shapes: Sequence[Shape], needed: Sequence[Shape], rows: int, batches: int) -> tuple[Shape, ...]:
+    """Which of the ascending shapes below the largest are expected of at least one of so many batches, each the
+    smallest shape that holds so many rows: drawn, one like the other, from rows that need these."""
+    found, smaller = [], 0.0
+    for shape in shapes[:-1]:
+        fits = (sum(map(shape.holds, needed)) / len(needed)) ** rows
+        if batches * (fits - smaller) >= 1:
+            found.append(shape)
+        smaller = fits
+    return tuple(found)
+
+
 def shapes_for(needed: Sequence[Shape], most: int = 4) -> tuple[Shape, ...]:
     """Few ascending shapes that hold rows of these: as many as there are buckets of tokens."""
     sizes = buckets([one.tokens for one in needed], most)

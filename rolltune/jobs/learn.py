@@ -37,7 +37,8 @@ from rolltune.jobs.origin import Origin, run_facts
 from rolltune.jobs.outputs import Outputs
 from rolltune.jobs.plan_memory import check_room
 from rolltune.jobs.second_pass import Earlier, second_pass
-from rolltune.memory import fit_rolls
+from rolltune.memory import fit_rolls, unchecked
+from rolltune.programs import Ahead
 from rolltune.recipe import Recipe
 from rolltune.tracking import note
 from rolltune.training import checkpoints, savings, setup
@@ -82,11 +83,14 @@ def learn(
 ) -> int:
     """The exit status: 0 saved, 3 every roll diverged, 130 interrupted. Of several hosts, all call this."""
     out, hosts = Outputs(options.name), hosts or Hosts()
-    with out.held() if hosts.writes else contextlib.nullcontext():
-        return _learn(options, recipe, interrupts, out, time.perf_counter() if began is None else began, hosts)
+    began = time.perf_counter() if began is None else began
+    with out.held() if hosts.writes else contextlib.nullcontext(), Ahead() as ahead:
+        return _learn(options, recipe, interrupts, out, began, hosts, ahead)
 
 
-def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Outputs, began: float, hosts: Hosts) -> int:
+def _learn(
+    options: Options, recipe: Recipe, interrupts: Interrupts, out: Outputs, began: float, hosts: Hosts, ahead: Ahead
+) -> int:
     if not hosts.writes:
         interrupts.say = lambda text: None
     say = interrupts.say
@@ -131,7 +135,7 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
         checkpoints.check(out.state, settings, None if options.rolls == "auto" else slots, ("base",), say)
     interrupts.doing("loading the model")
     asked = Asked(draws(slots), slots, folds, options.folds, options.whole, fill=options.rolls == "auto")
-    ready = prepare(recipe, data, asked, earlier, say, hosts)
+    ready = prepare(recipe, data, asked, earlier, say, hosts, ahead)
     if origin:
         check_base(origin.path, origin.card, ready.model.base)
         ready = dataclasses.replace(ready, run=dataclasses.replace(ready.run, first_fold=origin.run["fold"] or 0))
@@ -139,13 +143,14 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
         slots, why = min(hosts.gather(fit_rolls(ready.run)), key=lambda fit: fit[0])
         say(why)
         ready = dataclasses.replace(ready, run=dataclasses.replace(ready.run, draws=draws(slots)))
-    interrupts.doing("evaluating the untrained model")
     if used := sharding.told(slots, ready.run.mesh):
         say(used)
     state = new_state(ready.run, slots)
     if hosts.writes:
         out.check_room(room_for(state, options))
         note("compiling the evaluation ...")
+    ahead.wait(interrupts.asked, but="training step")
+    interrupts.doing("evaluating the untrained model")
     before = ready.evaluator.predict(state.rolls.trainable, state.rolls.scale)[0]  # all alike as yet
     passes, known = (earlier.passes, earlier.learned) if earlier else (0, frozenset())
     known |= learned_in(recipe.model)
@@ -159,10 +164,12 @@ def _learn(options: Options, recipe: Recipe, interrupts: Interrupts, out: Output
     run = run_facts(slots, options.folds, origin.run["seed"] if origin else recipe.seed, options.reading, earlier)
     trained_by = Passes(passes + 1, known, folds, run)
     judging = judge_of(ready.evaluator, data, recipe.metric, folds)
-    ready_after = time.perf_counter() - began
-    interrupts.doing(TRAINING)
     if hosts.writes:
         note("compiling the step ...")
+    # None goes on while the card trains: the compiler tries kernels out there, by their time, in memory of its own.
+    ahead.wait(interrupts.asked)
+    ready_after = time.perf_counter() - began
+    interrupts.doing(TRAINING)
     pack = lambda kept: kept and _pack(kept)
     there = state if options.resume else None
     with Saves(out.state, settings, pack, options.state_keep, pace, there, hosts) as saves:
@@ -275,9 +282,10 @@ def prepare(
     earlier: Earlier | None = None,
     say: Say = lambda text: None,
     hosts: Hosts = ONE,
+    ahead: Ahead | None = None,
 ) -> Ready:
     """The five steps of setting up, on the cards that so many rolls are laid on. What they need there is checked before
-    the weights come."""
+    the weights come; more programs than that takes are compiled `ahead` while they do."""
     opened, slots, folds = setup.open_model(recipe), asked.slots, asked.folds
     mesh = sharding.mesh_of(None if asked.fill else slots) if slots else None
     if asked.whole:
@@ -295,7 +303,10 @@ def prepare(
     if not asked.fill:
         laying.check_hosts(max(slots, 1), mesh)
     if slots and free is not None:
-        check_room(outline(opened, recipe, data, inputs, places), slots, free, say)
+        made = outline(opened, recipe, data, inputs, places)
+        check_room(made, slots, free, say)
+        if ahead and not asked.fill:
+            ahead.begin(unchecked(made, mesh, slots, asked.draws))
     model, params = load_opened(opened, is_gpu(), *([places.put] if places else []))
     if hosts.place.hosts > 1:
         hosts.check({"weights": f"{model.base.name} {model.base.hash}"}, together.SAME_WEIGHTS)

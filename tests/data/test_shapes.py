@@ -5,7 +5,17 @@ import itertools
 import numpy as np
 import pytest
 
-from rolltune.data.shapes import Shape, bucket_of, buckets, fixed_shape, fixed_shapes, joint, shapes_for, smallest
+from rolltune.data.shapes import (
+    Shape,
+    bucket_of,
+    buckets,
+    fixed_shape,
+    fixed_shapes,
+    joint,
+    likely,
+    shapes_for,
+    smallest,
+)
 
 
 def test_buckets_are_few_and_waste_little():
@@ -59,3 +69,15 @@ def test_a_rows_own_shape_is_the_same_in_any_company():
     assert all(fixed_shape(one).holds(one) for one in rows)
     lengths = {fixed_shape(Shape(n, 1)).tokens for n in range(1, 4097)}
     assert len(lengths) == 16 + 3 * 4  # multiples of 32 up to 512, then four a doubling
+
+
+def test_a_shape_is_likely_that_batches_come_to_once():
+    """Of ten rows five fit the smallest shape, eight the next one."""
+    shapes = small, middle, _ = Shape(16, 4), Shape(32, 4), Shape(64, 4)
+    needed = [Shape(9, 2)] * 5 + [Shape(30, 2)] * 3 + [Shape(50, 2)] * 2
+    assert likely(shapes, needed, rows=1, batches=10) == (small, middle)
+    assert likely(shapes, needed, rows=1, batches=3) == (small,)  # the next one comes to 0.9 of three
+    assert likely(shapes, needed, rows=8, batches=7) == (middle,)  # 7 * (0.8 ** 8 - 0.5 ** 8) = 1.15
+    assert likely(shapes, needed, rows=8, batches=6) == ()
+    assert likely(shapes, needed, rows=8, batches=256) == (small, middle)
+    assert likely(shapes[-1:], needed, rows=1, batches=10) == ()

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from rolltune import base, memory, sharding
-from rolltune.data.batches import joint_batch
+from rolltune.data.batches import evaluation_batches, joint_batch
 from rolltune.errors import UserError
 from rolltune.free_memory import CONTEXT, HEADROOM
 from rolltune.jobs import laying, learn
@@ -91,6 +91,27 @@ def test_the_steps_that_are_planned_are_those_that_run(few):
     real = ready.run.step.lower(ready.run.base, source, state.rolls, batch).as_text()
     wanted = memory.step_of(made, 1)
     assert wanted.jitted.lower(*wanted.args).as_text() == real
+
+
+def test_what_is_compiled_ahead_for_rolls_over_cards_is_what_runs(few, monkeypatch):
+    """Four rolls on four cards with a whole base each: an outline has one, and the check compiled for that alone."""
+    recipe = Recipe(evaluate_batch=3, batch=3, steps=2, sharding="rolls")
+    ready = learn.prepare(recipe, few, learn.Asked(4, slots=4))
+    opened = setup.open_model(recipe)
+    made = outline(opened, recipe, few, setup.encode(opened.model, recipe, few))
+    run, evaluator, state = ready.run, ready.evaluator, new_state(ready.run, 4)
+    batch, source = joint_batch([run.loader(slot.draw) for slot in state.slots], [0] * 4, 1, 4)
+    _, scored, table = next(evaluation_batches(evaluator.encoded, 3))
+    trained = (state.rolls.trainable, state.rolls.scale)
+    real = [
+        evaluator.score.lower(run.base, table, *trained, scored).as_text(),
+        run.step.lower(run.base, source, state.rolls, batch).as_text(),
+    ]
+    compiled: list[str] = []
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda lowered: compiled.append(lowered.as_text()))
+    for _, compile_one in memory.unchecked(made, run.mesh, 4, 4):
+        compile_one()
+    assert compiled == real
 
 
 @pytest.mark.parametrize(
