@@ -121,13 +121,13 @@ class Wanted(NamedTuple):
 
 
 def step_of(made: Outline, slots: int, shape: Shape | None = None) -> Wanted:
-    run, _ = outline.programs(made)
+    run, _ = made.programs
     args = step_args(run, made.cached.training, slots, made.recipe.batch, shape)
     return Wanted(run.step, args, _fresh(args[3], args[1], made.cached.training))
 
 
 def score_of(made: Outline, slots: int, shape: Shape | None = None) -> Wanted:
-    run, evaluator = outline.programs(made)
+    run, evaluator = made.programs
     rolls, data = outline.rolls_of(run, slots * sharding.size_of(run.mesh)), made.cached.scoring
     batch, source = scored_batch(made, data, shape)
     return Wanted(evaluator.score, (run.base, source, rolls.trainable, rolls.scale, batch), _fresh(batch, source, data))
@@ -135,7 +135,7 @@ def score_of(made: Outline, slots: int, shape: Shape | None = None) -> Wanted:
 
 def write_of(made: Outline, slots: int, shape: Shape | None = None) -> Wanted:
     """Rolls write side by side, as many as may; where these are not all, a copy of their adapters is made for it."""
-    run, evaluator = outline.programs(made)
+    run, evaluator = made.programs
     data = made.cached.prompts
     assert evaluator.writer and data
     count = evaluator.writer.side_by_side(slots, made.recipe.evaluate_batch)
@@ -160,7 +160,7 @@ def unchecked(made: Outline, mesh: Mesh | None, rolls: int, draws: int) -> Itera
     cards of a mesh, `draws` in all: the smaller shapes. Of the step, whose joint batches are seldom small, those that
     are expected to come at all."""
     recipe, cached, cards = made.recipe, made.cached, sharding.size_of(mesh)
-    laid = dataclasses.replace(made, cached=dataclasses.replace(cached, mesh=mesh))
+    laid = made if cached.mesh == mesh else dataclasses.replace(made, cached=dataclasses.replace(cached, mesh=mesh))
     rows = sharding.places_for(rolls, cards) * recipe.batch * recipe.accumulate
     needed = list(map(cached.training.feed.shape, cached.training.rows))
     step = likely(cached.training.shapes, needed, rows, recipe.steps * -(-draws // rolls))
@@ -230,7 +230,7 @@ def needs_of(
         own = pair if part == "training step" else both
         return deepened(found[part, own[0]], found[part, own[1]], own, depth)
 
-    run, _ = outline.programs(made)
+    run, _ = made.programs
     rolls = outline.rolls_of(run, slots * sharding.size_of(mesh))
     start = size_of((made.cached.start.full, made.cached.start.adapters))
     whole, tables = size_of(made.params), tables_of(made)

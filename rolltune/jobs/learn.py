@@ -44,7 +44,7 @@ from rolltune.tracking import note
 from rolltune.training import checkpoints, savings, setup
 from rolltune.training.dataset import Data, Splits, Wanted, data_of, read_splits
 from rolltune.training.loop import Run, State, new_state, train
-from rolltune.training.outline import outline
+from rolltune.training.outline import outline, with_programs
 from rolltune.training.plan import plan_for
 from rolltune.training.rolls import Draw
 from rolltune.training.saves import Saves, pace_of
@@ -302,6 +302,7 @@ def prepare(
         mesh = places.mesh
     if not asked.fill:
         laying.check_hosts(max(slots, 1), mesh)
+    made = None
     if slots and free is not None:
         made = outline(opened, recipe, data, inputs, places)
         check_room(made, slots, free, say)
@@ -320,6 +321,8 @@ def prepare(
         cached = dataclasses.replace(cached, start=setup.going_on(cached.start, earlier.trained))
     loaders = setup.loaders(recipe, cached.training, data, folds)
     run, evaluator = setup.compile(model, plan, recipe, data, cached, loaders, asked.draws, asked.fold_count)
+    if made:
+        run, evaluator = with_programs(made, run, evaluator)
     return Ready(model, run, evaluator)
 
 

@@ -5,6 +5,7 @@ compiled with it, and what they need of a device is known before anything lies t
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,11 @@ class Outline:
     def depth(self) -> int:
         """How many layers the step runs."""
         return sum(map(len, self.plan.stacks.values()))
+
+    @functools.cached_property
+    def programs(self) -> tuple[Run, Evaluator]:
+        """The step and the evaluation, to be lowered, never to be called."""
+        return setup.compile(self.model, self.plan, self.recipe, self.data, self.cached, _no_loader, 1)
 
 
 def outline(opened: Opened, recipe: Recipe, data: Data, inputs: Inputs, places: Places | None = None) -> Outline:
@@ -186,9 +192,18 @@ def initial_weights(model: Model, params: dict, plan: Plan, dtype: str) -> Initi
     return dataclasses.replace(made[0], full=shapes)
 
 
-def programs(made: Outline) -> tuple[Run, Evaluator]:
-    """The step and the evaluation, to be lowered, never to be called."""
-    return setup.compile(made.model, made.plan, made.recipe, made.data, made.cached, _no_loader, 1)
+def with_programs(made: Outline, run: Run, evaluator: Evaluator) -> tuple[Run, Evaluator]:
+    """The same with the outline's own programs, where they are the same ones: what was traced and compiled of them
+    before the weights came is there when they are called."""
+    outlined, judging = made.programs
+    same = lambda own, other: type(own.encoded.feed) is type(other.encoded.feed)
+    if (run.config, run.mesh) != (outlined.config, outlined.mesh) or not same(evaluator, judging):
+        return run, evaluator
+    writer = evaluator.writer and judging.writer and dataclasses.replace(evaluator.writer, write=judging.writer.write)
+    return (
+        dataclasses.replace(run, step=outlined.step),
+        dataclasses.replace(evaluator, score=judging.score, writer=writer),
+    )
 
 
 def _no_loader(draw: Any) -> Any:

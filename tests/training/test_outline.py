@@ -63,7 +63,7 @@ def test_an_outline_has_the_shapes_of_what_setting_up_makes(few, changed, monkey
     run, _ = setup.compile(model, made.plan, recipe, data, cached, loaders, 2)
     state = new_state(run, 2)
     batch, source = joint_batch([loaders(slot.draw) for slot in state.slots], [0, 0], recipe.accumulate)
-    ours, _ = outlining.programs(made)
+    ours, _ = made.programs
     base_, source_, rolls, batch_ = memory.step_args(ours, made.cached.training, 2, recipe.batch)
     assert described(rolls) == described(state.rolls)
     largest = cached.training.shapes[-1] == cached.training.shape_for(
@@ -112,7 +112,7 @@ def test_a_folder_with_a_config_alone_serves(tmp_path):
     pair = {"a": jax.ShapeDtypeStruct((6, 64, 4), "float32"), "b": jax.ShapeDtypeStruct((6, 4, 128), "float32")}
     start = dataclasses.replace(made.cached.start, lora={}, adapters={path: pair})
     second = dataclasses.replace(made, cached=dataclasses.replace(made.cached, start=start))
-    run, _ = outlining.programs(second)
+    run, _ = second.programs
     rolls = outlining.rolls_of(run, 3)  # of a second pass: what was trained before, and nothing drawn
     assert {path: {side: leaf.shape for side, leaf in pair.items()} for path, pair in rolls.trainable.items()} == {
         path: {"a": (3, 6, 64, 4), "b": (3, 6, 4, 128)}
