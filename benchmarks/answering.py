@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ratios import read
-from step_speed import Lengths, paced, random_batch, random_params
+from step_speed import PICTURES, Lengths, paced, random_batch, random_params
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -69,13 +69,19 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     net, source = Network(family, config), NOTHING
     if args.quantize:
         params = quantize_tree(params, [(DECODER, args.quantize), (".*", KEEP)])
+    first = args.first_layer
     if args.cached:
         del params["vision"]
-        rows = jax.random.normal(jax.random.key(1), (86 * lengths.images, config.vision.width), dtype)
-        source = Source(rows)
+        each, width = (lengths.tokens, config.text.width) if first else (lengths.images, config.vision.width)
+        source = Source(jax.random.normal(jax.random.key(1), (PICTURES * each, width), dtype))
+        net = dataclasses.replace(net, projected=first > 0, first=first)
     adapted = [] if args.merged else [path for path, word in words.items() if word == "lora"]
-    shapes = {path: tuple(leaf.shape) for path, leaf in trees.flatten(params).items() if path in adapted}
-    base = trees.arrange(params, stacks, 0, jax.default_backend() == "gpu")
+    flat = trees.flatten(params)
+    shapes = {path: (flat[path].shape[0] - first, *flat[path].shape[1:]) for path in adapted}
+    del flat
+    base, stacks = trees.arrange(params, stacks, first, jax.default_backend() == "gpu"), trees.above(stacks, first)
+    if first:
+        del base["text"]["lower"]
     step = StepConfig(net, stacks, optim.Schedule("cosine", 1, 0), optim.Optimizer("sgd", stacks=tuple(stacks)))
     lottery = Lottery(0, (1e-4,), (2.0 * args.rank,), (0.0,), args.rank)
     rolls = tickets.begin(lottery, step, InitialWeights(shapes, {}), [lottery.draw(n) for n in range(args.rolls)])
@@ -123,7 +129,8 @@ def ratios(ours: str, peer: str) -> None:
         write = row["task"] == "write"
         name = f"{row['task']} b{row['batch']}" + (f" x {row['rolls']} rolls" if row["rolls"] > 1 else "")
         name += (f", {row['tokens']} tokens" if write else "") + (", cached" if row["cached"] else "")
-        name += f", {row['quantize']}" if row["quantize"] else ""
+        name += (f", {row['quantize']}" if row["quantize"] else "") + (", merged" if row["merged"] else "")
+        name += f", from layer {row['first_layer']}" if row["first_layer"] else ""
         pairs = [best("generate" if write else "score", row["batch"], row["tokens"] if write else 0)]
         pairs += [] if write else [best("generate", row["batch"], 1)]
         beside = "".join(f"{one:10.1f}{row['rows_s'] / one:8.2f}" if one else f"{'-':>10}{'-':>8}" for one in pairs)
@@ -141,6 +148,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32, help="to write")
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--cached", action="store_true", help="image features on the device")
+    parser.add_argument(
+        "--first-layer", type=int, default=0, help="adapters from this layer up; with --cached, states of those below"
+    )
     parser.add_argument("--quantize", default="", choices=list(KINDS), help="the decoder's layers")
     parser.add_argument("--merged", action="store_true", help="no adapter beside the base: it was merged by 08-export")
     parser.add_argument("--trace", help="folder for a profiler's trace of one call")
@@ -149,6 +159,8 @@ def main() -> None:
     if args.ratios:
         ratios(*args.ratios)
         return
+    if args.first_layer and not (args.cached and args.task == "score"):
+        parser.error("--first-layer: what is scored with states of the layers below it: --task score --cached")
     record = vars(args) | measured(args)
     record.pop("ratios")
     print(json.dumps(record), flush=True)

@@ -65,7 +65,8 @@ def ours(folder: Path, rolls: str, steps: int, cap: float | None, extra: list[st
     settings = {"model": "random.npz", "rank": 16, "alpha": 32.0, "steps": steps, "batch": 2, "log_every": 32}
     command = [sys.executable, "-m", "rolltune", "learn", "-d", "dataset/set1", "-w", name, "--rolls", rolls]
     command += [f"--config.{key}={value}" for key, value in settings.items()]
-    command += ["--config.rate_range=(5e-5,5e-4)", "--config.redraws=0"]  # each roll runs once, as the peer's
+    # Each roll runs once and to its end, as the peer's do: on random weights many are no better than guessing.
+    command += ["--config.rate_range=(5e-5,5e-4)", "--config.redraws=0", "--config.stall=0.0"]
     variables = environment() | {"ROLLTUNE_CACHE": str(folder / "cache")}
     with (folder / f"{name}.log").open("w") as log, contextlib.ExitStack() as after:
         if cap:
