@@ -100,10 +100,14 @@ def compiler_options() -> dict[str, Any] | None:
 
 
 def options_of_loops() -> dict[str, Any] | None:
-    """The same for a program that is a loop of short steps: its steps are one CUDA graph with the question whether
-    another one comes. Else the host asks after each. Where CUDA knows no such graphs, XLA leaves the loop as it is."""
+    """The same for a program that is a loop of short steps. They are one CUDA graph with the question whether another
+    one comes, else the host asks after each; where CUDA knows no such graphs, XLA leaves the loop as it is. And XLA may
+    choose Triton's products, which add an adapter's few columns in the kernel that reads the weight."""
     options = compiler_options()
-    return None if options is None else options | {"xla_gpu_enable_command_buffer": ",".join((*GRAPHS, "WHILE"))}
+    if options is None:
+        return None
+    graphs = {"xla_gpu_enable_command_buffer": ",".join((*GRAPHS, "WHILE"))}
+    return {name: value for name, value in options.items() if name != "xla_gpu_enable_triton_gemm"} | graphs
 
 
 GRAPHS = ("FUSION", "CUBLAS", "CUBLASLT", "CUSTOM_CALL", "CUDNN")  # what XLA's own choice has on all cards
