@@ -175,7 +175,8 @@ def main() -> None:
         print(json.dumps(results[-1]), flush=True)
     if args.peer:
         found = peer(args.peer.resolve(), args.peer_runs, args.steps)
-        print(json.dumps(found | {"ratio": round(found["eight_s"] / results[-1]["seconds"], 2)}), flush=True)
+        ratio = {"ratio": round(found["eight_s"] / results[-1]["seconds"], 2)} if results else {}
+        print(json.dumps(found | ratio), flush=True)
 
 
 if __name__ == "__main__":
