@@ -1,4 +1,4 @@
-"""A run's state, kept: on its way, at a stop, before its rolls are saved; what is said where the disk has no room."""
+"""A run's state, kept: on its way, at a stop, where its rolls can't be saved; what is said where the disk is full."""
 
 import contextlib
 import tempfile
@@ -39,7 +39,7 @@ class Keeping:
         return False
 
     def at_the_end(self, state: State, name: str) -> str:
-        """Saves what was trained before anything else is tried; in words, where it is."""
+        """Saves what was trained whole; in words, where it is."""
         try:
             with self.interrupts.saving():
                 self.saves.keep_now(state)

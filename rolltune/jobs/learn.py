@@ -206,24 +206,28 @@ def _learn(
         if not finished:
             say(keeping.stopped(state))
             return INTERRUPTED
-        kept = keeping.at_the_end(state, out.name)  # whatever fails from here on, what was trained is on the disk
-    facts = {
-        "seconds": round(time.perf_counter() - began, 1),
-        "first step after": f"{ready_after + spent.first_step:.1f} s",
-        "waiting for data": f"{spent.waiting:.1%}",
-    } | _device_facts()
-    say("  ".join(f"{name}: {value}" for name, value in facts.items()))
-    made = Finished(state.ended, decided.apply(before), trained_by, log.curves, facts)
-    if not hosts.writes:
-        return hosts.first(0)
-    try:
-        with interrupts.at("saving the rolls"), interrupts.saving():
-            status = conclude(options, recipe, ready.model, data, made, out, say)
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or shown(out.roll)}: {error.strerror}; {kept}: make room there, then the same command "
-            "with --resume saves the rolls without training them again"
-        ) from error
+        # Of several hosts, all have to save it together: before one of them goes on alone.
+        kept = keeping.at_the_end(state, out.name) if hosts.place.hosts > 1 else ""
+        facts = {
+            "seconds": round(time.perf_counter() - began, 1),
+            "first step after": f"{ready_after + spent.first_step:.1f} s",
+            "waiting for data": f"{spent.waiting:.1%}",
+        } | _device_facts()
+        say("  ".join(f"{name}: {value}" for name, value in facts.items()))
+        made = Finished(state.ended, decided.apply(before), trained_by, log.curves, facts)
+        if not hosts.writes:
+            return hosts.first(0)
+        try:
+            with interrupts.at("saving the rolls"), interrupts.saving():
+                status = conclude(options, recipe, ready.model, data, made, out, say)
+        except BaseException as error:  # whatever it is, what was trained is not lost
+            kept = kept or keeping.at_the_end(state, out.name)
+            if not isinstance(error, OSError):
+                raise
+            raise UserError(
+                f"{error.filename or shown(out.roll)}: {error.strerror}; {kept}: make room there, then the same "
+                "command with --resume saves the rolls without training them again"
+            ) from error
     savings.remove(out.state)  # where every roll diverged, too: there is nothing to go on with
     return hosts.first(status)
 
