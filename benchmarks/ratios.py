@@ -23,6 +23,7 @@ def main() -> None:
         name = f"{row['method']} b{row['batch']}" + (f" x {row['rolls']} rolls" if row["rolls"] > 1 else "")
         name += f", {row['text']} text tokens" + (", cached" if row["cached"] else "")
         name += f", from layer {row['first_layer']}" if row["first_layer"] else ""
+        name += f", {row['quantize']}" if row["quantize"] else ""
         name += f" [{row['tag']}]" if row["tag"] else ""
         method = {"attention": "attn"}.get(row["method"], row["method"])
         peer = peers.get((method, row["batch"], "short" if row["text"] == 16 else "")) or {}

@@ -3,7 +3,7 @@
 #   PEER=path/to/peer_hf.py  OUT=folder  benchmarks/suite.sh
 #   BIG_VISION=path/to/big_vision: its own demo beside ours, too (BIG_VISION=installed where it can be imported)
 # Writes $OUT/ours.jsonl and $OUT/peer.jsonl, prints the ratios, and times the whole job last: eight rolls against eight
-# runs of the peer, and four rolls with all but 12 GiB of the card taken.
+# runs of the peer, in float8, too, and four rolls with all but 12 GiB of the card taken.
 set -u
 unset CDPATH # or cd may go elsewhere
 cd "$(dirname "$0")/.." || exit 1
@@ -17,6 +17,8 @@ ours --batch 2 --steps 30
 ours "${short[@]}" --steps 30 --tag single
 ours "${short[@]}" --rolls 8 --steps 15
 ours "${short[@]}" --rolls 8 --first-layer 9 --steps 15
+ours --batch 2 --quantize float8 --steps 30
+ours "${short[@]}" --rolls 8 --quantize float8 --steps 15
 ours --batch 2 --method attention --steps 30
 ours --batch 8 --method attention --steps 15
 ours "${short[@]}" --method attention --steps 30
@@ -24,6 +26,7 @@ ours "${short[@]}" --method attention --rolls 4 --steps 15
 ours --batch 8 --text 16 --answer 2 --cached --method attention --steps 15
 ours --batch 16 --steps 9
 ours --batch 64 --steps 4
+ours --batch 64 --quantize float8 --steps 4
 
 if [ -n "${PEER:-}" ]; then
   cat >"$OUT/settings" <<'SETTINGS'
@@ -60,4 +63,6 @@ fi
 
 job() { timeout 600 "$PYTHON" benchmarks/whole_job.py --folder "${JOB:-$OUT/job}" "$@" 2>>"$OUT/ours.log" | tee -a "$OUT/job.jsonl"; }
 job ${PEER:+--peer "$PEER"}
+job --times 1 --config.quantize=float8 # its first start: it is packed, and compiled
+job --times 1 --config.quantize=float8
 job --rolls 4 --times 1 --cap 12
