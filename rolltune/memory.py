@@ -28,6 +28,7 @@ from rolltune.models.cut import mesh_in, specs_of
 from rolltune.programs import Program, at_once, deepened, measure
 from rolltune.sharding import WHOLE
 from rolltune.training import outline
+from rolltune.training import rolls as tickets
 from rolltune.training.loop import Run
 from rolltune.training.outline import Outline, Shaped
 from rolltune.training.step import lying_as
@@ -157,11 +158,12 @@ OF_PART: dict[str, Callable[..., Wanted]] = {  # programs that come in several s
 
 def unchecked(made: Outline, mesh: Mesh | None, rolls: int, draws: int) -> Iterator[tuple[str, Callable[[], object]]]:
     """(part of the run, what compiles a program of it) of what `needs_of` leaves out, for so many rolls at once on the
-    cards of a mesh, `draws` in all: the smaller shapes. Of the step, whose joint batches are seldom small, those that
-    are expected to come at all."""
+    cards of a mesh, `draws` in all: what makes fresh ones, and the smaller shapes. Of the step, whose joint batches are
+    seldom small, those that are expected to come at all."""
     recipe, cached, cards = made.recipe, made.cached, sharding.size_of(mesh)
     laid = made if cached.mesh == mesh else dataclasses.replace(made, cached=dataclasses.replace(cached, mesh=mesh))
-    rows = sharding.places_for(rolls, cards) * recipe.batch * recipe.accumulate
+    places = sharding.places_for(rolls, cards)
+    rows = places * recipe.batch * recipe.accumulate
     needed = list(map(cached.training.feed.shape, cached.training.rows))
     step = likely(cached.training.shapes, needed, rows, recipe.steps * -(-draws // rolls))
 
@@ -169,6 +171,12 @@ def unchecked(made: Outline, mesh: Mesh | None, rolls: int, draws: int) -> Itera
         jitted, args, _ = OF_PART[part](laid, -(-rolls // cards), shape)
         jitted.lower(*args).compile()
 
+    def compile_fresh() -> None:
+        run, _ = laid.programs
+        program, given = tickets.beginning(run.lottery, run.config, run.start, [run.lottery.draw(0)] * places, mesh)
+        program.lower(*given).compile()
+
+    yield "evaluation", compile_fresh
     for part, data in zip(OF_PART, (cached.scoring, cached.prompts, cached.training), strict=True):
         if data:
             below = step if part == "training step" else data.shapes[:-1]

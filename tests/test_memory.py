@@ -161,7 +161,7 @@ def test_a_step_s_shapes_are_looked_for_in_all_rows_of_a_joint_batch(tmp_path, m
     monkeypatch.setattr(memory, "likely", lambda shapes, needed, rows, batches: asked.append((rows, batches)) or shapes)
     found = [part for part, _ in memory.unchecked(dataclasses.replace(made, recipe=recipe), None, 2, draws=5)]
     assert asked == [(2 * 4 * 3, 3 * 10)]  # five draws fill two slots thrice
-    assert found == ["training step"]  # of one shape, the largest, of which nothing else is left
+    assert found == ["evaluation", "training step"]  # what makes rolls; steps of the one shape, as `likely` says here
 
 
 def test_the_steps_that_are_planned_are_those_that_run(drawn_ads, tmp_path, monkeypatch):

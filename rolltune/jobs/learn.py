@@ -145,11 +145,12 @@ def _learn(
         ready = dataclasses.replace(ready, run=dataclasses.replace(ready.run, draws=draws(slots)))
     if used := sharding.told(slots, ready.run.mesh):
         say(used)
+    if hosts.writes:
+        note("compiling the evaluation ...")
+    ahead.wait(interrupts.asked, but="training step")
     state = new_state(ready.run, slots)
     if hosts.writes:
         out.check_room(room_for(state, options))
-        note("compiling the evaluation ...")
-    ahead.wait(interrupts.asked, but="training step")
     interrupts.doing("evaluating the untrained model")
     before = ready.evaluator.predict(state.rolls.trainable, state.rolls.scale)[0]  # all alike as yet
     passes, known = (earlier.passes, earlier.learned) if earlier else (0, frozenset())

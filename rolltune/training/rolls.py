@@ -73,15 +73,22 @@ def begin(
     lottery: Lottery, config: StepConfig, start: InitialWeights, draws: Sequence[Draw], mesh: Mesh | None = None
 ) -> Roll:
     """Fresh rolls, every leaf [R, ...]; over the cards of a mesh, each card's own are made there."""
+    program, given = beginning(lottery, config, start, draws, mesh)
+    return program(*given)
+
+
+def beginning(
+    lottery: Lottery, config: StepConfig, start: InitialWeights, draws: Sequence[Draw], mesh: Mesh | None = None
+) -> tuple[Any, tuple[Any, ...]]:
+    """(the jitted program that makes fresh rolls, what it is given)."""
     seeds = np.asarray([one.seed for one in draws], np.uint32)
     scale = lambda one: adapters.rank_scale(one.alpha, lottery.rank, lottery.rslora)
     numbers = [[one.rate, scale(one), one.weight_decay] for one in draws]
     fresh = Fresh(lottery.rank, tuple(sorted(start.lora.items())), tuple(sorted(start.heads.items())))
-    started = _beginning(fresh, config.optimizer, mesh)
     own: tuple[Any, Any] = (seeds, np.asarray(numbers, np.float32))
     if mesh is not None and own_cards(mesh) is not None:
         own = jax.tree.map(lambda array: placed(array, NamedSharding(mesh, SPLIT)), own)
-    return started(start.full, start.adapters, *own)
+    return _beginning(fresh, config.optimizer, mesh), (start.full, start.adapters, *own)
 
 
 def begin_one(

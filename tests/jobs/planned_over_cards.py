@@ -16,6 +16,7 @@ from rolltune.jobs import plan_memory as planning
 from rolltune.jobs.laying import groups_for
 from rolltune.memory import Need, needs_of
 from rolltune.recipe import Recipe
+from rolltune.training import rolls as tickets
 from rolltune.training import setup
 from rolltune.training.dataset import Wanted, read_data
 from rolltune.training.loop import new_state
@@ -103,7 +104,11 @@ def test_what_is_compiled_ahead_for_rolls_over_cards_is_what_runs(few, monkeypat
     batch, source = joint_batch([run.loader(slot.draw) for slot in state.slots], [0] * 4, 1, 4)
     _, scored, table = next(evaluation_batches(evaluator.encoded, 3))
     trained = (state.rolls.trainable, state.rolls.scale)
+    program, given = tickets.beginning(
+        run.lottery, run.config, run.start, [slot.draw for slot in state.slots], run.mesh
+    )
     real = [
+        program.lower(*given).as_text(),
         evaluator.score.lower(run.base, table, *trained, scored).as_text(),
         run.step.lower(run.base, source, state.rolls, batch).as_text(),
     ]
