@@ -113,9 +113,6 @@ def depth(layers: Any) -> int:
     return len(layers) if isinstance(layers, list | tuple) else jax.tree.leaves(layers)[0].shape[0]
 
 
-SHARE = {"attn": ("q", "k", "v"), "mlp": ("gate", "up")}  # linear layers of the same input
-
-
 def _norm(config: Config, p: dict, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
     return nn.rms_norm(x, p["scale"], config.norm_eps, config.norm == "gemma")
 
@@ -193,28 +190,6 @@ def cross_layer(config: Config, p: dict, x: Float[Array, "b t d"], keys, sees, p
     gate = lambda name, y: jnp.tanh(p[name].astype(jnp.float32)).astype(x.dtype) * y
     x = x + gate("gate_attn", y if config.empty_rows_attend else jnp.where(some, y, 0))
     return x + gate("gate_mlp", jnp.where(some, _mlp(config, p, x), 0)), (k, v)
-
-
-def ready(layers: Any, dtype: Any) -> Any:
-    """The layers with their adapters as products take them, worked out once for all tokens that are to be written."""
-    if isinstance(layers, list | tuple):
-        return [ready(p, dtype) for p in layers]
-    return {name: _ready(name, p, dtype) if isinstance(p, dict) else p for name, p in layers.items()}
-
-
-def _ready(block: str, p: dict, dtype: Any) -> dict:
-    linear = [name for name, own in p.items() if isinstance(own, dict) and "kernel" in own]
-    together = [name for name in SHARE.get(block, ()) if name in linear]  # in the order that products take them
-    found = dict(p)
-    if block == "attn" and len(together) == 3 and not any("bias" in p[name] for name in together):
-        fused = nn.side_by_side([p[name]["kernel"] for name in together], dtype)
-        if fused is not None:
-            found = {name: own for name, own in p.items() if name not in together} | {"qkv": {"kernel": fused}}
-            linear, together = [name for name in linear if name not in together], []
-    for names in (together, *([name] for name in linear if name not in together)):
-        kernels = nn.joined([found[name]["kernel"] for name in names], dtype)
-        found |= {name: found[name] | {"kernel": kernel} for name, kernel in zip(names, kernels, strict=True)}
-    return found
 
 
 LAST = 2  # layers of a list that keep all with remat: going back begins with them, while nothing else is held

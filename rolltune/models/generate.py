@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Integer
 from rolltune.batch import Batch, Source
 from rolltune.models import attention, decoder, forward
 from rolltune.models.forward import Network
+from rolltune.models.ready import ready
 from rolltune.sharding import CARDS
 
 
@@ -53,7 +54,7 @@ def generate(
         asked = last if part is parts[-1] else None
         x, kv = decoder.run(config, part, x, here, first=first, keep_kv=True, at=asked)
         cache.append(_with_room(part, kv, steps))
-    parts = [decoder.ready(part, net.config.dtype) for part in parts]
+    parts = [ready(part, net.config.dtype) for part in parts]
     prompt = batch.tokens.shape[1]
     places = jnp.arange(prompt + steps)
     seen = None if here.sees is None else decoder.places(here.sees, last)  # an answer sees what its prompt's end sees

@@ -15,13 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Bool, Float, UInt32
+from jaxtyping import Array, Float
 
-from rolltune.models import float8
+from rolltune.models import dropout, float8
 from rolltune.models.cut import Cut, scattered, whole
 from rolltune.models.gating import ACTIVATIONS, gate_and_up, with_slope
 from rolltune.quantize import Quantized, decode
-from rolltune.sharding import CARDS
 
 
 @struct.dataclass
@@ -113,42 +112,6 @@ def _lows(x: Float[Array, "*b i"], weights: Sequence[Any]) -> list[Array | None]
     return lows
 
 
-def joined(weights: Sequence[Any], dtype: Any) -> list[Any]:
-    """Matrices of one input whose adapters lie as products take them: for whoever multiplies by them many times."""
-    change = dataclasses.replace
-    cast = lambda w: change(w, a=w.a.astype(dtype), b=w.b.astype(dtype)) if isinstance(w, LoRA) else w
-    found = [cast(w) for w in weights]
-    adapted = [w for w in found if isinstance(w, LoRA) and w.key is None]
-    if adapted:
-        every = jnp.concatenate([w.a for w in adapted], -1)
-        found = [change(w, joined=every) if w is adapted[0] else w for w in found]
-    return found
-
-
-# Of matrices so small, a kernel's start and end are as long as what it reads: PaliGemma-3B's q, k and v of 10 MiB.
-SMALL = 2**24
-
-
-def side_by_side(weights: Sequence[Any], dtype: Any) -> Any:
-    """One matrix that gives what several of the same input give, side by side; None where it would not be small, or
-    their values are packed or cut. Their adapters become one, whose `b` has theirs as blocks."""
-    bases = [w.base if isinstance(w, LoRA) else w for w in weights]
-    plain = all(isinstance(base, Array) for base in bases)
-    if not plain or sum(math.prod(base.shape[-2:]) * base.dtype.itemsize for base in bases) > SMALL:
-        return None
-    if any(isinstance(w, LoRA) and w.key is not None for w in weights):
-        return None
-    whole, begin, downs, ups = jnp.concatenate(bases, -1), 0, [], []
-    for w, base in zip(weights, bases, strict=True):
-        end = begin + base.shape[-1]
-        if isinstance(w, LoRA):
-            around = [(0, 0)] * (w.b.ndim - 1) + [(begin, whole.shape[-1] - end)]
-            downs.append(w.a.astype(dtype))
-            ups.append(jnp.pad(w.b.astype(dtype), around))
-        begin = end
-    return LoRA(whole, jnp.concatenate(downs, -1), jnp.concatenate(ups, -2)) if downs else whole
-
-
 def _with_lows(
     rows: Float[Array, "b i"], weights: Sequence[Any], lows: Sequence[Array | None], largest: Array | None = None
 ) -> list[Array]:
@@ -164,7 +127,7 @@ def _with_lows(
 def low_rank(x: Float[Array, "*b i"], w: LoRA) -> Float[Array, "*b r"]:
     """What goes into an adapter's `b`: `x @ a`, with a key of the entries of x that are not dropped."""
     if w.key is not None:
-        keep = _kept_entries(w.key, w.dropout, x.shape, w.over_cards).reshape(x.shape)
+        keep = dropout.kept(w.key, w.dropout, x.shape, w.over_cards).reshape(x.shape)
         x = jnp.where(keep, x / (1 - w.dropout), 0).astype(x.dtype)
     return (x.reshape(-1, x.shape[-1]) @ w.a.astype(x.dtype)).reshape(*x.shape[:-1], -1)
 
@@ -230,34 +193,6 @@ def _frozen_product_backward(w, dy):
 
 
 frozen_product.defvjp(_frozen_product_forward, _frozen_product_backward)
-
-
-def _kept_entries(key: Array, dropout: float, shape: Sequence[int], over_cards: bool = False) -> Bool[Array, "*b"]:
-    """What of an array [B, T, D] is kept. An entry's fate is its row's and place's own: T may grow by padding, and B
-    be a card's part of the batch.
-
-    Fates are a hash of the key and the entry's numbers, a dozen operations: JAX's own generator takes some hundred for
-    each of three keys in a row, and the compiler most of its time for them (7.5 of a layer's 9 MB of program).
-    """
-    data = jax.random.key_data(key)
-    mixed = data[0]
-    for axis, size in enumerate(shape):
-        numbers = jnp.arange(size, dtype=jnp.uint32)
-        if over_cards and axis == 0:
-            numbers += (jax.lax.axis_index(CARDS) * size).astype(jnp.uint32)
-        mixed = _mixed(mixed[..., None] ^ (numbers * GOLDEN + data[1]))
-    return mixed >= np.uint32(round(dropout * 2**32))
-
-
-GOLDEN = np.uint32(0x9E3779B9)  # 2**32 over the golden ratio: numbers that follow each other come to lie far apart
-
-
-def _mixed(x: UInt32[Array, "*b"]) -> UInt32[Array, "*b"]:
-    """A hash of 32 bits, one to one: each bit of x changes each bit of what comes out, nearly half the time (lowbias32:
-    Wellons 2018, "Prospecting for Hash Functions", in the public domain)."""
-    x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
-    return x ^ (x >> 16)
 
 
 def linear(p: dict, x: Float[Array, "*b i"], largest: Float[Array, ""] | None = None) -> Float[Array, "*b o"]:

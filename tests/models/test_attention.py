@@ -51,3 +51,15 @@ def test_a_prompt_of_the_original_length_has_short_factors_and_one_of_a_token_mo
         angles = np.arange(7)[:, None] * np.array([1.0, 0.1]) / np.array(factors)
         np.testing.assert_allclose(cos[row, :, 0], 1.5 * np.cos(angles), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(sin[row, :, 0], 1.5 * np.sin(angles), rtol=1e-5, atol=1e-6)
+
+
+def test_rolls_put_rows_into_their_caches_by_one_update():
+    cache, new = draw(1, 3, 2, 5, 1, 4), draw(2, 3, 2, 2, 1, 4)
+    put = jax.vmap(attention.put, (0, 0, None))
+    found = np.asarray(put(cache, new, 2))
+    expected = np.asarray(cache).copy()
+    expected[:, :, 2:4] = new
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(jax.vmap(attention.put, (None, 0, None))(cache[0], new, 2)[1, :, 2:4], new[1])
+    said = str(jax.make_jaxpr(put)(cache, new, 2))
+    assert "dynamic_update_slice" in said and "scatter" not in said

@@ -4,16 +4,13 @@ import dataclasses
 import random
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_families import FAMILIES, name_of
 
 from rolltune import trees
 from rolltune.batch import NOTHING
-from rolltune.models import attention, decoder, forward, generate
-from rolltune.models import layers as nn
-from rolltune.models.layers import LoRA
+from rolltune.models import forward, generate
 
 STEPS = 5
 PROMPTS = (("a b", [1]), ("abcdef", [2]), ("no picture", []))
@@ -124,53 +121,3 @@ def test_what_is_drawn_for_a_row_is_its_own(small):
     assert said([2, 0])[:2].tolist() == found[[2, 0]].tolist()
     alike = small.batch(*[rows[0]] * 3, size=4)
     assert len({tuple(own) for own in np.asarray(run(small.params, alike, numbers)).tolist()[:3]}) == 3
-
-
-def draw(seed: int, *shape: int):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
-
-
-WIDTHS = {"k": 4, "o": 8, "q": 8, "v": 4}  # in the order of a tree
-
-
-def attention_of(adapted: str) -> dict:
-    kernels = {name: draw(n, 8, width) for n, (name, width) in enumerate(WIDTHS.items(), 1)}
-    adapter = lambda n, width: (draw(9 * n, 8, 2), draw(5 * n, 2, width))
-    return {
-        name: {"kernel": LoRA(kernels[name], *adapter(n, width)) if name in adapted else kernels[name]}
-        for n, (name, width) in enumerate(WIDTHS.items(), 1)
-    }
-
-
-def test_adapters_of_one_input_are_laid_side_by_side_once_whatever_order_a_tree_has_them_in(monkeypatch):
-    monkeypatch.setattr(nn, "SMALL", 0)
-    attn, x = attention_of("koqv"), draw(0, 2, 3, 8)
-    (ready,) = decoder.ready([{"attn": attn}], jnp.float32)
-    run = lambda p: lambda x: nn.linears([p[name] for name in "qkv"], x)
-    for found, expected in zip(run(ready["attn"])(x), run(attn)(x), strict=True):
-        np.testing.assert_array_equal(found, expected)
-    joins = lambda p: str(jax.make_jaxpr(run(p))(x)).count("concatenate")
-    assert joins(ready["attn"]) == 0 and joins(attn) == 1
-
-
-@pytest.mark.parametrize("adapted", ["", "qv", "koqv"])
-def test_small_queries_keys_and_values_are_written_with_as_one_product(adapted):
-    attn, x = attention_of(adapted), draw(0, 2, 3, 8)
-    config = decoder.Config(vocab=3, width=8, layers=1, heads=2, kv_heads=1, head_dim=4, mlp=8)
-    (ready,) = decoder.ready([{"attn": attn}], jnp.float32)
-    assert set(ready["attn"]) == {"qkv", "o"}
-    parts = lambda p: decoder._qkv(config, p, x, None, jnp.float32(1))
-    for found, expected in zip(parts(ready["attn"]), parts(attn), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_rolls_put_rows_into_their_caches_by_one_update():
-    cache, new = draw(1, 3, 2, 5, 1, 4), draw(2, 3, 2, 2, 1, 4)
-    put = jax.vmap(attention.put, (0, 0, None))
-    found = np.asarray(put(cache, new, 2))
-    expected = np.asarray(cache).copy()
-    expected[:, :, 2:4] = new
-    np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(jax.vmap(attention.put, (None, 0, None))(cache[0], new, 2)[1, :, 2:4], new[1])
-    said = str(jax.make_jaxpr(put)(cache, new, 2))
-    assert "dynamic_update_slice" in said and "scatter" not in said

@@ -118,39 +118,6 @@ def test_products_with_several_adapters_equal_separate_ones():
         np.testing.assert_allclose(found, x @ (w.base + w.a @ w.b), rtol=1e-4, atol=1e-4)
 
 
-def test_adapters_made_ready_for_many_products_give_the_same():
-    weights = [lora(1, 8, 4), draw(2, 8, 3), lora(3, 8, 5), lora(4, 8, 4).replace(key=jax.random.key(0), dropout=0.5)]
-    x = draw(0, 2, 3, 8)
-    found = nn.joined(weights, jnp.float32)
-    assert found[0].joined.shape == (8, weights[0].a.shape[1] + weights[2].a.shape[1])
-    assert found[2].joined is None and found[3].joined is None and found[1] is weights[1]
-    for one, other in zip(nn.products(x, found), nn.products(x, weights), strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert {leaf.dtype for w in nn.joined(weights, jnp.bfloat16)[::2] for leaf in (w.a, w.b)} == {
-        jnp.dtype(jnp.bfloat16)
-    }
-
-
-@pytest.mark.parametrize("lead", [(), (3,)], ids=["a layer", "stacked"])
-def test_small_matrices_side_by_side_give_what_each_gives(lead):
-    more = lambda w: jax.tree.map(lambda x: jnp.stack([x, 2 * x, -x]) if lead else x, w)
-    weights, x = [more(lora(1, 8, 4)), more(draw(2, 8, 3)), more(lora(3, 8, 5))], draw(0, 2, 3, 8)
-    found = nn.side_by_side(weights, jnp.float32)
-    assert found.base.shape == (*lead, 8, 19) and found.a.shape == (*lead, 8, weights[0].a.shape[-1] * 2 + 1)
-    of = lambda w, n: jax.tree.map(lambda leaf: leaf[n], w) if lead else w
-    for n in range(3 if lead else 1):
-        expected = jnp.concatenate(nn.products(x, [of(w, n) for w in weights]), -1)
-        np.testing.assert_allclose(nn.product(x, of(found, n)), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_matrices_that_are_large_packed_or_drop_inputs_stay_apart():
-    small, large = draw(2, 8, 3), jax.ShapeDtypeStruct((4096, 4096), jnp.bfloat16)
-    side = lambda *weights: nn.side_by_side(weights, jnp.float32)
-    assert side(small, small).shape == (8, 6) and jax.eval_shape(side, small, large) is None
-    assert side(small, lora(4, 8, 4).replace(key=jax.random.key(0), dropout=0.5)) is None
-    assert side(small, quantized(draw(5, 64, 64), "nf4")) is None
-
-
 def test_gate_and_up_side_by_side_give_what_they_give_as_two():
     both, w = draw(0, 3, 5, 16), lora(1, 8, 4)
 
@@ -196,22 +163,6 @@ def test_what_drops_out_is_a_row_s_and_a_place_s_own_whatever_they_are_padded_to
     np.testing.assert_array_equal(added(x[:2]), whole[:2])
     rows = whole.reshape(18, 8) > 0.5
     assert len({tuple(row) for row in rows.tolist()}) > 15  # no two places alike but by chance
-
-
-def test_what_drops_out_says_nothing_of_its_neighbours():
-    """Of rows, places, entries and keys that follow each other the fates are no more alike than those of coins."""
-    keys = [jax.random.key(3), *jax.random.split(jax.random.key(3), 15)]
-    kept = np.stack([nn._kept_entries(key, 0.5, (8, 64, 96)) for key in keys])
-    coins = np.where(kept, 1.0, -1.0)
-    for axis in range(coins.ndim):
-        for far in (1, 2, 4):
-            along = np.moveaxis(coins, axis, 0)
-            first, second = along[far:], along[:-far]
-            assert abs(np.mean(first * second)) < 4 / np.sqrt(first.size)
-    for axes in ((1, 2, 3), (3,), (0, 1, 2), (0, 2)):
-        sums = coins.sum(axes) / np.sqrt(np.prod([coins.shape[axis] for axis in axes]))
-        assert abs(np.mean(sums**2) - 1) < 6 / np.sqrt(sums.size)
-    assert abs(nn._kept_entries(keys[0], 0.05, (8, 64, 96)).mean() - 0.95) < 4 * np.sqrt(0.05 * 0.95 / 8 / 64 / 96)
 
 
 def test_an_adapter_on_a_quantized_output_matrix_adds_to_what_its_bits_stand_for():
