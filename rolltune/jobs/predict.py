@@ -27,7 +27,7 @@ from rolltune.jobs.adopted import FOREIGN, Asking, is_foreign, read_rolls
 from rolltune.jobs.cards import decided_by
 from rolltune.jobs.idle import idle_question
 from rolltune.jobs.outputs import named_rolls
-from rolltune.jobs.scorer import Saved, Scorer, bench_of, check_alike, check_length, read_saved
+from rolltune.jobs.scorer import Saved, Scorer, bench_of, check_alike, check_length, read_saved, writes_answers
 from rolltune.models.generate import Sampling
 from rolltune.tracking import print_table
 from rolltune.weights.roll_file import RollFile, load_roll
@@ -69,7 +69,7 @@ class Predictor:
     ):
         first = _alike(saved, options).lying_as(laying.typed(options.laying))
         self.cards, self.options = [one.card for one in saved], options
-        bench = bench_of(first, options.model)
+        bench = bench_of(first, options.model, writes_answers(first, options.generate))
         self._bench = bench
         rolls = [arrays.get(one.path) or load_roll(one.path, bench.model.base) for one in saved]
         self._scorers = [Scorer(bench, one.path, roll, one.recipe) for one, roll in zip(saved, rolls, strict=True)]

@@ -20,6 +20,7 @@ from rolltune.base import Model
 from rolltune.data.batches import Encoded
 from rolltune.data.examples import Example
 from rolltune.data.sets import shown
+from rolltune.device import is_gpu
 from rolltune.errors import UserError
 from rolltune.evaluation import compiled
 from rolltune.evaluation.evaluator import Evaluator, candidates_of
@@ -66,6 +67,11 @@ class Saved:
         return dataclasses.replace(self, recipe=dataclasses.replace(self.recipe, **typed))
 
 
+def writes_answers(saved: Saved, generate: int | None) -> bool:
+    """Whether answers are written, by the roll's task or because it is asked for (--generate)."""
+    return generate is not None or saved.recipe.task == WRITE
+
+
 def read_saved(path: Path) -> Saved:
     """The card and the recipe of a roll, checked."""
     card = read_card(path)
@@ -96,19 +102,23 @@ def check_alike(saved: Sequence[Saved], model: str | None) -> None:
                 )
 
 
-def bench_of(saved: Saved, model: str | None) -> "Bench":
-    """The base of a roll, loaded to where its recipe lays it."""
-    return Bench(*load_base(saved.base(model), saved.recipe))
+def bench_of(saved: Saved, model: str | None, writes: bool) -> "Bench":
+    """The base of a roll, loaded to where its recipe lays it. Where answers are written on a GPU, its layers are lists:
+    out of a stack each token would copy every one of them. To score, a stack takes less long to compile."""
+    return Bench(*load_base(saved.base(model), saved.recipe, listed=writes and is_gpu()))
 
 
 def load_base(
-    given: tuple[str, str, str, tuple[tuple[str, str], ...], int], recipe: Recipe, say: Callable[[str], None] = note
+    given: tuple[str, str, str, tuple[tuple[str, str], ...], int],
+    recipe: Recipe,
+    say: Callable[[str], None] = note,
+    listed: bool = False,
 ) -> tuple[Model, dict, Places | None]:
     """(the model, its parameters, where they lie if on several cards) of what `Saved.base` gives. Each card is sent its
     own part alone."""
     opened = base.open_model(*given)
     places = laying.scoring_groups(recipe, opened, say)
-    loaded = base.load_opened(opened) if places is None else base.load_opened(opened, put=places.put)
+    loaded = base.load_opened(opened, listed, *([] if places is None else [places.put]))
     return *loaded, places
 
 

@@ -25,7 +25,7 @@ from rolltune.jobs import laying
 from rolltune.jobs.adopted import FOREIGN, Asking, is_foreign, read_rolls
 from rolltune.jobs.idle import idle_question
 from rolltune.jobs.learn import asked_text
-from rolltune.jobs.scorer import Bench, Saved, Scorer, bench_of, check_alike, check_length, read_saved
+from rolltune.jobs.scorer import Bench, Saved, Scorer, bench_of, check_alike, check_length, read_saved, writes_answers
 from rolltune.tracking import print_table
 from rolltune.weights.roll_file import RollCard, load_roll
 from rolltune.weights.whole import is_whole
@@ -113,11 +113,12 @@ def score(options: Options, rolls: Sequence[Path], say: Say) -> list[Cell]:
     scored: list[list[Prediction]] = [[] for _ in sets]  # of the rolls that vote
     bench: Bench | None = None
     loaded = None
-    for one in sorted(saved, key=lambda one: (one.base(options.model), one.laid, rolls.index(one.path))):
-        wanted = one.base(options.model), one.laid
+    needed = lambda one: (one.base(options.model), one.laid, writes_answers(one, options.generate))
+    for one in sorted(saved, key=lambda one: (*needed(one), rolls.index(one.path))):
+        wanted = needed(one)
         if bench is None or wanted != loaded:
             bench = None  # let go of before the next one comes
-            bench, loaded = bench_of(one, options.model), wanted
+            bench, loaded = bench_of(one, options.model, wanted[-1]), wanted
         roll = foreign.get(one.path) or load_roll(one.path, bench.model.base)
         scorer = Scorer(bench, one.path, roll, one.recipe)
         if scorer.decision.changes:

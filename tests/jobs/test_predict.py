@@ -135,7 +135,7 @@ def test_a_roll_answers_on_its_own_base_alone(tmp_path, monkeypatch):
     save_roll(tmp_path / "a.npz", {"text": {"norm": np.ones(2, np.float32)}}, card)
     asked = []
     other = SimpleNamespace(base=Base("tiny", "cd"))
-    bench = lambda saved, model: asked.append(model) or SimpleNamespace(model=other)
+    bench = lambda saved, model, writes: asked.append(model) or SimpleNamespace(model=other)
     monkeypatch.setattr("rolltune.jobs.predict.bench_of", bench)
     with pytest.raises(UserError, match="the same name, but other weights"):
         Predictor([read_saved(tmp_path / "a.npz")], Options(model="here"))

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from small_families import PALIGEMMA
+from small_families import FAMILIES, PALIGEMMA, name_of
 
+from rolltune import trees
 from rolltune.data.examples import Example, Turn
 from rolltune.errors import UserError
 from rolltune.evaluation.written import Written
@@ -36,6 +37,37 @@ def test_rolls_with_other_answers_are_scored_on_one_bench_as_on_their_own():
         alone = scorer(Bench(PALIGEMMA.model, PALIGEMMA.params), *answers).predict(EXAMPLES)
         assert found.answers == alone.answers == answers and found.log_probs.shape == (3, len(answers))
         np.testing.assert_allclose(found.log_probs, alone.log_probs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("small", FAMILIES, ids=name_of)
+def test_a_base_in_lists_answers_as_one_in_stacks(small):
+    """As it is loaded where answers are written on a GPU."""
+    recipe = Recipe(
+        task="choose", evaluate_batch=2, method="rules", rules=(("text/norm/scale", "full"), (".*", "frozen"))
+    )
+    card = RollCard(Base("small", "ab"), "rules", {}, "or so?", ["a", "no"])
+    roll = RollFile({"text": {"norm": small.params["text"]["norm"]}}, card)
+    flat = trees.flatten(small.params)
+    in_list = lambda path, leaf: list(leaf) if trees.stack_of(path, small.model.stacks) else leaf
+    listed = trees.unflatten({path: in_list(path, leaf) for path, leaf in flat.items()})
+    found, expected = (
+        Scorer(Bench(small.model, params), Path("a.npz"), roll, recipe) for params in (listed, small.params)
+    )
+    assert isinstance(found.base["text"]["layers"], list)
+    scores = [one.predict(EXAMPLES).log_probs for one in (found, expected)]
+    np.testing.assert_allclose(*scores, rtol=1e-4, atol=1e-4)
+    assert found.predict(EXAMPLES, 4).texts == expected.predict(EXAMPLES, 4).texts
+
+
+def test_layers_come_in_lists_where_answers_are_written_on_a_gpu(monkeypatch):
+    asked = []
+    monkeypatch.setattr(scoring, "load_base", lambda *_, listed: asked.append(listed) or (None, {}, None))
+    saved = lambda task: Saved(Path("a.npz"), None, Recipe(task=task))
+    for gpu in (True, False):
+        monkeypatch.setattr(scoring, "is_gpu", lambda gpu=gpu: gpu)
+        for task, generate in (("write", None), ("choose", 8), ("choose", None)):
+            scoring.bench_of(saved(task), None, scoring.writes_answers(saved(task), generate))
+    assert asked == [True, True, False, False, False, False]
 
 
 def test_written_answers_come_in_the_order_of_the_rows_whatever_else_they_accept(monkeypatch):

@@ -83,7 +83,7 @@ def scored(tmp_path, monkeypatch):
                 return self.decision.apply(Prediction(ids, answers, label, np.log(chance)))
 
         bench = SimpleNamespace(model=SimpleNamespace(base=None))
-        load = lambda saved, model: loaded.append(saved.base(model)[0]) or bench
+        load = lambda saved, model, writes: loaded.append(saved.base(model)[0]) or bench
         monkeypatch.setattr(validating, "bench_of", load)
         monkeypatch.setattr(validating, "Scorer", Stub)
         monkeypatch.setattr(validating, "load_roll", lambda path, base: None)
