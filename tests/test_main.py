@@ -1,8 +1,10 @@
 """The `rolltune` command: what it prints and the exit status that scripts rely on."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -105,12 +107,34 @@ def test_a_full_disk_is_one_line_and_a_fault_of_ours_a_traceback(command, capsys
         program.main(["learn"])
 
 
-def test_ctrl_c_is_status_130(command):
+def test_ctrl_c_is_status_130(command, monkeypatch):
     def interrupt(argv):
         raise KeyboardInterrupt
 
     command(interrupt)
+    monkeypatch.setattr(program.signal, "signal", lambda *_: None)  # Ctrl-C is to end the tests as before
     assert program.main(["learn"]) == 130
+
+
+def test_a_second_ctrl_c_ends_what_a_thread_is_still_at():
+    """As a compiler is, which Python waits for at its end."""
+    busy = """
+import concurrent.futures, sys, time
+from rolltune import __main__ as program
+
+def interrupted(*_):
+    concurrent.futures.ThreadPoolExecutor(1).submit(time.sleep, 60)
+    raise KeyboardInterrupt
+
+program.run = interrupted
+sys.exit(program.main(["learn"]))
+"""
+    with subprocess.Popen([sys.executable, "-c", busy], stderr=subprocess.PIPE, text=True) as made:
+        assert made.stderr.readline() == "interrupted\n"
+        time.sleep(0.5)
+        made.send_signal(signal.SIGINT)
+        _, said = made.communicate(timeout=30)
+    assert not said and made.returncode == -signal.SIGINT
 
 
 def test_an_unknown_command_lists_the_known(capsys):

@@ -1,9 +1,11 @@
 """A run's state, kept: on its way, at a stop, where its rolls can't be saved; what is said where the disk is full."""
 
 import contextlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +15,13 @@ from rolltune.errors import UserError
 from rolltune.jobs.interrupts import Interrupts
 from rolltune.training.loop import State
 from rolltune.training.saves import Saves
+
+
+class Kept(NamedTuple):
+    """What became of a training's end, in words; whether a run can go on from it."""
+
+    where: str
+    whole: bool = False
 
 
 class Keeping:
@@ -38,20 +47,24 @@ class Keeping:
             return self.saves.step == state.step
         return False
 
-    def at_the_end(self, state: State, name: str) -> str:
-        """Saves what was trained whole; in words, where it is."""
-        try:
-            with self.interrupts.saving():
+    def at_the_end(self, state: State, name: str) -> Kept:
+        """Saves what was trained whole; where the state can't be, the trained arrays alone, elsewhere. Never raises."""
+        with self.interrupts.saving():
+            try:
                 self.saves.keep_now(state)
-            return f"what was trained is kept in {self.place}"
-        except Exception as error:
-            if not self.saves.hosts.writes:  # host 0 has all of them
-                return ""
-            spare = Path(tempfile.mkdtemp(prefix=f"rolltune-{name}-"))
-            for one in state.ended:
-                if one.trainable is not None:
-                    np.savez(spare / f"roll{one.draw.roll}.npz", **trees.flatten(one.trainable))
-            return f"the state could not be saved ({_first_line(error)}); the trained arrays are in {spare}"
+                return Kept(f"what was trained is kept in {self.place}", whole=True)
+            except Exception as error:
+                if not self.saves.hosts.writes:  # host 0 has all of them
+                    return Kept("")
+                why = _first_line(error)
+            step = self.saves.step
+            earlier = "" if step is None else f"; --resume goes on from step {step}, in {self.place}"
+            try:
+                place = _spare(state, name)
+            except Exception as error:
+                lost = f"what was trained {'is' if step is None else 'since the last saving is'} lost"
+                return Kept(f"{lost}: neither its state ({why}) nor its arrays ({error}) could be saved{earlier}")
+            return Kept(f"the state could not be saved ({why}); the trained arrays are in {place}{earlier}")
 
     def stopped(self, state: State) -> str:
         """What a person is told of a run that was stopped. Raises UserError where nothing of it is on the disk."""
@@ -74,6 +87,19 @@ class Keeping:
                     f"{self.place}: the state can't be saved ({_first_line(error)}); a stop now would lose {lost}. "
                     "Make room: it is tried again"
                 )
+
+
+def _spare(state: State, name: str) -> Path:
+    """The folder for temporary files that the trained arrays were written into; nothing is left of it on a failure."""
+    spare = Path(tempfile.mkdtemp(prefix=f"rolltune-{name}-"))
+    try:
+        for one in state.ended:
+            if one.trainable is not None:
+                np.savez(spare / f"roll{one.draw.roll}.npz", **trees.flatten(one.trainable))
+    except BaseException:
+        shutil.rmtree(spare, ignore_errors=True)
+        raise
+    return spare
 
 
 def _first_line(error: Exception) -> str:

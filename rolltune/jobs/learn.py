@@ -208,27 +208,29 @@ def _learn(
             say(keeping.stopped(state))
             return INTERRUPTED
         # Of several hosts, all have to save it together: before one of them goes on alone.
-        kept = keeping.at_the_end(state, out.name) if hosts.place.hosts > 1 else ""
-        facts = {
-            "seconds": round(time.perf_counter() - began, 1),
-            "first step after": f"{ready_after + spent.first_step:.1f} s",
-            "waiting for data": f"{spent.waiting:.1%}",
-        } | _device_facts()
-        say("  ".join(f"{name}: {value}" for name, value in facts.items()))
-        made = Finished(state.ended, decided.apply(before), trained_by, log.curves, facts)
+        kept = keeping.at_the_end(state, out.name) if hosts.place.hosts > 1 else None
         if not hosts.writes:
             return hosts.first(0)
         try:
+            facts = {
+                "seconds": round(time.perf_counter() - began, 1),
+                "first step after": f"{ready_after + spent.first_step:.1f} s",
+                "waiting for data": f"{spent.waiting:.1%}",
+            } | _device_facts()
+            say("  ".join(f"{name}: {value}" for name, value in facts.items()))
+            made = Finished(state.ended, decided.apply(before), trained_by, log.curves, facts)
             with interrupts.at("saving the rolls"), interrupts.saving():
                 status = conclude(options, recipe, ready.model, data, made, out, say)
         except BaseException as error:  # whatever it is, what was trained is not lost
             kept = kept or keeping.at_the_end(state, out.name)
+            again = "the same command with --resume saves the rolls without training them again"
             if not isinstance(error, OSError):
+                with contextlib.suppress(Exception):  # the first error is the one to tell
+                    say(f"{kept.where}: {again}" if kept.whole else kept.where)
                 raise
-            raise UserError(
-                f"{error.filename or shown(out.roll)}: {error.strerror}; {kept}: make room there, then the same "
-                "command with --resume saves the rolls without training them again"
-            ) from error
+            advice = f": make room there, then {again}" if kept.whole else ""
+            place, why = error.filename or shown(out.roll), error.strerror or error
+            raise UserError(f"{place}: {why}; {kept.where}{advice}") from error
     savings.remove(out.state)  # where every roll diverged, too: there is nothing to go on with
     return hosts.first(status)
 

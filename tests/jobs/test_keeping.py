@@ -1,5 +1,7 @@
 """What a run says of its state that can't be saved, and what it leaves."""
 
+import errno
+
 import numpy as np
 import pytest
 
@@ -61,7 +63,30 @@ def test_trained_arrays_go_elsewhere_where_the_state_cannot_be_saved(tmp_path, m
     draw = Draw(3, 0, 0.1, 8.0, 0.0)
     ended = [FinishedRoll(draw, 8, "", False, {"a": {"w": np.arange(3.0)}}), FinishedRoll(draw, 1, "loss", True, None)]
     keeping = Keeping(Failing(tmp_path / "a.state", {4}), Interrupts(print))
-    said = keeping.at_the_end(State(None, [], 1, 8, ended=ended), "best")
+    said, whole = keeping.at_the_end(State(None, [], 1, 8, ended=ended), "best")
     (kept,) = tmp_path.glob("rolltune-best-*/*.npz")
-    assert str(kept.parent) in said and np.load(kept)["a/w"].tolist() == [0, 1, 2] and kept.name == "roll3.npz"
-    assert keeping.at_the_end(State(None, [], 1, 4), "best").endswith("a.state")
+    assert (
+        not whole
+        and str(kept.parent) in said
+        and np.load(kept)["a/w"].tolist() == [0, 1, 2]
+        and kept.name == "roll3.npz"
+    )
+    said, whole = keeping.at_the_end(State(None, [], 1, 4), "best")
+    assert whole and said.endswith("a.state")
+
+
+def test_where_nothing_can_be_written_that_is_said_and_no_half_file_is_left(tmp_path, monkeypatch):
+    def fails(path, **arrays):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(np, "savez", fails)
+    ended = [FinishedRoll(Draw(3, 0, 0.1, 8.0, 0.0), 8, "", False, {"a": np.arange(3.0)})]
+    keeping = Keeping(Failing(tmp_path / "a.state", ()), Interrupts(print))
+    said, whole = keeping.at_the_end(State(None, [], 1, 8, ended=ended), "best")
+    assert not whole and "is lost" in said and "RESOURCE_EXHAUSTED" in said and "No space left" in said
+    assert not list(tmp_path.iterdir()) and "--resume" not in said
+    keeping.saves.step = 6
+    said, _ = keeping.at_the_end(State(None, [], 1, 8, ended=ended), "best")
+    assert "since the last saving is lost" in said and "--resume goes on from step 6" in said
