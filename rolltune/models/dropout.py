@@ -24,7 +24,7 @@ def kept(key: Array, share: float, shape: Sequence[int], over_cards: bool = Fals
         if over_cards and axis == 0:
             numbers += (jax.lax.axis_index(CARDS) * size).astype(jnp.uint32)
         mixed = _mixed(mixed[..., None] ^ (numbers * GOLDEN + data[1]))
-    return mixed >= np.uint32(round(share * 2**32))
+    return mixed >= np.uint32(min(round(share * 2**32), 2**32 - 1))
 
 
 GOLDEN = np.uint32(0x9E3779B9)  # 2**32 over the golden ratio: numbers that follow each other come to lie far apart

@@ -20,3 +20,8 @@ def test_what_drops_out_says_nothing_of_its_neighbours():
         sums = coins.sum(axes) / np.sqrt(np.prod([coins.shape[axis] for axis in axes]))
         assert abs(np.mean(sums**2) - 1) < 6 / np.sqrt(sums.size)
     assert abs(dropout.kept(keys[0], 0.05, (8, 64, 96)).mean() - 0.95) < 4 * np.sqrt(0.05 * 0.95 / 8 / 64 / 96)
+
+
+def test_a_share_near_all_or_nothing_drops_so_much():
+    kept = lambda share: dropout.kept(jax.random.key(1), share, (4, 8, 16)).mean()
+    assert kept(0.0) == 1 and kept(1e-12) == 1 and kept(1 - 1e-12) == 0
