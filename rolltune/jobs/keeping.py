@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from rolltune import trees
 from rolltune.data.sets import shown
 from rolltune.errors import UserError
+from rolltune.evaluation.leaderboard import keep_count
 from rolltune.jobs.interrupts import Interrupts
 from rolltune.training.loop import State
 from rolltune.training.saves import Saves
@@ -89,6 +91,15 @@ class Keeping:
                 )
 
 
+def room_for(state: State, keep: str, states: int) -> int:
+    """Bytes that a run saves at most at a time: its state as often as it is kept and once more, while the new one takes
+    the oldest one's place, and the rolls that are kept."""
+    size = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    width = state.width
+    kept = width if keep == "all" else min(keep_count(keep) or width, width)
+    return (states + 1) * size(state.rolls) + kept * size(state.rolls.trainable) // len(state.slots)
+
+
 def _spare(state: State, name: str) -> Path:
     """The folder for temporary files that the trained arrays were written into; nothing is left of it on a failure."""
     spare = Path(tempfile.mkdtemp(prefix=f"rolltune-{name}-"))
@@ -96,7 +107,7 @@ def _spare(state: State, name: str) -> Path:
         for one in state.ended:
             if one.trainable is not None:
                 np.savez(spare / f"roll{one.draw.roll}.npz", **trees.flatten(one.trainable))
-    except BaseException:
+    except BaseException:  # a Ctrl-C, too, leaves no half of an array behind
         shutil.rmtree(spare, ignore_errors=True)
         raise
     return spare

@@ -30,7 +30,7 @@ from rolltune.jobs.conclude import Finished, Passes, card_of, conclude, print_re
 from rolltune.jobs.idle import Drawn, idle, idle_flags
 from rolltune.jobs.interrupts import EVALUATING, TRAINING, Interrupts
 from rolltune.jobs.judge import judge_of, judged
-from rolltune.jobs.keeping import Keeping
+from rolltune.jobs.keeping import Keeping, room_for
 from rolltune.jobs.laying import fits_whole, groups_for
 from rolltune.jobs.log import Log
 from rolltune.jobs.origin import Origin, run_facts
@@ -43,7 +43,7 @@ from rolltune.recipe import Recipe
 from rolltune.tracking import note
 from rolltune.training import checkpoints, savings, setup
 from rolltune.training.dataset import Data, Splits, Wanted, data_of, read_splits
-from rolltune.training.loop import Run, State, new_state, train
+from rolltune.training.loop import Run, new_state, train
 from rolltune.training.outline import outline, with_programs
 from rolltune.training.plan import plan_for
 from rolltune.training.rolls import Draw
@@ -150,7 +150,7 @@ def _learn(
     ahead.wait(interrupts.asked, but="training step")
     state = new_state(ready.run, slots)
     if hosts.writes:
-        out.check_room(room_for(state, options))
+        out.check_room(room_for(state, options.keep, options.state_keep))
     interrupts.doing("evaluating the untrained model")
     before = ready.evaluator.predict(state.rolls.trainable, state.rolls.scale)[0]  # all alike as yet
     passes, known = (earlier.passes, earlier.learned) if earlier else (0, frozenset())
@@ -233,15 +233,6 @@ def _learn(
             raise UserError(f"{place}: {why}; {kept.where}{advice}") from error
     savings.remove(out.state)  # where every roll diverged, too: there is nothing to go on with
     return hosts.first(status)
-
-
-def room_for(state: State, options: Options) -> int:
-    """Bytes that a run saves at most at a time: its state as often as it is kept and once more, while the new one takes
-    the oldest one's place, and the rolls that are kept."""
-    size = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
-    width = state.width
-    kept = width if options.keep == "all" else min(keep_count(options.keep) or width, width)
-    return (options.state_keep + 1) * size(state.rolls) + kept * size(state.rolls.trainable) // len(state.slots)
 
 
 QUOTED = 200  # letters of a row's prompt

@@ -1,6 +1,7 @@
 """What a run says of its state that can't be saved, and what it leaves."""
 
 import errno
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import pytest
 from rolltune.errors import UserError
 from rolltune.hosts import ONE
 from rolltune.jobs.interrupts import Interrupts
-from rolltune.jobs.keeping import Keeping
+from rolltune.jobs.keeping import Keeping, room_for
 from rolltune.training.loop import FinishedRoll, State
 from rolltune.training.rolls import Draw
+from rolltune.training.step import Roll
 
 
 class Failing:
@@ -90,3 +92,12 @@ def test_where_nothing_can_be_written_that_is_said_and_no_half_file_is_left(tmp_
     keeping.saves.step = 6
     said, _ = keeping.at_the_end(State(None, [], 1, 8, ended=ended), "best")
     assert "since the last saving is lost" in said and "--resume goes on from step 6" in said
+
+
+@pytest.mark.parametrize(("keep", "rolls"), [("best", 1), ("3", 3), ("9", 4), ("all", 4)])
+def test_a_run_needs_room_for_its_states_and_the_rolls_that_it_keeps(keep, rolls):
+    numbers = {name: np.zeros(4, np.float32) for name in Roll._fields}
+    state = Roll(**numbers | {"trainable": {"a": np.zeros((4, 100), np.float32)}, "optimizer": np.zeros((4, 7))})
+    whole = 4 * (400 + 7 * 8) + (len(Roll._fields) - 2) * 16
+    found = room_for(SimpleNamespace(rolls=state, width=4, slots=[None] * 4), keep, 2)
+    assert found == 3 * whole + rolls * 400  # two are kept, while a third is written

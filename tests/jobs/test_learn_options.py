@@ -132,7 +132,7 @@ def test_a_disk_without_room_is_said_before_anything_is_scored(tmp_path, monkeyp
     monkeypatch.setattr(learning.sharding, "cards_in_group", lambda mesh: 1)
     monkeypatch.setattr(learning.sharding, "told", lambda slots, mesh: "")
     monkeypatch.setattr(learning, "new_state", lambda run, slots: SimpleNamespace(rolls=SimpleNamespace(trainable=0)))
-    monkeypatch.setattr(learning, "room_for", lambda state, options: 10**18)
+    monkeypatch.setattr(learning, "room_for", lambda *given: 10**18)
     rows = [f'{{"prefix": "Is it {n}?", "suffix": "{["yes", "no"][n % 2]}"}}\n' for n in range(4)]
     Path("rows.jsonl").write_text("".join(rows))
     with pytest.raises(UserError, match=r"GB are free, and this run saves up to 1000000000\.00 GB"):

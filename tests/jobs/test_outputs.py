@@ -1,17 +1,14 @@
-"""Where a run leaves what: names that are its own, states on the way that make room for later ones, bytes it needs."""
+"""Where a run leaves what: names that are its own, states on the way that make room for later ones."""
 
 import os
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from rolltune.errors import UserError
 from rolltune.jobs import outputs
-from rolltune.jobs.learn import Options, room_for
 from rolltune.jobs.outputs import Outputs, named_roll, named_rolls
-from rolltune.training.step import Roll
 from rolltune.weights.whole import ENDING
 
 
@@ -51,17 +48,6 @@ def test_a_name_is_free_where_no_file_of_such_a_run_is_there(out):
     for name in ("", "../mine", "mine.rank2", "mine.roll1.step3", "mine.whole", "mine.state", ".mine"):
         with pytest.raises(UserError, match="expected a plain name"):
             Outputs(name)
-
-
-@pytest.mark.parametrize(("keep", "rolls"), [("best", 1), ("3", 3), ("9", 4), ("all", 4)])
-def test_a_run_needs_room_for_its_states_and_the_rolls_that_it_keeps(keep, rolls):
-    numbers = {name: np.zeros(4, np.float32) for name in Roll._fields}
-    state = Roll(**numbers | {"trainable": {"a": np.zeros((4, 100), np.float32)}, "optimizer": np.zeros((4, 7))})
-    whole = 4 * (400 + 7 * 8) + (len(Roll._fields) - 2) * 16
-    options = Options("set1", "mine", keep=keep)
-    assert (
-        room_for(SimpleNamespace(rolls=state, width=4, slots=[None] * 4), options) == 3 * whole + rolls * 400
-    )  # two are kept, while a third is written
 
 
 def test_files_have_the_names_that_people_know_and_the_next_one_is_the_first_that_is_free(out):
