@@ -199,11 +199,11 @@ def with_programs(made: Outline, run: Run, evaluator: Evaluator) -> tuple[Run, E
     same = lambda own, other: type(own.encoded.feed) is type(other.encoded.feed)
     if (run.config, run.mesh) != (outlined.config, outlined.mesh) or not same(evaluator, judging):
         return run, evaluator
-    writer = evaluator.writer and judging.writer and dataclasses.replace(evaluator.writer, write=judging.writer.write)
-    return (
-        dataclasses.replace(run, step=outlined.step),
-        dataclasses.replace(evaluator, score=judging.score, writer=writer),
-    )
+    run, evaluator = dataclasses.replace(run, step=outlined.step), dataclasses.replace(evaluator, score=judging.score)
+    if evaluator.writer and judging.writer:
+        writer = dataclasses.replace(evaluator.writer, write=judging.writer.write)
+        evaluator = dataclasses.replace(evaluator, writer=writer)
+    return run, evaluator
 
 
 def _no_loader(draw: Any) -> Any:
