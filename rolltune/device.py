@@ -101,8 +101,8 @@ def compiler_options() -> dict[str, Any] | None:
 
 def options_of_loops() -> dict[str, Any] | None:
     """The same for a program that is a loop of short steps. They are one CUDA graph with the question whether another
-    one comes, else the host asks after each; where CUDA knows no such graphs, XLA leaves the loop as it is. And XLA may
-    choose Triton's products, which add an adapter's few columns in the kernel that reads the weight."""
+    one comes, else the host asks after each; where CUDA knows no such graphs, XLA leaves the loop as it is. XLA tries
+    Triton's products, too, which of so few rows are often the faster (benchmarks/README.md)."""
     options = compiler_options()
     if options is None:
         return None
@@ -110,6 +110,6 @@ def options_of_loops() -> dict[str, Any] | None:
     return {name: value for name, value in options.items() if name != "xla_gpu_enable_triton_gemm"} | graphs
 
 
-GRAPHS = ("FUSION", "CUBLAS", "CUBLASLT", "CUSTOM_CALL", "CUDNN")  # what XLA's own choice has on all cards
+GRAPHS = ("FUSION", "CUBLAS", "CUBLASLT", "CUSTOM_CALL", "CUDNN")  # XLA's own choice, but for slices of what is stacked
 GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_dot_merger_threshold_mb": 0}
 UNTRIED = {"xla_gpu_autotune_level": 0}  # kernels are chosen by trial on the card, and there is none

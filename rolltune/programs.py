@@ -77,7 +77,8 @@ def _few_threads() -> ThreadPoolExecutor:
 
 
 class Ahead:
-    """Programs that are compiled beside other work, for the compiler's cache to have them when they are called.
+    """Programs that are compiled beside other work, to be there when they are called: in the process, where it is the
+    same jitted function that is called, else in the compiler's cache.
 
     At the end of the `with` what has not begun is left off. What has can't be stopped, as anywhere.
     """
